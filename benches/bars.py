@@ -1,0 +1,216 @@
+"""What Snakepit is held to: the bar that it must clear, and the goal that it aims at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from benches import text
+from benches.results import Results
+
+Measure = Callable[[Results], float | None]
+
+OWN = "snakepit"
+PPE = "ppe"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured value and its limit."""
+
+    measure: Measure
+    sense: Literal["≤", "≥"]
+    limit: float
+    show: Callable[[float], str]
+    of: str = ""
+
+    def met(self, value: float) -> bool:
+        """Tell whether the value keeps to the limit."""
+        return value <= self.limit if self.sense == "≤" else value >= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.sense} {self.show(self.limit)}{self.of}"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of the table. Without `bar` there is only a goal."""
+
+    what: str
+    bar: Check | None
+    goals: tuple[Check, ...] = ()
+
+
+def own(question: str, case: str, share: float = 0.5) -> Measure:
+    """Measure Snakepit's own figure: its median, or the quantile `share`."""
+    return lambda results: results.at(question, case, OWN, share)
+
+
+def quotient(above: Measure, below: Measure) -> Measure:
+    """Measure one value over another."""
+
+    def measure(results: Results) -> float | None:
+        numerator, denominator = above(results), below(results)
+        return numerator / denominator if numerator is not None and denominator else None
+
+    return measure
+
+
+def faster(question: str, case: str, than: str = PPE, than_case: str | None = None) -> Measure:
+    """Measure how many times the peer's time Snakepit's time goes into it: 2 is twice as fast."""
+    return quotient(
+        lambda results: results.at(question, case if than_case is None else than_case, than),
+        own(question, case),
+    )
+
+
+def slower_import(statement: str) -> Measure:
+    """Measure the seconds that an import takes beyond importing concurrent.futures."""
+
+    def measure(results: Results) -> float | None:
+        whole = results.at("imports", "import", statement)
+        base = results.at("imports", "import", "import concurrent.futures")
+        return whole - base if whole is not None and base is not None else None
+
+    return measure
+
+
+def at_least(
+    limit: float, measure: Measure, show: Callable[[float], str] = text.times, of: str = ""
+) -> Check:
+    """Make a check against a lower limit, of a ratio unless `show` says otherwise."""
+    return Check(measure, "≥", limit, show, of)
+
+
+def at_most(limit: float, measure: Measure, show: Callable[[float], str] = text.seconds) -> Check:
+    """Make a check against an upper limit, of a time unless `show` says otherwise."""
+    return Check(measure, "≤", limit, show)
+
+
+def megabytes(value: float) -> str:
+    """Show an amount of memory."""
+    return f"{text.significant(value)} MB"
+
+
+def of_a_core(value: float) -> str:
+    """Show a use of the CPU that is in percent already."""
+    return f"{text.significant(value)} %"
+
+
+def _array_bar(size: str) -> Bar:
+    return Bar(
+        f"{size} array in",
+        at_least(15, faster("arrays", f"in {size}")),
+        (at_least(0.8, faster("arrays", f"in {size}", "memcpy"), text.percent, " of memcpy"),),
+    )
+
+
+def _blocking_bar(case: str) -> Bar:
+    p99 = own("blocking", case, 0.99)
+    return Bar(f"p99 of no-ops while {case}", at_most(5e-3, p99), (at_most(1e-3, p99),))
+
+
+def _import_bar(statement: str) -> Bar:
+    beyond = slower_import(statement)
+    return Bar(
+        f"{statement}, beyond import concurrent.futures",
+        at_most(60e-3, beyond),
+        (at_most(30e-3, beyond),),
+    )
+
+
+# Ratios are to ProcessPoolExecutor over forkserver unless they name another; times are Snakepit's
+# own.
+BARS = (
+    Bar(
+        "no-op round trip, p50",
+        at_least(30, faster("latency", "no-op")),
+        (
+            at_least(50, faster("latency", "no-op")),
+            at_most(8e-6, own("latency", "no-op")),
+        ),
+    ),
+    Bar("no-op round trip, p99", None, (at_most(60e-6, own("latency", "no-op", 0.99)),)),
+    Bar(
+        "no-op tasks a second",
+        at_least(40, faster("throughput", "no-op")),
+        (
+            at_least(60, faster("throughput", "no-op")),
+            at_least(18, faster("throughput", "no-op", "pool"), of=" multiprocessing.Pool"),
+        ),
+    ),
+    Bar(
+        "map, no chunk size, vs Pool.imap in chunks of 256",
+        at_least(1, faster("map", "best chunk size", "pool", "chunks of 256")),
+        (at_least(1.5, faster("map", "best chunk size", "pool", "chunks of 256")),),
+    ),
+    _array_bar("1 MB"),
+    _array_bar("8 MB"),
+    _array_bar("64 MB"),
+    Bar(
+        "8 MB array there and back",
+        at_least(8, faster("arrays", "both 8 MB")),
+        (at_least(15, faster("arrays", "both 8 MB")),),
+    ),
+    Bar(
+        "array in the arena, 1 GB vs 1 MB",
+        at_most(1.5, quotient(own("arena", "1 GB"), own("arena", "1 MB")), text.times),
+        (at_most(30e-6, own("arena", "1 GB")),),
+    ),
+    Bar(
+        "100 workers ready with numpy, vs spawn",
+        at_least(5, faster("startup", "100 workers", "ppe-spawn")),
+        (at_most(1.0, own("startup", "100 workers")),),
+    ),
+    Bar("2 workers ready with numpy", None, (at_most(0.12, own("startup", "2 workers")),)),
+    Bar(
+        "memory of an idle worker (PSS), of 16",
+        at_most(5, own("memory", "16 workers"), megabytes),
+        (at_most(4, own("memory", "16 workers"), megabytes),),
+    ),
+    Bar(
+        "CPU of an idle pool of 16",
+        at_most(1, own("idle", "16 workers"), of_a_core),
+        (at_most(0.5, own("idle", "16 workers"), of_a_core),),
+    ),
+    _blocking_bar("a task sleeps"),
+    _blocking_bar("a task computes"),
+    _import_bar("import snakepit"),
+    _import_bar("from snakepit import Executor"),
+)
+
+
+def judge(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the table: bar, goal, measured, verdict."""
+    sweeps = results.by_sweep()
+    rows = []
+    for bar in BARS:
+        checks = [bar.bar, *bar.goals] if bar.bar else [*bar.goals]
+        values = [check.measure(results) for check in checks]
+        measured: list[str] = []
+        for check, value in zip(checks, values, strict=True):
+            shown = "–" if value is None else check.show(value) + check.of + _spread(check, sweeps)
+            if shown not in measured:
+                measured.append(shown)
+        goal = ", ".join(str(check) for check in bar.goals)
+        verdict = _verdict(bar, checks, values)
+        rows.append([bar.what, str(bar.bar or "–"), goal, "; ".join(measured), verdict])
+    return ["Snakepit", "bar", "goal", "measured (by sweep)", "met"], rows
+
+
+def _spread(check: Check, sweeps: list[Results]) -> str:
+    values = [value for sweep in sweeps if (value := check.measure(sweep)) is not None]
+    if len(values) < 2:
+        return ""
+    return f" ({check.show(min(values))} … {check.show(max(values))})"
+
+
+def _verdict(bar: Bar, checks: list[Check], values: list[float | None]) -> str:
+    met = [
+        None if value is None else check.met(value)
+        for check, value in zip(checks, values, strict=True)
+    ]
+    if met[0] is None:
+        return "not measured"
+    if all(met):
+        return "goal"
+    return "bar" if bar.bar and met[0] else "NO"

@@ -1,0 +1,73 @@
+"""What the workers run: a module's functions, so that every peer can send them by name."""
+
+import importlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_ready_arrays: dict[int, Any] = {}
+
+
+def noop(*_: object) -> None:
+    """Return at once, whatever the arguments are."""
+
+
+def increment(number: int) -> int:
+    """Return `number + 1`: the tiny call of the map question."""
+    return number + 1
+
+
+def peek(array: Any) -> float:
+    """Return the sum of the array's first and last element, which proves that it arrived."""
+    return float(array[0]) + float(array[-1])
+
+
+def produce(nbytes: int) -> Any:
+    """Return an array of `nbytes` bytes, made once a worker: the question is the way back."""
+    array = _ready_arrays.get(nbytes)
+    if array is None:
+        # Imported here: a worker that is never asked for an array must not pay for numpy.
+        import numpy as np
+
+        array = _ready_arrays[nbytes] = np.ones(nbytes // 8)
+    return array
+
+
+def echo(array: Any) -> Any:
+    """Return the argument."""
+    return array
+
+
+def sleep_beside(started: str, seconds: float) -> None:
+    """Create the file `started`, then sleep: a worker that is taken, on a core that is free."""
+    Path(started).touch()
+    time.sleep(seconds)
+
+
+def burn_beside(started: str, seconds: float) -> None:
+    """Create the file `started`, then compute in pure Python: a worker and a core are taken."""
+    Path(started).touch()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def check_in(folder: str, modules: Iterable[str]) -> int:
+    """Leave a file named by the worker's pid in `folder`, wait for its gate, return the pid.
+
+    The gate is a FIFO whose writing end the owner opens when all have checked in. A worker that
+    waits there takes no second call, so N calls are answered by N workers; and it waits in open(),
+    which costs the machine nothing. A worker without `modules` imports them first, at its expense.
+    """
+    import_modules(modules)
+    Path(folder, str(os.getpid())).touch()
+    with open(Path(folder, "gate"), "rb"):
+        return os.getpid()
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import the modules: the initializer for peers that cannot preload them."""
+    for name in names:
+        importlib.import_module(name)

@@ -1,0 +1,1 @@
+"""Programs to read and run, each as ``python -m examples.NAME`` from the project's directory."""

@@ -1,0 +1,26 @@
+# cython: language_level=3
+from libc.stdint cimport uint32_t, uint64_t
+
+from snakepit._core.control cimport Control
+from snakepit._core.task cimport Owner, Task
+
+
+cdef class Completions(Owner):
+    """Who takes finished calls off the completion list, and who wakes whom (see `completions.pyx`)."""
+    cdef readonly Control control
+    cdef uint32_t helper                # 1 while a caller has the collector's role
+    cdef uint32_t patrol                # 1 while the collector thread only looks in now and then
+    cdef uint32_t helped                # how many times a caller helped
+    cdef uint32_t waiting_callers       # callers asleep on their own task
+    cdef uint32_t observers             # somebody cannot help: outcomes must come by the thread
+    cdef uint32_t dismissed
+    cdef uint64_t spin_ns
+    cdef uint64_t last_left_ns
+
+    cdef int collect(self) except -1
+    cdef void arm(self) noexcept nogil
+    cdef void nudge(self, uint32_t bell) noexcept nogil
+    cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil
+    cdef int leave(self) except -1
+    cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1
+    cdef bint may_spin(self) noexcept nogil

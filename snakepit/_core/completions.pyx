@@ -1,0 +1,191 @@
+# cython: language_level=3
+"""Waiting for completions: the caller who waits, helps.
+
+Workers push finished slots on a stack in shared memory (`Header.done`); any thread of the owner may take the whole
+stack and settle what it finds, so what is shared out here is only who stays awake for it:
+
+* a caller in `result()` becomes the *helper*: it spins a little on the stack, then sleeps on bell 2;
+* other callers sleep on their own task;
+* otherwise the *collector thread* sleeps on bell 1.
+
+`Header.armed` tells workers which bell to ring, 0 for none; who finds the stack empty and pushes on it rings at most
+once, so a burst costs one wake-up. When a helper leaves, somebody must watch again. Waking the thread for that would
+cost more than the call itself where calls follow each other closely; then the thread goes on *patrol*: it looks in
+every millisecond while callers keep helping, and takes the watch back when they stop. Whoever observes futures without
+helping (callbacks, `wait`, `as_completed`) ends the patrol at once.
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint32_t, uint64_t
+
+from snakepit._core.atomics cimport (
+    EINTR, ETIMEDOUT, WAKE_ALL, add32, cas32, fence, load32, load64, now_ns, pause, popcount64, sleep_on, store32,
+    swap32, wake,
+)
+from snakepit._core.layout cimport Header
+from snakepit._core.task cimport Owner, Task
+
+cdef enum:
+    THREAD_BELL = 1
+    HELPER_BELL = 2
+    PATROL_NS = 1_000_000
+    CLOSE_CALLS_NS = 200_000            # calls that follow each other within this are worth a patrol
+    LEAST_SPIN_NS = 4_000
+
+
+cdef class Completions(Owner):
+    cdef int collect(self) except -1:
+        """Take the completion list and settle everything on it; returns how many slots that were."""
+        raise NotImplementedError
+
+    # -- a caller waits ------------------------------------------------------------------------------------------------
+
+    cdef int help(self, Task task, uint64_t deadline) except -1:
+        cdef int reason
+        cdef Header *header = self.control.header
+        while not task.is_settled():
+            if not cas32(&self.helper, 0, 1):
+                if self.sleep_on_task(task, deadline) == ETIMEDOUT:
+                    return 0
+                continue
+            swap32(&header.armed, 0)
+            add32(&self.helped, 1)
+            try:
+                while True:
+                    self.collect()
+                    if task.is_settled():
+                        return 0
+                    with nogil:
+                        reason = self.await_done(task, deadline)
+                    if reason == ETIMEDOUT:
+                        self.collect()
+                        return 0
+                    if reason == EINTR:
+                        PyErr_CheckSignals()
+            finally:
+                self.leave()
+        return 0
+
+    cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:
+        """Wait until the completion list is not empty: 0, or ETIMEDOUT, or EINTR after a signal."""
+        cdef Header *header = self.control.header
+        cdef uint64_t now = now_ns()
+        cdef uint64_t until = now + self.spin_ns
+        cdef uint32_t bell
+        cdef int _turn
+        if self.may_spin():
+            while now < until:
+                for _turn in range(32):
+                    if load32(&header.done) or task.is_settled():
+                        self.spin_ns = header.spin_limit_ns
+                        return 0
+                    pause()
+                now = now_ns()
+            self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
+        bell = load32(&header.bells[HELPER_BELL])
+        store32(&task.parked, 1)
+        swap32(&header.armed, HELPER_BELL)
+        fence()
+        if load32(&header.done) or task.is_settled():
+            return 0
+        return sleep_on(&header.bells[HELPER_BELL], bell, deadline)
+
+    cdef bint may_spin(self) noexcept nogil:
+        """Whether a CPU is left for a caller that spins, beside the lanes that run or search."""
+        cdef Header *header = self.control.header
+        cdef uint32_t word, busy = 0
+        for word in range((header.n_lanes + 63) // 64):
+            busy += popcount64(load64(&header.running[word]) | load64(&header.searching[word]))
+        return busy < header.cpus
+
+    cdef int leave(self) except -1:
+        """Give up the helper's role and make sure that somebody watches the list."""
+        cdef uint64_t now = now_ns()
+        cdef bint close = now - self.last_left_ns < CLOSE_CALLS_NS
+        self.last_left_ns = now
+        swap32(&self.helper, 0)
+        if load32(&self.patrol) and not load32(&self.waiting_callers) and not load32(&self.observers):
+            return 0
+        self.arm()
+        if load32(&self.control.header.done):
+            self.collect()
+        if close and not load32(&self.waiting_callers) and not load32(&self.observers):
+            if cas32(&self.patrol, 0, 1):
+                cas32(&self.control.header.armed, THREAD_BELL, 0)
+                self.nudge(THREAD_BELL)
+        return 0
+
+    cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1:
+        """Sleep until the task is settled or the helper's role may be free: 0 or ETIMEDOUT."""
+        cdef int reason = 0
+        add32(&self.waiting_callers, 1)
+        store32(&task.parked, 1)
+        fence()
+        # The helper reads `waiting_callers` after it gave up its role: one of us sees the other.
+        if load32(&self.helper) and not task.is_settled():
+            with nogil:
+                reason = sleep_on(&task.parked, 1, deadline)
+        add32(&self.waiting_callers, <uint32_t>-1)
+        if reason == EINTR:
+            PyErr_CheckSignals()
+        return reason if reason == ETIMEDOUT else 0
+
+    cdef void settled(self, Task task) noexcept:
+        wake(&task.parked, WAKE_ALL)
+        if load32(&self.helper):
+            self.nudge(HELPER_BELL)
+
+    cdef void observed(self) noexcept:
+        store32(&self.observers, 1)
+        if swap32(&self.patrol, 0):
+            self.nudge(THREAD_BELL)
+
+    cdef void arm(self) noexcept nogil:
+        swap32(&self.control.header.armed, THREAD_BELL)
+        fence()
+
+    cdef void nudge(self, uint32_t bell) noexcept nogil:
+        add32(&self.control.header.bells[bell], 1)
+        wake(&self.control.header.bells[bell], WAKE_ALL)
+
+    # -- the collector thread ------------------------------------------------------------------------------------------
+
+    def attend(self) -> int:
+        """Wait for completions that nobody else collects, settle them, return how many; the thread's one step.
+
+        Returns 0 when there was nothing to settle and the pool was closed with `dismiss`.
+        """
+        cdef Header *header = self.control.header
+        cdef uint32_t bell, helped
+        cdef bint rung
+        with nogil:
+            while not load32(&self.dismissed):
+                bell = load32(&header.bells[THREAD_BELL])
+                helped = load32(&self.helped)
+                if load32(&self.patrol):
+                    rung = sleep_on(&header.bells[THREAD_BELL], bell, now_ns() + PATROL_NS) != ETIMEDOUT
+                    if not rung and helped != load32(&self.helped):
+                        continue
+                    if not rung:
+                        swap32(&self.patrol, 0)
+                else:
+                    if not load32(&self.helper):
+                        self.arm()
+                        if not load32(&header.done):
+                            sleep_on(&header.bells[THREAD_BELL], bell, 0)
+                    else:
+                        sleep_on(&header.bells[THREAD_BELL], bell, 0)
+                if load32(&header.done):
+                    if not load32(&self.helper):
+                        break
+                    # We may have taken the helper's place at `armed` and so the ring that was meant for it.
+                    self.nudge(HELPER_BELL)
+        return self.collect()
+
+    def watch(self) -> None:
+        """Somebody waits for outcomes without helping: the collector thread has to bring them."""
+        self.observed()
+
+    def dismiss(self) -> None:
+        """Let the collector thread's `attend` return for good."""
+        store32(&self.dismissed, 1)
+        self.nudge(THREAD_BELL)

@@ -1,0 +1,136 @@
+# cython: language_level=3
+"""The control block: made by the pool's owner, mapped by its workers and by whoever inspects it."""
+import os
+
+cimport cython
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from snakepit._core.atomics cimport load64
+from snakepit._core.counters cimport test_bit
+from snakepit._core.layout cimport (
+    LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, PRIORITIES, PRIVATE_CELLS, Definition, Header, Lane, Ring, Slot,
+)
+from snakepit._core.memory cimport Mapping
+
+from snakepit._core.memory import create_memory
+
+
+cdef extern from "unistd.h" nogil:
+    int close(int fd)
+
+
+cdef uint64_t aligned(uint64_t offset):
+    return (offset + 4095) & ~(<uint64_t>4095)
+
+
+@cython.no_gc           # it refers to nothing that refers back, and `__dealloc__` needs it whole
+cdef class Control:
+    def __init__(self, int fd):
+        """Map the control block behind `fd`, which this object takes over and closes when it dies."""
+        self.fd = fd
+        self.mapping = Mapping(fd, os.fstat(fd).st_size)
+        cdef char *base = self.mapping.base
+        self.header = <Header *>base
+        if self.header.magic != MAGIC or self.header.version != LAYOUT_VERSION:
+            raise ValueError(
+                f"descriptor {fd} is not a control block of layout version {LAYOUT_VERSION}: "
+                "the pool's owner and this process run different releases of snakepit"
+            )
+        self.lanes = <Lane *>(base + self.header.lanes)
+        self.slots = <Slot *>(base + self.header.slots)
+        self.definitions = <Definition *>(base + self.header.definitions)
+        self.payloads = base + self.header.payloads
+        self.n_slots = self.header.n_slots
+        self.n_mail = self.header.n_mail
+        self.n_lanes = self.header.n_lanes
+        self.payload_stride = self.header.payload_stride
+
+    def __dealloc__(self):
+        if self.mapping is not None:
+            self.close_descriptor()
+
+    def close_descriptor(self) -> None:
+        """Close the descriptor, once nobody has to be given it any more; the mapping stays."""
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
+
+    cdef uint64_t *cells(self, Ring *ring) noexcept nogil:
+        return <uint64_t *>(self.mapping.base + ring.cells)
+
+    cdef uint8_t *payload(self, uint32_t slot, uint64_t length) noexcept nogil:
+        # Small payloads lie beside the header: a call then touches no other page.
+        if length <= MICRO:
+            return self.slots[slot].micro
+        return <uint8_t *>(self.payloads + <uint64_t>slot * self.payload_stride)
+
+    cdef bint has_work(self, uint32_t lane) noexcept nogil:
+        """Whether any queue that the lane may claim from looks non-empty."""
+        cdef int i
+        cdef Ring *ring = &self.lanes[lane].private
+        if load64(&ring.head) < load64(&ring.tail):
+            return True
+        for i in range(PRIORITIES):
+            ring = &self.header.queues[i]
+            if load64(&ring.head) < load64(&ring.tail):
+                return True
+        return False
+
+    cdef bint has_stranded(self, uint32_t lane) noexcept nogil:
+        """Whether another lane is busy while its private ring holds a task."""
+        cdef uint32_t other
+        for other in range(self.n_lanes):
+            if other != lane and test_bit(self.header.running, other):
+                if load64(&self.lanes[other].private.head) < load64(&self.lanes[other].private.tail):
+                    return True
+        return False
+
+
+def create_control(
+    int lanes, int slots, int mail, int definitions, int inline_bytes, int cpus, int spin_limit_ns
+) -> Control:
+    """Create the control block of a new pool.
+
+    `lanes`: most threads that may claim tasks at once; `slots`: calls in shared memory at once (a power of two);
+    `mail`: slots for messages of workers; `inline_bytes`: the most payload bytes that a slot carries itself.
+    """
+    if not 1 <= lanes <= MAX_LANES:
+        raise ValueError(f"a pool can have 1 to {MAX_LANES} workers, not {lanes}")
+    cdef uint64_t stride = (inline_bytes + 63) & ~63
+    cdef uint64_t ring = 2 * <uint64_t>slots
+    cdef uint64_t lanes_at = aligned(sizeof(Header))
+    cdef uint64_t cells_at = aligned(lanes_at + lanes * sizeof(Lane))
+    cdef uint64_t private_at = cells_at + PRIORITIES * ring * 8
+    cdef uint64_t slots_at = aligned(private_at + lanes * PRIVATE_CELLS * 8)
+    cdef uint64_t payloads_at = aligned(slots_at + (slots + mail) * sizeof(Slot))
+    cdef uint64_t definitions_at = aligned(payloads_at + (slots + mail) * stride)
+    cdef uint64_t size = aligned(definitions_at + definitions * sizeof(Definition))
+    fd = create_memory("control", size)
+    cdef Mapping mapping = Mapping(fd, size)
+    cdef Header *header = <Header *>mapping.base
+    cdef Lane *table = <Lane *>(mapping.base + lanes_at)
+    cdef int i
+    header.version = LAYOUT_VERSION
+    header.size_of_slot = sizeof(Slot)
+    header.size = size
+    header.n_lanes = lanes
+    header.n_slots = slots
+    header.n_mail = mail
+    header.n_definitions = definitions
+    header.payload_stride = <uint32_t>stride
+    header.owner_pid = os.getpid()
+    header.lanes = lanes_at
+    header.private_cells = private_at
+    header.slots = slots_at
+    header.payloads = payloads_at
+    header.definitions = definitions_at
+    header.cpus = cpus
+    header.spin_limit_ns = spin_limit_ns
+    for i in range(PRIORITIES):
+        header.queues[i].cells = cells_at + i * ring * 8
+        header.queues[i].mask = ring - 1
+    for i in range(lanes):
+        table[i].private.cells = private_at + i * PRIVATE_CELLS * 8
+        table[i].private.mask = PRIVATE_CELLS - 1
+    header.magic = MAGIC
+    return Control(fd)

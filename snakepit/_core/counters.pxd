@@ -1,0 +1,48 @@
+# cython: language_level=3
+"""Which lanes search, sleep and run: one bit a lane in shared memory.
+
+A bit is set and cleared by single atomic operations of the lane itself (or, on its behalf, by who wakes it), so after a
+kill the owner clears the dead lane's bits and every count is exact again. Plain counters could not be repaired.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+from snakepit._core.atomics cimport and64, load64, lowest_bit64, or64, popcount64
+
+
+cdef inline void set_bit(uint64_t *bitmap, uint32_t lane) noexcept nogil:
+    or64(&bitmap[lane // 64], <uint64_t>1 << (lane % 64))
+
+
+cdef inline bint clear_bit(uint64_t *bitmap, uint32_t lane) noexcept nogil:
+    """Clear the bit; True when this call did it."""
+    cdef uint64_t bit = <uint64_t>1 << (lane % 64)
+    return and64(&bitmap[lane // 64], ~bit) & bit != 0
+
+
+cdef inline bint test_bit(uint64_t *bitmap, uint32_t lane) noexcept nogil:
+    return load64(&bitmap[lane // 64]) >> (lane % 64) & 1
+
+
+cdef inline uint32_t count_bits(uint64_t *bitmap, uint32_t lanes) noexcept nogil:
+    cdef uint32_t word, total = 0
+    for word in range((lanes + 63) // 64):
+        total += popcount64(load64(&bitmap[word]))
+    return total
+
+
+cdef inline uint32_t lowest_bit(uint64_t *bitmap, uint32_t lanes) noexcept nogil:
+    """The lowest lane whose bit is set, or `lanes`."""
+    cdef uint32_t word
+    cdef uint64_t bits
+    for word in range((lanes + 63) // 64):
+        bits = load64(&bitmap[word])
+        if bits:
+            return word * 64 + lowest_bit64(bits)
+    return lanes
+
+
+cdef class Histogram:
+    """Durations in logarithmic bins, eight to a doubling: any quantile within 9 %, one addition a sample."""
+    cdef uint64_t bins[512]
+
+    cdef void add(self, uint64_t ns) noexcept nogil

@@ -1,0 +1,81 @@
+# cython: language_level=3
+"""Functions are named once: their pickle lies in the arena, calls carry its number.
+
+A worker looks a number up when it first meets it, so a replacement knows every function without being told. Numbers are
+reused, each time with a new epoch; a cached object of an older epoch is stale.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+
+from snakepit._core.arena cimport Arena
+from snakepit._core.atomics cimport load32, now_ns, store32
+from snakepit._core.control cimport Control
+from snakepit._core.layout cimport Definition
+
+
+@cython.no_gc_clear     # numbers come back to it from objects that die in the same collection
+cdef class Definitions:
+    def __init__(self, Control control, Arena arena):
+        self.control = control
+        self.arena = arena
+        self.free = []
+
+    def publish(self, bytes pickled, target) -> Published | None:
+        """Give `pickled` a number; None when the table is full (the caller then sends it with each call)."""
+        cdef Published published
+        cdef Definition *entry
+        cdef uint32_t number
+        try:
+            number = self.free.pop()
+        except IndexError:
+            number = self.used
+            if number >= self.control.header.n_definitions:
+                return None
+            self.used += 1
+        published = Published.__new__(Published)
+        published.number = number
+        published.target = target
+        published.segment = self.arena.allocate(PyBytes_GET_SIZE(pickled), now_ns() + 1_000_000_000)
+        memcpy(published.segment.base, PyBytes_AS_STRING(pickled), PyBytes_GET_SIZE(pickled))
+        entry = &self.control.definitions[number]
+        entry.segment = published.segment.index
+        entry.length = PyBytes_GET_SIZE(pickled)
+        published.epoch = entry.epoch + 1
+        store32(&entry.epoch, published.epoch)
+        published.table = self
+        return published
+
+
+@cython.no_gc_clear
+cdef class Published:
+    def __dealloc__(self):
+        if self.table is not None:
+            self.table.free.append(self.number)
+
+
+cdef class DefinitionReader:
+    """`load(pickled)` turns the bytes into the function or class."""
+
+    def __init__(self, Control control, Arena arena, load):
+        self.control = control
+        self.arena = arena
+        self.load = load
+        self.known = {}
+
+    cdef object get(self, uint32_t number, uint32_t epoch):
+        cdef Definition *entry
+        known = self.known.get(number)
+        if known is not None and (<tuple>known)[0] == epoch:
+            return (<tuple>known)[1]
+        entry = &self.control.definitions[number]
+        if load32(&entry.epoch) != epoch:
+            raise LookupError(f"definition {number} of epoch {epoch} was replaced while a task named it")
+        loaded = self.load(PyBytes_FromStringAndSize(self.arena.address_of(entry.segment), entry.length))
+        self.known[number] = (epoch, loaded)
+        return loaded
+
+    def find(self, int number, int epoch) -> object:
+        """Return the definition, loading it on first use."""
+        return self.get(number, epoch)

@@ -1,0 +1,41 @@
+# cython: language_level=3
+from libc.stdint cimport uint32_t, uint64_t
+
+from snakepit._core.arena cimport Arena
+from snakepit._core.channel cimport Channel
+from snakepit._core.control cimport Control
+from snakepit._core.definitions cimport DefinitionReader
+from snakepit._core.layout cimport Lane
+from snakepit._core.task cimport Message
+
+
+cdef class WorkerLane:
+    """One thread of a worker: claims a task, decodes it, encodes and publishes the answer (see `lane.pyx`)."""
+    cdef readonly Control control
+    cdef readonly Arena arena
+    cdef readonly Channel channel
+    cdef readonly DefinitionReader definitions
+    cdef readonly uint32_t index
+    cdef Lane *me
+    cdef uint32_t slot                  # the claimed one
+    cdef uint64_t generation
+    cdef uint64_t turns
+    cdef uint64_t spin_ns
+    cdef uint32_t dozes                 # in a row, without work between
+    cdef uint64_t started_ns
+    cdef bint searching, running        # what our bits say
+    cdef Message answer
+    cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
+
+    cdef uint32_t take(self) noexcept nogil
+    cdef uint32_t find(self) noexcept nogil
+    cdef uint32_t steal(self) noexcept nogil
+    cdef bint spin(self) noexcept nogil
+    cdef int sleep(self) noexcept nogil
+    cdef void note_claim(self) noexcept nogil
+    cdef void publish_slot(self) noexcept nogil
+    cdef void push(self, uint32_t index) noexcept nogil
+    cdef uint32_t open_mail(self) noexcept nogil
+    cdef int post_message(
+        self, int kind, uint64_t number, Message message, uint32_t definition, uint32_t epoch
+    ) except -1

@@ -1,0 +1,384 @@
+# cython: language_level=3
+"""The worker's side of the scheduler: claim -> decode -> (run) -> encode -> publish.
+
+A lane looks for work in its private ring, then in the shared ones; with none, it spins for a while if a CPU is free for
+that, then says in shared memory that it sleeps, looks once more, and sleeps. Whoever queues a task sees the word or the
+lane sees the task.
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from cpython.bytes cimport PyBytes_AS_STRING
+
+from snakepit._core.arena cimport Segment
+from snakepit._core.atomics cimport (
+    EINTR, WAKE_ALL, add32, cas32, cas64, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, wake,
+)
+from snakepit._core.channel cimport Channel
+from snakepit._core.control cimport Control
+from snakepit._core.counters cimport clear_bit, count_bits, lowest_bit, set_bit, test_bit
+from snakepit._core.definitions cimport DefinitionReader
+from snakepit._core.layout cimport (
+    CALL, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, LANE_READY, LANE_RETIRING, MAIL, MAIL_SUBMIT,
+    POSTED, PRIORITIES, Header, Ring, Slot, claim_generation, claim_state, claim_word,
+)
+from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
+from snakepit._core.task cimport Message
+
+cdef enum:
+    RETIRE = 0xFFFFFFFE                 # `take`: the lane shall end
+    SIGNALLED = 0xFFFFFFFD              # `take`: a signal came
+    LEAST_SPIN_NS = 4_000
+    MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
+
+
+cdef class WorkerLane:
+    def __init__(self, Control control, Channel channel, DefinitionReader definitions, uint32_t index):
+        self.control = control
+        self.arena = channel.arena
+        self.channel = channel
+        self.definitions = definitions
+        self.index = index
+        self.me = &self.control.lanes[index]
+        self.spin_ns = self.control.header.spin_limit_ns
+        self.answer = Message()
+        self.kept = []
+        self.slot = NO_SLOT
+
+    def announce(self, int pid) -> None:
+        """Say that this lane is ready for work."""
+        self.me.pid = pid
+        self.me.heartbeat_ns = now_ns()
+        store32(&self.me.state, LANE_READY)
+
+    # -- claiming ------------------------------------------------------------------------------------------------------
+
+    def claim(self):
+        """Claim a task, waiting for one; returns its kind, or None when the worker shall end."""
+        cdef uint32_t found
+        if self.kept:
+            self.drop_read_answers()
+        while True:
+            with nogil:
+                found = self.take()
+            if found == SIGNALLED:
+                PyErr_CheckSignals()
+                continue
+            if found == RETIRE:
+                store32(&self.me.state, LANE_RETIRING)
+                return None
+            self.slot = found
+            return self.control.slots[found].kind
+
+    cdef uint32_t take(self) noexcept nogil:
+        cdef uint32_t found
+        while True:
+            if load32(&self.me.retire):
+                found = RETIRE
+                break
+            found = self.find()
+            if found != NO_SLOT:
+                self.slot = found
+                self.note_claim()
+                self.dozes = 0
+                return found
+            if self.running:
+                clear_bit(self.control.header.running, self.index)
+                self.running = False
+            if load32(&self.control.header.closing):
+                found = RETIRE
+                break
+            if self.spin():
+                continue
+            found = self.steal()
+            if found != NO_SLOT:
+                self.slot = found
+                self.note_claim()
+                return found
+            if self.sleep() == EINTR:
+                found = SIGNALLED
+                break
+        if found == RETIRE:
+            clear_bit(self.control.header.searching, self.index)
+            clear_bit(self.control.header.running, self.index)
+            self.searching = False
+            self.running = False
+        return found
+
+    cdef uint32_t find(self) noexcept nogil:
+        """Claim the next task from the private ring, the shared rings, or the private ring of a busy lane."""
+        cdef Ring *ring = &self.me.private
+        cdef uint32_t found = NO_SLOT
+        cdef int i
+        if load64(&ring.head) < load64(&ring.tail):
+            found = ring_claim(ring, self.control.cells(ring), self.control.slots, self.index)
+            if found != NO_SLOT:
+                return found
+        self.turns += 1
+        for i in range(PRIORITIES):
+            ring = &self.control.header.queues[PRIORITIES - 1 - i if self.turns % LOW_TURN == 0 else i]
+            if load64(&ring.head) < load64(&ring.tail):
+                found = ring_claim(ring, self.control.cells(ring), self.control.slots, self.index)
+                if found != NO_SLOT:
+                    return found
+        return NO_SLOT
+
+    cdef uint32_t steal(self) noexcept nogil:
+        """Claim what was offered to a lane that is busy by now."""
+        cdef uint32_t lane, found
+        cdef Ring *ring
+        for lane in range(self.control.n_lanes):
+            if lane == self.index or not test_bit(self.control.header.running, lane):
+                continue
+            ring = &self.control.lanes[lane].private
+            if load64(&ring.head) < load64(&ring.tail):
+                found = ring_claim(ring, self.control.cells(ring), self.control.slots, self.index)
+                if found != NO_SLOT:
+                    return found
+        return NO_SLOT
+
+    cdef void note_claim(self) noexcept nogil:
+        cdef Header *header = self.control.header
+        cdef Slot *slot = &self.control.slots[self.slot]
+        cdef uint32_t helper
+        if not self.running:
+            set_bit(header.running, self.index)
+            self.running = True
+        if self.searching:
+            clear_bit(header.searching, self.index)
+            self.searching = False
+        # Offered to us while we took other work: somebody else must come for it.
+        if load64(&self.me.private.head) < load64(&self.me.private.tail):
+            helper = lowest_bit(header.sleeping, self.control.n_lanes)
+            if helper < self.control.n_lanes and clear_bit(header.sleeping, helper):
+                set_bit(header.searching, helper)
+                store32(&self.control.lanes[helper].wake, 1)
+                wake(&self.control.lanes[helper].wake, 1)
+        self.generation = claim_generation(load64(&slot.claim))
+        self.started_ns = now_ns()
+        self.me.heartbeat_ns = self.started_ns
+        self.me.started_ns = self.started_ns
+        store64(&self.me.claimed, <uint64_t>self.slot + 1)
+
+    cdef bint spin(self) noexcept nogil:
+        """Look for work without sleeping; True when there is some. Not while the CPUs have other things to do."""
+        cdef Header *header = self.control.header
+        cdef uint32_t busy
+        cdef uint64_t until
+        cdef int _turn
+        busy = count_bits(header.running, self.control.n_lanes) + count_bits(header.searching, self.control.n_lanes)
+        if test_bit(header.searching, self.index):
+            self.searching = True
+            busy -= 1
+        # One CPU for the owner, one for each busy lane, one for us.
+        if busy + 2 > header.cpus:
+            return self.control.has_work(self.index)
+        if not self.searching:
+            set_bit(header.searching, self.index)
+            self.searching = True
+        until = now_ns() + self.spin_ns
+        while True:
+            for _turn in range(32):
+                if self.control.has_work(self.index):
+                    self.spin_ns = header.spin_limit_ns
+                    return True
+                pause()
+            if now_ns() >= until or load32(&self.me.retire) or load32(&header.closing):
+                break
+        self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
+        return False
+
+    cdef int sleep(self) noexcept nogil:
+        """Sleep until woken; 0, or EINTR after a signal."""
+        cdef Header *header = self.control.header
+        cdef int reason = 0
+        store32(&self.me.wake, 0)
+        set_bit(header.sleeping, self.index)
+        clear_bit(header.searching, self.index)
+        self.searching = False
+        fence()
+        if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or load32(&self.me.retire)
+                or load32(&header.closing)):
+            if self.dozes < MOST_DOZES:
+                self.dozes += 1
+                set_bit(header.drowsy, self.index)
+                # Whoever skipped waking us saw this bit; whoever did not, saw the one above.
+                reason = sleep_on(&self.me.wake, 0, now_ns() + DROWSY_NS)
+                clear_bit(header.drowsy, self.index)
+            else:
+                while load32(&self.me.wake) == 0 and reason == 0:
+                    reason = sleep_on(&self.me.wake, 0, 0)
+        if not clear_bit(header.sleeping, self.index):
+            # Somebody woke us and counted us as searching.
+            self.searching = True
+        return reason
+
+    # -- decoding ------------------------------------------------------------------------------------------------------
+
+    def decode(self):
+        """Return (function, arguments): (args, kwargs) of a call, (items,) of a chunk of map.
+
+        Raises what loading the function or the arguments raises.
+        """
+        cdef Slot *slot = &self.control.slots[self.slot]
+        cdef Segment segment = None
+        cdef uint64_t length = slot.length
+        cdef const uint8_t *payload
+        if slot.flags & IN_SEGMENT:
+            segment = self.arena.adopt(slot.segment - 1, length)
+            payload = <const uint8_t *>segment.base
+        else:
+            payload = self.control.payload(self.slot, length)
+        if slot.flags & FUNCTION_INSIDE:
+            function, args, kwargs = self.channel.decode(slot.encoding, payload, length, segment)
+            return function, ((args, kwargs) if slot.kind == CALL else args)
+        function = self.definitions.get(slot.definition, slot.definition_epoch)
+        value = self.channel.decode(slot.encoding, payload, length, segment)
+        if slot.kind != CALL:
+            return function, (value,)
+        if value is None:
+            return function, ((), {})
+        if type(value) is list:
+            return function, (tuple(value), {})
+        return function, value
+
+    # -- answering -----------------------------------------------------------------------------------------------------
+
+    def encode(self, value, bint is_error=False, int items=0):
+        """Encode the answer of the claimed task. Raises EncodeError, ArenaFullError; then encode that instead."""
+        cdef Message answer = self.answer
+        cdef Slot *slot = &self.control.slots[self.slot]
+        answer.flags = IS_ERROR if is_error else 0
+        answer.length = 0
+        answer.clear()
+        answer.items = items
+        self.channel.encode_value(answer, value, slot.deadline_ns)
+
+    def publish(self):
+        """Publish the encoded answer: from here on the task is done, whatever happens to this process."""
+        cdef Message answer = self.answer
+        cdef Slot *slot = &self.control.slots[self.slot]
+        slot.encoding = answer.encoding
+        slot.flags = answer.flags
+        slot.items = answer.items
+        slot.length = answer.length
+        if answer.segment is not None:
+            slot.segment = answer.segment.index + 1
+            # From now on the arena's table alone says that we hold it, until the owner adopts it or buries us.
+            answer.segment.forget()
+        else:
+            slot.segment = 0
+            if answer.length:
+                memcpy(self.control.payload(self.slot, answer.length), PyBytes_AS_STRING(answer.inline), answer.length)
+        if answer.shared is not None:
+            self.kept.append((self.slot, self.generation, answer.shared))
+        answer.clear()
+        with nogil:
+            self.publish_slot()
+
+    cdef void publish_slot(self) noexcept nogil:
+        cdef Slot *slot = &self.control.slots[self.slot]
+        cdef uint64_t ran = now_ns() - self.started_ns
+        slot.run_ns = ran
+        self.me.busy_ns += ran
+        self.me.completed += 1
+        store64(&self.me.claimed, 0)
+        store64(&slot.claim, claim_word(self.generation, self.index, DONE))
+        self.push(self.slot)
+
+    cdef void push(self, uint32_t index) noexcept nogil:
+        """Put a slot on the completion list and wake whoever asked to be woken for it."""
+        cdef Header *header = self.control.header
+        cdef Slot *slot = &self.control.slots[index]
+        cdef uint32_t head, bell
+        while True:
+            head = load32(&header.done)
+            slot.next = head
+            if cas32(&header.done, head, index + 1):
+                break
+        if head == 0:
+            bell = load32(&header.armed)
+            if bell and cas32(&header.armed, bell, 0):
+                add32(&header.bells[bell], 1)
+                wake(&header.bells[bell], WAKE_ALL)
+
+    def post(self, int kind, uint64_t number, value=None, uint32_t definition=0, uint32_t epoch=0) -> None:
+        """Send the owner a message of its own, whether or not a task runs. Thread-safe."""
+        cdef Message message = Message()
+        self.channel.encode_value(message, value, 0)
+        self.post_message(kind, number, message, definition, epoch)
+
+    def post_call(self, uint64_t number, function, args, kwargs, uint32_t definition=0, uint32_t epoch=0) -> None:
+        """Send the owner a call to run somewhere in the pool; `function` is None when `definition` names it."""
+        cdef Message message = Message()
+        self.channel.encode_call(message, function, args, kwargs, 0)
+        self.post_message(MAIL_SUBMIT, number, message, definition, epoch)
+
+    cdef int post_message(
+        self, int kind, uint64_t number, Message message, uint32_t definition, uint32_t epoch
+    ) except -1:
+        cdef uint32_t index
+        cdef Slot *slot
+        with nogil:
+            index = self.open_mail()
+        slot = &self.control.slots[index]
+        slot.kind = kind
+        slot.parent = number
+        slot.definition = definition
+        slot.definition_epoch = epoch
+        slot.encoding = message.encoding
+        slot.flags = message.flags
+        slot.length = message.length
+        slot.segment = 0
+        if message.segment is not None:
+            slot.segment = message.segment.index + 1
+            message.segment.forget()
+        elif message.length:
+            memcpy(self.control.payload(index, message.length), PyBytes_AS_STRING(message.inline), message.length)
+        if message.shared is not None:
+            self.kept.append((index, claim_generation(slot.claim), message.shared))
+        with nogil:
+            store64(&slot.claim, claim_word(claim_generation(slot.claim), self.index, POSTED))
+            self.push(index)
+        return 0
+
+    cdef uint32_t open_mail(self) noexcept nogil:
+        """Claim a free mail slot; the owner empties them, so one comes free soon."""
+        cdef uint32_t index, i
+        cdef uint64_t word
+        while True:
+            for i in range(self.control.n_mail):
+                index = self.control.n_slots + (i + self.index) % self.control.n_mail
+                word = load64(&self.control.slots[index].claim)
+                if claim_state(word) == FREE and cas64(
+                    &self.control.slots[index].claim, word,
+                    claim_word(claim_generation(word) + 1, self.index, MAIL)
+                ):
+                    return index
+            # Rare, and nobody rings for it: look again in a moment.
+            sleep_on(&self.control.header.bells[0], load32(&self.control.header.bells[0]), now_ns() + 200_000)
+
+    def drop_read_answers(self):
+        """Let go of shared arrays whose answers the owner has read."""
+        cdef uint64_t done
+        still = []
+        for slot, generation, shared in self.kept:
+            done = claim_word(generation, self.index, POSTED if slot >= self.control.n_slots else DONE)
+            if load64(&self.control.slots[<uint32_t>slot].claim) == done:
+                still.append((slot, generation, shared))
+        self.kept = still
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the owner asked the running task to stop."""
+        return self.slot != NO_SLOT and load32(&self.control.slots[self.slot].cancel) != 0
+
+    @property
+    def deadline_ns(self) -> int:
+        """The running task's deadline in monotonic nanoseconds, 0 for none."""
+        return self.control.slots[self.slot].deadline_ns if self.slot != NO_SLOT else 0
+
+    @property
+    def completed(self) -> int:
+        """How many tasks this lane has completed."""
+        return self.me.completed

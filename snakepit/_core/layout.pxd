@@ -1,0 +1,180 @@
+# cython: language_level=3
+"""What lies in the shared control block of a pool, word by word.
+
+    Header | Lane x n_lanes | Ring cells (3 priorities) | Ring cells (one private ring a lane)
+           | Slot x (n_slots + n_mail) | payload area x (n_slots + n_mail) | Definition x n_definitions
+
+The owner (the process that made the pool) and its workers map the same block. Whoever may be killed at any instruction
+changes it only by single atomic words, so the survivor can always read what happened.
+
+The life of a slot, and who makes each step:
+
+    FREE --owner--> FILLING --owner--> QUEUED --worker, CAS--> RUNNING --worker--> DONE --owner--> FREE
+                                         +-----owner, CAS (cancelled)-------------------------------^
+    mail slots:     FREE --worker, CAS--> MAIL --worker--> POSTED --owner--> FREE
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    MAGIC = 0x534E414B45504954          # "SNAKEPIT"
+    LAYOUT_VERSION = 1
+    MAX_LANES = 1024                    # bits of the bitmaps below
+    BITMAP_WORDS = MAX_LANES // 64
+    PRIORITIES = 3                      # 0 high, 1 normal, 2 low
+    PRIVATE_CELLS = 16                  # cells of a lane's private ring
+    DROWSY_NS = 200_000                 # how long a lane dozes before it looks for work again
+    MICRO = 160                         # payload bytes that lie beside the slot's header
+    NOBODY = 0xFFF                      # lane number of a claim that names no lane
+
+# State of a slot, the low 4 bits of its claim word.
+cdef enum:
+    FREE = 0
+    FILLING = 1
+    QUEUED = 2
+    RUNNING = 3
+    DONE = 4
+    MAIL = 5
+    POSTED = 6
+
+# What a slot carries.
+cdef enum:
+    CALL = 0                            # call one function with args, kwargs
+    CALL_EACH = 1                       # map: call a function with each item
+    CALL_STAR = 2                       # map: call a function with each tuple of items
+    MAIL_READY = 3                      # a worker is ready for work
+    MAIL_FAILED = 4                     # a worker cannot start: (exception, traceback text)
+    MAIL_SUBMIT = 5                     # a task that a worker submits
+    MAIL_WANT = 6                       # a worker waits for a task that it submitted
+    MAIL_CANCEL = 7                     # a worker gives up a task that it submitted
+    CHUNK = 8                           # one chunk of a stream
+
+# How a payload is encoded.
+cdef enum:
+    NOTHING = 0                         # a call without arguments, a result of None: no payload
+    MSGPACK = 1
+    PICKLE = 2
+    PICKLE_BUFFERS = 3                  # a table of buffers, the pickle, the buffers
+
+# Flags of a payload.
+cdef enum:
+    IN_SEGMENT = 1                      # the payload lies in an arena segment
+    IS_ERROR = 2                        # the result is an exception
+    FUNCTION_INSIDE = 4                 # the payload carries the function as well
+
+# What a lane's process is doing, for readers of the state; nothing is decided by it.
+cdef enum:
+    LANE_VACANT = 0
+    LANE_STARTING = 1
+    LANE_READY = 2
+    LANE_RETIRING = 3
+
+
+cdef struct Ring:
+    uint64_t head                       # ticket of the next cell to claim; only a hint, the claim word decides
+    uint64_t _pad1[7]
+    uint64_t tail                       # ticket of the next cell to fill; written by the owner under its lock
+    uint64_t cells                      # byte offset of the cells in the block
+    uint64_t mask                       # number of cells - 1
+    uint64_t _pad2[5]
+
+
+cdef struct Header:
+    uint64_t magic
+    uint32_t version
+    uint32_t size_of_slot
+    uint64_t size                       # bytes of the whole block
+    uint32_t n_lanes
+    uint32_t n_slots
+    uint32_t n_mail
+    uint32_t n_definitions
+    uint32_t payload_stride             # bytes of payload area a slot; also the most that goes inline
+    uint32_t owner_pid
+    uint64_t lanes, private_cells, slots, payloads, definitions    # byte offsets
+    uint32_t cpus                       # CPUs that the owner may use
+    uint32_t spin_limit_ns              # the longest that a side spins before it sleeps
+    uint32_t closing                    # 1: workers end when nothing is queued
+    uint32_t typical_ns                 # how long tasks run lately; a moving average of the owner's
+    # The completion list: a stack of slots that workers push and the owner takes whole.
+    uint32_t done                       # 0, or slot index + 1 of the newest
+    uint32_t armed                      # 0, or which bell a worker has to ring when it makes the list non-empty
+    uint32_t bells[3]                   # [1] the collector thread sleeps on, [2] a waiting caller sleeps on
+    uint32_t _pad2[11]
+    uint64_t searching[BITMAP_WORDS]    # lanes that spin for work or are being woken for it
+    uint64_t sleeping[BITMAP_WORDS]     # lanes that sleep and must be woken
+    uint64_t drowsy[BITMAP_WORDS]       # of these, lanes that look up by themselves within `DROWSY_NS`
+    uint64_t running[BITMAP_WORDS]      # lanes that run a task
+    Ring queues[PRIORITIES]
+
+
+cdef struct Lane:
+    # One thread of a worker that claims tasks. The first line is written by its owner side and by wakers ...
+    uint32_t wake                       # futex word: the lane sleeps on it
+    uint32_t state                      # LANE_*
+    int32_t pid
+    uint32_t client                     # the worker's number as a user of the arena
+    uint32_t retire                     # 1: end after the running task; 2: end now if idle
+    uint32_t inbox                      # 0, or mail slot index + 1: answers for the worker
+    uint32_t inbox_bell                 # futex word beside it
+    uint32_t incarnation
+    uint64_t _pad1[4]
+    # ... the second by the worker alone.
+    uint64_t completed
+    uint64_t busy_ns
+    uint64_t heartbeat_ns               # when the loop last came round
+    uint64_t claimed                    # slot index + 1 while a task runs, else 0
+    uint64_t started_ns                 # when that task started
+    uint64_t _pad2[3]
+    Ring private
+
+
+cdef struct Slot:
+    uint64_t claim                      # generation << 16 | lane << 4 | state
+    uint32_t next                       # link of the completion list (slot index + 1)
+    uint32_t definition                 # number of the function
+    uint8_t kind
+    uint8_t encoding
+    uint8_t flags
+    uint8_t priority
+    uint32_t definition_epoch
+    uint32_t segment                    # arena segment + 1, or 0
+    uint32_t cancel                     # set by the owner: the task is asked to stop
+    uint64_t task                       # the owner's number of the task
+    uint64_t deadline_ns                # monotonic; 0: none
+    uint64_t session                    # the session's key; 0: none
+    uint64_t parent                     # of a nested task: lane << 48 | the submitting worker's number of it
+    uint64_t run_ns                     # how long the task ran
+    uint64_t sequence                   # chunk number in a stream
+    uint64_t length                     # bytes of payload
+    uint32_t items                      # map: how many items the payload holds / were done
+    uint32_t _pad
+    uint8_t micro[MICRO]
+
+
+cdef struct Definition:
+    # A function (or class) that calls name by its number; its pickle lies in an arena segment.
+    uint32_t epoch                      # grows with every reuse of the number; even while it can be read
+    uint32_t segment
+    uint64_t length
+
+
+cdef inline uint64_t claim_word(uint64_t generation, uint64_t lane, uint64_t state) noexcept nogil:
+    return (generation << 16) | (lane << 4) | state
+
+cdef inline uint64_t claim_state(uint64_t word) noexcept nogil:
+    return word & 0xF
+
+cdef inline uint64_t claim_lane(uint64_t word) noexcept nogil:
+    return (word >> 4) & 0xFFF
+
+cdef inline uint64_t claim_generation(uint64_t word) noexcept nogil:
+    return word >> 16
+
+# A ring cell names a slot and the generation it was queued with: a stale cell matches no claim word.
+cdef inline uint64_t cell_word(uint64_t generation, uint64_t slot) noexcept nogil:
+    return (generation << 16) | slot
+
+cdef inline uint32_t cell_slot(uint64_t word) noexcept nogil:
+    return <uint32_t>(word & 0xFFFF)
+
+cdef inline uint64_t cell_generation(uint64_t word) noexcept nogil:
+    return word >> 16

@@ -1,0 +1,21 @@
+# cython: language_level=3
+from libc.stdint cimport uint32_t, uint64_t
+
+from snakepit._core.counters cimport Histogram
+from snakepit._core.queue cimport PendingList
+from snakepit._core.scheduler cimport pthread_mutex_t
+from snakepit._core.task cimport Owner, Task
+
+
+cdef class LocalQueue(Owner):
+    """The queue of a pool whose workers are threads of this process; nothing is encoded (see `local.pyx`)."""
+    cdef pthread_mutex_t mutex
+    cdef PendingList pending
+    cdef bint open
+    cdef uint32_t work                  # futex word: grows with each task and at closing
+    cdef uint32_t sleeping              # threads asleep on it
+    cdef uint64_t n_submitted, n_completed, n_failed, n_cancelled, n_running, next_number
+    cdef readonly Histogram latency, running_time
+    cdef object on_idle
+
+    cdef Task next_task(self)

@@ -1,0 +1,713 @@
+# cython: language_level=3
+"""The owner's side of the scheduler.
+
+    submit -> encode (channel) -> place: a free slot, its cell on a ring, one sleeping lane woken if none searches
+                                  or append to the pending list, when no slot is free
+    collect: completion list -> decode -> free the slot, refill it from the pending list -> settle the task
+
+A lane that is free takes the oldest task itself (`lane.pyx`), so the owner never has to guess who will be free first,
+nobody holds work in advance, and workers go on while the owner's interpreter is busy elsewhere.
+"""
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.exc cimport PyErr_SetInterrupt
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from snakepit._core.arena cimport Arena, Segment
+from snakepit._core.atomics cimport add64, cas32, cas64, fence, load32, load64, now_ns, store32, store64, swap32, wake
+from snakepit._core.channel cimport Channel
+from snakepit._core.completions cimport Completions
+from snakepit._core.control cimport Control
+from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
+from snakepit._core.definitions cimport Published
+from snakepit._core.layout cimport (
+    DONE, FILLING, FREE, IN_SEGMENT, IS_ERROR, LANE_STARTING, LANE_VACANT, MAIL,
+    NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_generation, cell_slot, cell_word,
+    claim_generation, claim_lane, claim_state, claim_word,
+)
+from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
+from snakepit._core.task cimport Task, deadline_after
+
+from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, RemoteTraceback
+
+cdef enum:
+    BATCH = 128                         # completions handled between two looks at the shared list
+    AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
+    SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
+
+cdef int forks = 0                      # how often this process is a fork of the one that imported us
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+cdef class Scheduler(Completions):
+    """Schedules calls for one pool.
+
+    `known`: functions whose number holds for good. `on_mail(kind, lane, number, definition, epoch, encoding, flags,
+    payload, segment, length)` hears what workers say on their own; `on_idle()` is called when the pool takes no more
+    tasks and the last one is settled.
+    """
+
+    def __cinit__(self):
+        pthread_mutex_init(&self.mutex, NULL)
+
+    def __init__(self, Control control, Arena arena, Channel channel, dict known, on_mail, on_idle):
+        cdef uint32_t i
+        self.control = control
+        self.n_slots = control.n_slots
+        self.arena = arena
+        self.channel = channel
+        self.known = known
+        self.on_mail = on_mail
+        self.on_idle = on_idle
+        self.pid = forks
+        self.spin_ns = control.header.spin_limit_ns
+        self.tasks = <void **>calloc(control.n_slots, sizeof(void *))
+        self.free_slots = <uint32_t *>calloc(control.n_slots, sizeof(uint32_t))
+        self.taken = <char *>calloc(control.n_slots + control.n_mail, 1)
+        self.session_of = <uint64_t *>calloc(AFFINITY, sizeof(uint64_t))
+        self.lane_of = <uint16_t *>calloc(AFFINITY, sizeof(uint16_t))
+        if not (self.tasks and self.free_slots and self.taken and self.session_of and self.lane_of):
+            raise MemoryError()
+        for i in range(control.n_slots):
+            self.free_slots[i] = control.n_slots - 1 - i
+        self.n_free = control.n_slots
+        self.pending = PendingList()
+        self.latency = Histogram()
+        self.running_time = Histogram()
+        self.open = True
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.tasks:
+            for i in range(self.n_slots):
+                if self.tasks[i]:
+                    Py_DECREF(<object>self.tasks[i])
+        free(self.tasks)
+        free(self.free_slots)
+        free(self.taken)
+        free(self.session_of)
+        free(self.lane_of)
+        pthread_mutex_destroy(&self.mutex)
+
+    # -- submitting ----------------------------------------------------------------------------------------------------
+
+    def submit_known(self, Task task, context, function, tuple args, dict kwargs) -> bool:
+        """Queue a call of a function that `known` has a number for; False, and nothing done, when it has none."""
+        definition = self.known.get(function)
+        if definition is None:
+            return False
+        task.context = context
+        self.submit(task, definition, function, args, kwargs)
+        return True
+
+    cpdef submit(self, Task task, Published definition, function, tuple args, dict kwargs):
+        """Encode a call into `task` and queue it.
+
+        `definition`: the function's number, or None to send `function` along. Raises EncodeError, ArenaFullError,
+        PoolShutdownError; then the task is not queued.
+        """
+        if definition is not None:
+            task.function = definition
+            task.definition = definition.number
+            task.epoch = definition.epoch
+            self.channel.encode_call(task, None, args, kwargs, task.deadline_ns)
+        else:
+            self.channel.encode_call(task, function, args, kwargs, task.deadline_ns)
+        self.enter(task)
+
+    def submit_items(self, Task task, Published definition, function, int kind, list items):
+        """Encode a chunk of `map` (kind CALL_EACH or CALL_STAR) into `task` and queue it."""
+        task.kind = kind
+        task.items = len(items)
+        if definition is not None:
+            task.function = definition
+            task.definition = definition.number
+            task.epoch = definition.epoch
+            self.channel.encode_value(task, items, task.deadline_ns)
+        else:
+            self.channel.encode_call(task, function, (items,), {}, task.deadline_ns)
+        self.enter(task)
+
+    def submit_encoded(self, Task task, Published definition, int encoding, int flags, bytes payload, Segment segment,
+                       uint64_t length):
+        """Queue a call whose payload is encoded already, as a worker sends it."""
+        task.encoding = encoding
+        task.flags = flags
+        task.inline = payload
+        task.segment = segment
+        task.length = length
+        if definition is not None:
+            task.function = definition
+            task.definition = definition.number
+            task.epoch = definition.epoch
+        self.enter(task, True)
+
+    def set_terms(self, Task task, timeout, int priority, uint64_t session):
+        """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0."""
+        if timeout is not None:
+            task.deadline_ns = deadline_after(timeout)
+        task.priority = priority
+        task.session = session
+
+    cdef int enter(self, Task task, bint from_worker=False) except -1:
+        cdef bint open_
+        if self.pid != forks:
+            raise ForkedPoolError("this process forked from the one that made the pool; make a pool of its own here")
+        task.owner = self
+        task.submitted_ns = now_ns()
+        task.number = add64(&self.next_number, 1) + 1
+        pthread_mutex_lock(&self.mutex)
+        # A task that runs while the pool closes may still need tasks of its own.
+        open_ = self.open or from_worker
+        if open_:
+            self.n_submitted += 1
+            if not self.place(task):
+                self.pending.append(task)
+        pthread_mutex_unlock(&self.mutex)
+        if not open_:
+            raise PoolShutdownError("cannot schedule new futures after shutdown")
+        self.wake_lanes()
+        return 0
+
+    cdef bint place(self, Task task) noexcept:
+        """Put the task into a slot and on a ring; False when there is no room. Under the mutex."""
+        cdef Control control = self.control
+        cdef Ring *ring = &control.header.queues[task.priority]
+        cdef uint32_t index
+        cdef uint64_t generation
+        cdef Slot *slot
+        if self.n_free == 0:
+            return False
+        if ring.tail - load64(&ring.head) > ring.mask:
+            ring_skip_dead(ring, control.cells(ring), control.slots)
+            if ring.tail - load64(&ring.head) > ring.mask:
+                return False
+        self.n_free -= 1
+        index = self.free_slots[self.n_free]
+        slot = &control.slots[index]
+        generation = claim_generation(slot.claim) + 1
+        store64(&slot.claim, claim_word(generation, NOBODY, FILLING))
+        slot.kind = task.kind
+        slot.encoding = task.encoding
+        slot.flags = task.flags
+        slot.priority = task.priority
+        slot.length = task.length
+        slot.definition = task.definition
+        slot.definition_epoch = task.epoch
+        slot.items = task.items
+        slot.cancel = 0
+        slot.task = task.number
+        slot.deadline_ns = task.deadline_ns
+        slot.session = task.session
+        slot.parent = task.parent
+        if task.segment is not None:
+            slot.segment = task.segment.index + 1
+        else:
+            slot.segment = 0
+            if task.length:
+                memcpy(control.payload(index, task.length), PyBytes_AS_STRING(task.inline), task.length)
+        self.bytes_in += task.length
+        Py_INCREF(task)
+        self.tasks[index] = <void *>task
+        task.slot = index
+        task.generation = generation
+        store64(&slot.claim, claim_word(generation, NOBODY, QUEUED))
+        if not (task.session and self.push_private(task, cell_word(generation, index))):
+            ring_push(ring, control.cells(ring), cell_word(generation, index))
+        return True
+
+    cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil:
+        """Offer the task to the idle lane that last ran its session; False when that lane is busy or unknown."""
+        cdef Header *header = self.control.header
+        cdef uint32_t at = <uint32_t>(task.session % AFFINITY)
+        cdef uint32_t index = self.lane_of[at]
+        cdef Lane *lane
+        if self.session_of[at] != task.session or index >= self.control.n_lanes:
+            return False
+        if test_bit(header.running, index):
+            return False
+        if not test_bit(header.searching, index) and not test_bit(header.sleeping, index):
+            return False
+        lane = &self.control.lanes[index]
+        if not ring_push(&lane.private, self.control.cells(&lane.private), cell):
+            return False
+        fence()
+        if clear_bit(header.sleeping, index):
+            set_bit(header.searching, index)
+            store32(&lane.wake, 1)
+            wake(&lane.wake, 1)
+        # The lane may have taken other work meanwhile; then the shared ring gets the task too, and the first claim
+        # wins.
+        return not test_bit(header.running, index)
+
+    cdef void wake_lanes(self) noexcept nogil:
+        """Wake as many sleeping lanes as there are queued tasks that no searching lane will take."""
+        cdef Header *header = self.control.header
+        cdef uint32_t lanes = self.control.n_lanes
+        cdef uint32_t index, searching
+        cdef uint64_t queued = 0
+        cdef int i
+        # Pairs with the fence of a lane that goes to sleep: it sees the task or we see its bit.
+        fence()
+        index = lowest_bit(header.sleeping, lanes)
+        if index >= lanes:
+            return
+        # Waking costs more than a short task takes: while lanes run those, a lane that dozes is soon enough.
+        if (load32(&header.typical_ns) < SHORT_NS and lowest_bit(header.drowsy, lanes) < lanes
+                and lowest_bit(header.running, lanes) < lanes):
+            return
+        for i in range(PRIORITIES):
+            queued += ring_length(&header.queues[i])
+        searching = count_bits(header.searching, lanes)
+        while queued > searching and index < lanes:
+            if clear_bit(header.sleeping, index):
+                set_bit(header.searching, index)
+                store32(&self.control.lanes[index].wake, 1)
+                wake(&self.control.lanes[index].wake, 1)
+                searching += 1
+            index = lowest_bit(header.sleeping, lanes)
+
+    cdef void refill(self) noexcept:
+        """Move pending tasks into free slots. Under the mutex."""
+        cdef Task task
+        while self.pending.length and self.n_free:
+            task = self.pending.pop()
+            if not self.place(task):
+                self.pending.put_back(task)
+                return
+
+    cdef void free_slot(self, uint32_t index) noexcept:
+        """Return a slot and use it for a pending task. Under the mutex."""
+        cdef Slot *slot = &self.control.slots[index]
+        store64(&slot.claim, claim_word(claim_generation(slot.claim), NOBODY, FREE))
+        self.taken[index] = 0
+        if index < self.control.n_slots:
+            self.free_slots[self.n_free] = index
+            self.n_free += 1
+            self.refill()
+
+    # -- collecting ----------------------------------------------------------------------------------------------------
+
+    cdef int collect(self) except -1:
+        cdef uint32_t batch[BATCH]
+        cdef uint32_t count, i
+        cdef int total = 0
+        problem = None
+        while True:
+            count = self.take_completed(batch, BATCH)
+            if load32(&self.first_mail):
+                self.deliver_mail()
+            elif count == 0:
+                if problem is not None:
+                    raise problem
+                return total
+            for i in range(count):
+                try:
+                    self.finish(batch[i])
+                except BaseException as error:
+                    # KeyboardInterrupt in a callback, for instance: the rest of the batch is settled first.
+                    problem = error
+            total += count
+            self.wake_lanes()
+            if self.outstanding() == 0:
+                store32(&self.observers, 0)
+                if not self.open:
+                    self.on_idle()
+
+    cdef uint32_t take_completed(self, uint32_t *batch, uint32_t most) noexcept nogil:
+        """Take up to `most` completed slots, oldest first."""
+        cdef uint32_t head, following, count = 0
+        cdef Slot *slots = self.control.slots
+        if load32(&self.control.header.done) == 0 and self.backlog == 0:
+            return 0
+        pthread_mutex_lock(&self.mutex)
+        if self.backlog == 0:
+            # The list is a stack: reversed, it is in the order of completion. Slots in it are marked, so that nobody
+            # who sweeps up after a dead worker handles them a second time.
+            head = swap32(&self.control.header.done, 0)
+            while head:
+                following = slots[head - 1].next
+                slots[head - 1].next = self.backlog
+                self.taken[head - 1] = 1
+                self.backlog = head
+                head = following
+        while self.backlog and count < most:
+            head = self.backlog
+            self.backlog = slots[head - 1].next
+            if head > self.n_slots:
+                slots[head - 1].next = 0
+                if self.first_mail:
+                    slots[self.last_mail - 1].next = head
+                else:
+                    store32(&self.first_mail, head)
+                self.last_mail = head
+            else:
+                batch[count] = head - 1
+                count += 1
+        pthread_mutex_unlock(&self.mutex)
+        return count
+
+    cdef int finish(self, uint32_t index) except -1:
+        """Settle the task of a completed slot and free the slot."""
+        cdef Slot *slot = &self.control.slots[index]
+        cdef Task task = <Task>self.tasks[index]
+        cdef uint8_t flags = slot.flags
+        cdef uint64_t lane = claim_lane(slot.claim)
+        cdef uint64_t now
+        task.run_ns = slot.run_ns
+        self.note_running_time(slot.run_ns)
+        task.items = slot.items
+        error = None
+        try:
+            outcome = self.take_outcome(index)
+        except BaseException as problem:
+            # Whatever a result does while it is rebuilt, even SystemExit, is the matter of its task alone; only a
+            # Ctrl-C that came just now is not, and comes again.
+            if isinstance(problem, KeyboardInterrupt):
+                PyErr_SetInterrupt()
+            outcome = None
+            error = DecodeError(
+                f"the result of the task cannot be rebuilt: {type(problem).__name__}: {problem}",
+                details={"task": task.number},
+            )
+            error.__cause__ = problem
+        else:
+            if flags & IS_ERROR:
+                # (exception, its traceback as text, what a chunk of map had done before)
+                error, text, outcome = outcome
+                error.__cause__ = RemoteTraceback(text)
+        if task.session:
+            self.session_of[task.session % AFFINITY] = task.session
+            self.lane_of[task.session % AFFINITY] = <uint16_t>lane
+        now = now_ns()
+        self.latency.add(now - task.submitted_ns)
+        pthread_mutex_lock(&self.mutex)
+        self.tasks[index] = NULL
+        self.free_slot(index)
+        pthread_mutex_unlock(&self.mutex)
+        if not task.is_settled():
+            add64(&self.n_completed if error is None else &self.n_failed, 1)
+        Py_DECREF(task)
+        task.clear()
+        task.settle(outcome, error)
+        return 0
+
+    cdef void note_running_time(self, uint64_t ran) noexcept nogil:
+        cdef uint32_t *typical = &self.control.header.typical_ns
+        # One long task counts at once; it takes many short ones to forget it.
+        if ran > 1_000_000_000:
+            ran = 1_000_000_000
+        typical[0] = <uint32_t>max(ran, (<uint64_t>typical[0] * 7 + ran) // 8)
+        self.running_time.add(ran)
+
+    cdef object take_outcome(self, uint32_t index):
+        cdef Slot *slot = &self.control.slots[index]
+        cdef Segment segment
+        cdef uint64_t length = slot.length
+        add64(&self.bytes_out, length)
+        if slot.flags & IN_SEGMENT:
+            segment = self.arena.adopt(slot.segment - 1, length)
+            return self.channel.decode(slot.encoding, <const uint8_t *>segment.base, length, segment)
+        return self.channel.decode(slot.encoding, self.control.payload(index, length), length, None)
+
+    cdef int deliver_mail(self) except -1:
+        """Hand the messages of workers to the pool, by one thread at a time, so that they stay in order."""
+        cdef uint32_t number
+        while load32(&self.first_mail):
+            if not cas32(&self.delivering, 0, 1):
+                return 0
+            try:
+                while True:
+                    pthread_mutex_lock(&self.mutex)
+                    number = self.first_mail
+                    if number:
+                        store32(&self.first_mail, self.control.slots[number - 1].next)
+                    pthread_mutex_unlock(&self.mutex)
+                    if number == 0:
+                        break
+                    self.deliver(number - 1)
+            finally:
+                store32(&self.delivering, 0)
+                fence()
+        return 0
+
+    cdef int deliver(self, uint32_t index) except -1:
+        cdef Slot *slot = &self.control.slots[index]
+        cdef uint64_t length = slot.length
+        cdef Segment segment = None
+        cdef bytes payload = None
+        try:
+            if slot.flags & IN_SEGMENT:
+                segment = self.arena.adopt(slot.segment - 1, length)
+            elif length:
+                payload = (<char *>self.control.payload(index, length))[:length]
+            self.on_mail(slot.kind, claim_lane(slot.claim), slot.parent, slot.definition, slot.definition_epoch,
+                         slot.encoding, slot.flags, payload, segment, length)
+        finally:
+            pthread_mutex_lock(&self.mutex)
+            self.free_slot(index)
+            pthread_mutex_unlock(&self.mutex)
+        return 0
+
+    # -- cancelling and failing ----------------------------------------------------------------------------------------
+
+    cdef bint withdraw(self, Task task) except -1:
+        if not self.take_back(task):
+            return False
+        add64(&self.n_cancelled, 1)
+        task.clear()
+        return True
+
+    def message_of(self, Task task) -> tuple:
+        """The encoded call of a task that was taken back: encoding, flags, payload or None, segment or None, length."""
+        return task.encoding, task.flags, task.inline, task.segment, task.length
+
+    cpdef bint take_back(self, Task task) except -1:
+        """Take a task that has not started out of the queues, its message intact; False when it started."""
+        cdef bint withdrawn = False
+        cdef bint placed = False
+        cdef uint64_t word
+        pthread_mutex_lock(&self.mutex)
+        if task.listed:
+            self.pending.remove(task)
+            withdrawn = True
+        elif task.slot != NO_SLOT and self.tasks[task.slot] == <void *>task:
+            word = claim_word(task.generation, NOBODY, QUEUED)
+            if cas64(&self.control.slots[task.slot].claim, word, claim_word(task.generation, NOBODY, FILLING)):
+                self.tasks[task.slot] = NULL
+                self.free_slot(task.slot)
+                withdrawn = True
+                placed = True
+        pthread_mutex_unlock(&self.mutex)
+        if placed:
+            Py_DECREF(task)
+            self.wake_lanes()
+        return withdrawn
+
+    cdef bint is_running(self, Task task) noexcept:
+        return self.lane_of_task(task) >= 0
+
+    cpdef int lane_of_task(self, Task task, bint even_settled=False) noexcept:
+        """The lane that runs the task now, or -1; a task that timed out is settled but may run on."""
+        cdef uint64_t word
+        if task.slot == NO_SLOT or (task.is_settled() and not even_settled):
+            return -1
+        word = load64(&self.control.slots[task.slot].claim)
+        if claim_generation(word) == task.generation and claim_state(word) == RUNNING:
+            return <int>claim_lane(word)
+        return -1
+
+    def cancel_queued(self, Task task) -> bool:
+        """Take a task that has not started out of the queues; the caller fails it."""
+        if not self.take_back(task):
+            return False
+        task.clear()
+        return True
+
+    def fail(self, Task task, error) -> None:
+        """Settle a task with an error before its worker answers (or because it never will)."""
+        if not task.is_settled():
+            add64(&self.n_failed, 1)
+        task.settle(None, error)
+
+    def seconds_running(self, Task task) -> float:
+        """For how long the task has been running; 0.0 when it does not run."""
+        cdef int lane = self.lane_of_task(task)
+        if lane < 0:
+            return 0.0
+        return (now_ns() - self.control.lanes[lane].started_ns) * 1e-9
+
+    def ask_to_stop(self, Task task) -> bool:
+        """Raise the cooperative flag of a running task; False when it does not run."""
+        if self.lane_of_task(task) < 0:
+            return False
+        store32(&self.control.slots[task.slot].cancel, 1)
+        return True
+
+    def close(self) -> None:
+        """Take no more tasks."""
+        pthread_mutex_lock(&self.mutex)
+        self.open = False
+        pthread_mutex_unlock(&self.mutex)
+
+    def withdraw_all(self) -> list:
+        """Take every task that has not started out of the queues and return them; the caller settles them."""
+        cdef Task task
+        cdef uint32_t index
+        cdef list found = []
+        while True:
+            pthread_mutex_lock(&self.mutex)
+            task = self.pending.pop()
+            pthread_mutex_unlock(&self.mutex)
+            if task is None:
+                break
+            add64(&self.n_cancelled, 1)
+            found.append(task)
+        for index in range(self.control.n_slots):
+            task = None
+            pthread_mutex_lock(&self.mutex)
+            if self.tasks[index]:
+                task = <Task>self.tasks[index]
+            pthread_mutex_unlock(&self.mutex)
+            if task is not None and self.withdraw(task):
+                found.append(task)
+        return found
+
+    def in_slots(self) -> list:
+        """Return the tasks that stand in slots: queued there, running, or completed but not collected."""
+        cdef uint32_t index
+        cdef list found = []
+        cdef Task task
+        for index in range(self.control.n_slots):
+            task = None
+            pthread_mutex_lock(&self.mutex)
+            if self.tasks[index]:
+                task = <Task>self.tasks[index]
+            pthread_mutex_unlock(&self.mutex)
+            if task is not None:
+                found.append(task)
+        return found
+
+    cdef uint64_t outstanding(self) noexcept nogil:
+        return self.pending.length + (self.control.n_slots - self.n_free)
+
+    @property
+    def unsettled(self) -> int:
+        """Number of tasks that are queued, running, or completed but not collected."""
+        return self.outstanding()
+
+    # -- lanes ---------------------------------------------------------------------------------------------------------
+
+    def prepare_lane(self, uint32_t index, uint32_t client) -> None:
+        """Make a lane ready for a worker that is about to start."""
+        cdef Lane *lane = &self.control.lanes[index]
+        lane.retire = 0
+        lane.wake = 0
+        lane.claimed = 0
+        lane.completed = 0
+        lane.busy_ns = 0
+        lane.pid = 0
+        lane.client = client
+        lane.incarnation += 1
+        store32(&lane.state, LANE_STARTING)
+
+    def retire_lane(self, uint32_t index) -> None:
+        """Ask the lane's worker to end after the task that it runs."""
+        cdef Lane *lane = &self.control.lanes[index]
+        store32(&lane.retire, 1)
+        self.rouse(index)
+
+    def end_lanes(self) -> None:
+        """Ask every worker to end once it is idle."""
+        cdef uint32_t index
+        store32(&self.control.header.closing, 1)
+        for index in range(self.control.n_lanes):
+            self.rouse(index)
+
+    def rouse(self, uint32_t index) -> None:
+        """Wake a lane, asleep or about to sleep, to look around."""
+        cdef Lane *lane = &self.control.lanes[index]
+        fence()
+        clear_bit(self.control.header.sleeping, index)
+        store32(&lane.wake, 1)
+        wake(&lane.wake, 1)
+
+    def lane_lost(self, uint32_t index) -> Task | None:
+        """Clean up after a lane whose process is dead; returns the task that it was running, unsettled, if any.
+
+        Results that were complete are settled; tasks that stood in the lane's private ring go to the shared one.
+        """
+        cdef Control control = self.control
+        cdef Header *header = control.header
+        cdef Lane *lane = &control.lanes[index]
+        cdef uint32_t i
+        cdef uint64_t word, cell
+        cdef Slot *slot
+        cdef Task lost = None
+        cdef uint32_t finished = NO_SLOT
+        self.collect()
+        pthread_mutex_lock(&self.mutex)
+        clear_bit(header.searching, index)
+        clear_bit(header.sleeping, index)
+        clear_bit(header.drowsy, index)
+        clear_bit(header.running, index)
+        # What the dead lane pushed is in the list that was just collected or in somebody's backlog: marked.
+        while header.done:
+            pthread_mutex_unlock(&self.mutex)
+            self.collect()
+            pthread_mutex_lock(&self.mutex)
+        for i in range(control.n_slots + control.n_mail):
+            slot = &control.slots[i]
+            word = load64(&slot.claim)
+            if self.taken[i] or claim_lane(word) != index:
+                continue
+            if claim_state(word) == RUNNING and self.tasks[i]:
+                lost = <Task>self.tasks[i]
+                self.tasks[i] = NULL
+                self.free_slot(i)
+            elif claim_state(word) == DONE:
+                self.taken[i] = 1
+                finished = i
+            elif claim_state(word) == MAIL or claim_state(word) == POSTED:
+                self.free_slot(i)
+        while lane.private.head < lane.private.tail:
+            cell = load64(control.cells(&lane.private) + (lane.private.head & lane.private.mask))
+            lane.private.head += 1
+            slot = &control.slots[cell_slot(cell)]
+            if load64(&slot.claim) == claim_word(cell_generation(cell), NOBODY, QUEUED):
+                ring_push(&header.queues[slot.priority], control.cells(&header.queues[slot.priority]), cell)
+        store32(&lane.state, LANE_VACANT)
+        lane.pid = 0
+        lane.claimed = 0
+        pthread_mutex_unlock(&self.mutex)
+        if finished != NO_SLOT:
+            self.finish(finished)
+        if lost is not None:
+            Py_DECREF(lost)
+            lost.clear()
+        self.wake_lanes()
+        return lost
+
+    def lane_info(self, uint32_t index) -> dict:
+        """Read a lane's words: state, pid, completed tasks, busy seconds, current task number, its seconds so far."""
+        cdef Lane *lane = &self.control.lanes[index]
+        cdef uint64_t claimed = load64(&lane.claimed)
+        cdef uint64_t now = now_ns()
+        return {
+            "state": ("vacant", "starting", "ready", "retiring")[load32(&lane.state)],
+            "pid": lane.pid,
+            "client": lane.client,
+            "completed": lane.completed,
+            "busy_seconds": lane.busy_ns * 1e-9,
+            "task": self.control.slots[claimed - 1].task if claimed else None,
+            "running_seconds": (now - lane.started_ns) * 1e-9 if claimed and now > lane.started_ns else 0.0,
+            "heartbeat_age": (now - lane.heartbeat_ns) * 1e-9 if lane.heartbeat_ns else None,
+        }
+
+    def counts(self) -> dict:
+        """Read the counters: tasks by fate, bytes each way, queue lengths, lanes by activity."""
+        cdef Header *header = self.control.header
+        cdef uint64_t queued = 0
+        cdef uint32_t i
+        for i in range(PRIORITIES):
+            queued += ring_length(&header.queues[i])
+        return {
+            "submitted": self.n_submitted, "completed": self.n_completed, "failed": self.n_failed,
+            "cancelled": self.n_cancelled, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
+            "queued": queued + self.pending.length, "pending": self.pending.length,
+            "running": count_bits(header.running, self.control.n_lanes),
+            "searching": count_bits(header.searching, self.control.n_lanes),
+            "sleeping": count_bits(header.sleeping, self.control.n_lanes),
+            "free_slots": self.n_free,
+        }

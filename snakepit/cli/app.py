@@ -1,0 +1,122 @@
+"""The commands and their options, as typer reads them."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from snakepit import __version__
+from snakepit.cli.mapping import Options
+from snakepit.cli.runner import Profile, map_lines
+from snakepit.cli.target import UsageError
+
+app = typer.Typer(
+    name="snakepit",
+    help="A fast pool of Python workers.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def run() -> int:
+    """Run the command line in ``sys.argv``; typer itself ends usage errors with code 2."""
+    try:
+        code = app(prog_name="snakepit", standalone_mode=True)
+    except SystemExit as end:
+        code = end.code
+    return code if isinstance(code, int) else 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"snakepit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("map")
+def _map(
+    function: Annotated[
+        str, typer.Argument(metavar="MODULE:FUNCTION", help="What to call with each item.")
+    ],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Where items come from, one after the other; - is stdin, and the default.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many workers.", show_default="one a usable CPU"),
+    ] = None,
+    profile: Annotated[
+        Profile,
+        typer.Option(help="Worker processes, or threads of this process."),
+    ] = Profile.PROCESS,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Items and results are one JSON value a line.")
+    ] = False,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Write results as they come, not in input order.")
+    ] = False,
+    progress: Annotated[
+        bool, typer.Option("--progress", help="Show a progress bar on stderr.")
+    ] = False,
+    stop_on_error: Annotated[
+        bool, typer.Option("--stop-on-error", help="Stop at the first item that fails.")
+    ] = False,
+    chunksize: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most items that one call to a worker takes. If the worker dies, its other "
+            "items are run again; so with 1, no item is run twice.",
+            show_default="what takes 10 ms",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="The most seconds that an item may take."),
+    ] = None,
+) -> None:
+    """Call a function with each line of the input and write each result as a line.
+
+    An item is a line without its newline, or the JSON value that it holds. Results are written as they become ready: as str() says, None as an empty line, or as JSON. What the function itself prints goes to stderr. An item that fails is named on stderr; the others go on.
+
+    Exit code: 0; 1 if an item failed; 2 for a usage error; 130 after Ctrl-C; 141 when nobody reads the output any more.
+    """  # noqa: E501 - the help keeps line ends, and wraps by itself
+    options = Options(
+        as_json=as_json,
+        ordered=not unordered,
+        stop_on_error=stop_on_error,
+        chunksize=chunksize,
+        timeout=timeout,
+    )
+    try:
+        code = map_lines(
+            function, files or ["-"], options, workers=workers, profile=profile, progress=progress
+        )
+    except UsageError as error:
+        print(f"snakepit map: {error}", file=sys.stderr)
+        code = 2
+    raise typer.Exit(code)
+
+
+@app.command("info")
+def _info() -> None:
+    """Show what is true here: interpreter, CPUs, shared memory, versions."""
+    from snakepit.cli.info import print_facts
+
+    print_facts()

@@ -1,0 +1,407 @@
+"""Executor: the `concurrent.futures` face of a pool."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import numbers
+import os
+import signal
+import sys
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from snakepit.lifecycle.template import can_use_template
+from snakepit.pool import local
+from snakepit.pool import pool as processes
+from snakepit.pool.local import LocalConfig, LocalPool
+from snakepit.pool.mapping import MapResults, MapRun
+from snakepit.pool.pool import PRIORITIES, PoolConfig, ProcessPool, Terms
+from snakepit.resources import usable_cpus
+
+if TYPE_CHECKING:
+    from snakepit.pool.futures import Future
+    from snakepit.pool.stats import PoolStats
+
+__all__ = ["Executor", "PoolView"]
+
+MOST_WORKERS = 1000
+START_METHODS = ("template", "forkserver", "spawn", "fork")
+PROFILES = ("process", "local")
+
+
+class PoolView:
+    """Calls into a pool under given terms; what `Executor.options` returns."""
+
+    def __init__(self, pool: ProcessPool | LocalPool, terms: Terms) -> None:
+        self._pool = pool
+        self._terms = terms
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Queue the call `fn(*args, **kwargs)` and return its future. Raises PoolShutdownError."""
+        return self._pool.submit(fn, args, kwargs, self._terms)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """Call `fn` with the items of the iterables; return an iterator (see `Executor.map`)."""
+        return start_map(
+            self._pool,
+            self._terms,
+            fn,
+            iterables,
+            timeout,
+            chunksize,
+            buffersize,
+            ordered=ordered,
+            progress=progress,
+        )
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs calls in a pool of warm workers; takes the place of ProcessPoolExecutor.
+
+    `max_workers`: number of workers, 1 to 1000; None: the CPUs that this process may use.
+    `profile`: "process", or "local" for threads of this process.
+    `start_method`: "template" (the default on Linux: forked from a clean process that imported
+    `preload`), "forkserver", "spawn" or "fork"; `mp_context`, a multiprocessing context, decides it
+    instead.
+    `initializer(*initargs)` runs in each worker before its first call; if it raises, the pool is
+    broken and says why.
+    `max_tasks_per_child`: calls (or chunks of map) after which a worker is replaced; None: never.
+    `preload`: names of modules to import once in the template. `env`: environment variables of the
+    workers, in force before they import anything; BLAS and OpenMP libraries get one thread each
+    unless it or the environment says otherwise.
+    `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
+
+    The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
+    ran on it, with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
+    arguments that make no sense.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        profile: Literal["process", "local"] = "process",
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
+        start_method: Literal["template", "forkserver", "spawn", "fork"] | None = None,
+        preload: Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+        inline_threshold: int = 10_240,
+        name: str = "default",
+    ) -> None:
+        size = _checked_size(max_workers)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be callable, not {initializer!r}")
+        _check_count("max_tasks_per_child", max_tasks_per_child)
+        if profile == "local":
+            for option, value in (
+                ("mp_context", mp_context),
+                ("start_method", start_method),
+                ("max_tasks_per_child", max_tasks_per_child),
+                ("env", env),
+            ):
+                if value is not None:
+                    raise ValueError(
+                        f"{option} is for workers that are processes; profile='local' has none"
+                    )
+            self._pool: ProcessPool | LocalPool = LocalPool(
+                LocalConfig(size, initializer, tuple(initargs), name)
+            )
+        elif profile == "process":
+            context = _chosen_context(mp_context, start_method)
+            self._pool = ProcessPool(
+                PoolConfig(
+                    size=size,
+                    context=context,
+                    initializer=initializer,
+                    initargs=tuple(initargs),
+                    max_tasks_per_child=max_tasks_per_child,
+                    preload=_checked_preload(preload, context),
+                    env={str(key): str(value) for key, value in (env or {}).items()},
+                    inline_threshold=_checked_threshold(inline_threshold),
+                    name=name,
+                )
+            )
+        else:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+        self._max_workers = size
+        self._terms = Terms()
+        # Dropped without shutdown, the pool still ends once its calls are done.
+        self._finalizer = weakref.finalize(self, self._pool.close)
+        self._finalizer.atexit = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Queue the call `fn(*args, **kwargs)` and return its future.
+
+        What cannot be pickled is the future's error, EncodeError. Raises PoolShutdownError (a
+        RuntimeError) after `shutdown` and PoolNotReadyError when the initializer failed.
+        """
+        return self._pool.submit(fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """Call `fn` with the items of the iterables; return an iterator of the results.
+
+        Several iterables are read in step, as `zip` takes them.
+        The iterables are read as the results are consumed, never further ahead than the buffer:
+        `buffersize` items, by default two chunks a worker and two. `chunksize`: items a message, by
+        default chosen by what the calls cost.
+        `timeout`: seconds from now within which each result must come, else TimeoutError.
+        `ordered=False` yields results as they come. `progress=True` shows a bar on stderr (needs
+        the extra `progress`). What a call raised is raised in its place and ends the iteration.
+        Dropped unread, the iterator lets all calls run.
+        """
+        return start_map(
+            self._pool,
+            self._terms,
+            fn,
+            iterables,
+            timeout,
+            chunksize,
+            buffersize,
+            ordered=ordered,
+            progress=progress,
+        )
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        priority: Literal["high", "normal", "low"] = "normal",
+        session: str | None = None,
+        cancel_running: bool = False,
+    ) -> PoolView:
+        """Return a view of this executor whose calls carry these terms.
+
+        `timeout`: seconds for queueing, running and answering together, then TaskTimeoutError, and
+        a worker that still runs the call is replaced. `priority`: of what is queued, higher goes
+        first. `session`: calls of one session go to the worker that ran it last, if it is free.
+        `cancel_running`: `cancel()` also stops a call that runs.
+        """
+        if timeout is not None and not timeout > 0:
+            raise ValueError(
+                f"timeout must be a number of seconds above 0, or None, not {timeout!r}"
+            )
+        if priority not in PRIORITIES:
+            raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
+        key = (
+            0
+            if session is None
+            else (zlib.crc32(session.encode()) << 32 | zlib.adler32(session.encode())) or 1
+        )
+        return PoolView(self._pool, Terms(timeout, PRIORITIES[priority], key, cancel_running))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; end the workers when those that were taken are done.
+
+        `wait`: return only then. `cancel_futures`: cancel what has not started.
+        """
+        self._finalizer.detach()
+        self._pool.close(cancel_futures=cancel_futures)
+        if wait:
+            self._pool.join()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            # Who pressed Ctrl-C does not want to wait for what is queued, nor for what runs.
+            self._pool.end_workers(signal.SIGTERM)
+        self.shutdown(wait=True)
+        return None
+
+    def terminate_workers(self) -> None:
+        """End all workers by SIGTERM, after a second by SIGKILL.
+
+        Running calls fail, queued ones are cancelled.
+        """
+        self._finalizer.detach()
+        self._pool.end_workers(signal.SIGTERM)
+
+    def kill_workers(self) -> None:
+        """End all workers by SIGKILL. Running calls fail, queued ones are cancelled."""
+        self._finalizer.detach()
+        self._pool.end_workers(signal.SIGKILL)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Start the workers and wait until all are ready.
+
+        Raises PoolNotReadyError, and TimeoutError after `timeout`.
+        """
+        self._pool.await_ready(timeout)
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the workers that are ready; an empty list for profile "local"."""
+        return self._pool.worker_pids()
+
+    def stats(self) -> PoolStats:
+        """Return what the pool saw so far."""
+        return self._pool.stats()
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return (
+            f"<snakepit.Executor {self._pool.name!r}: "
+            f"{stats.ready} of {stats.workers} workers ready, {stats.busy} busy, "
+            f"{stats.queued} queued, {stats.completed + stats.failed} done>"
+        )
+
+
+def start_map(
+    pool: ProcessPool | LocalPool,
+    terms: Terms,
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int | None,
+    buffersize: int | None,
+    *,
+    ordered: bool,
+    progress: bool,
+) -> Iterator[Any]:
+    """Start a `map` on a pool: its first chunks are read and submitted before this returns."""
+    _check_count("chunksize", chunksize)
+    _check_count("buffersize", buffersize)
+    if terms.timeout is not None and chunksize is None:
+        chunksize = 1  # The timeout is a call's, not a chunk's.
+    number = pool.number_for_map(fn)
+
+    def submit_chunk(
+        kind: int, items: list[Any], on_settled: Callable[[Any], None] | None
+    ) -> Future:
+        return pool.submit_items(number, fn, kind, items, terms, on_settled)
+
+    run = MapRun(
+        submit_chunk,
+        iterables,
+        workers=pool.size,
+        chunksize=chunksize,
+        buffersize=buffersize,
+        ordered=ordered,
+        timeout=timeout,
+        watch=pool.watch,
+    )
+    pool.add_map(run)
+    run.feed()
+    results: Iterator[Any] = MapResults(run)
+    if progress:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ImportError(
+                "progress=True needs tqdm: pip install 'snakepit-pool[progress]'"
+            ) from error
+        results = iter(tqdm(results, total=run.total))
+    return results
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def _checked_size(max_workers: object) -> int:
+    if max_workers is None:
+        return usable_cpus()
+    if isinstance(max_workers, bool) or not isinstance(max_workers, numbers.Integral):
+        raise TypeError(f"max_workers must be a whole number or None, not {max_workers!r}")
+    size = int(max_workers)
+    if size <= 0:
+        raise ValueError(f"max_workers must be greater than 0, not {size}")
+    if size > MOST_WORKERS:
+        raise ValueError(f"max_workers must be at most {MOST_WORKERS}, not {size}")
+    return size
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number or None, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, not {value}")
+
+
+def _checked_threshold(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"inline_threshold must be a whole number of bytes, not {value!r}")
+    if not 256 <= value <= 1 << 20:
+        raise ValueError(f"inline_threshold must be 256 to {1 << 20} bytes, not {value}")
+    return value
+
+
+def _checked_preload(preload: Iterable[str], context: BaseContext | None) -> tuple[str, ...]:
+    names = (preload,) if isinstance(preload, str) else tuple(preload)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"preload takes names of modules, not {name!r}")
+    if names and context is not None:
+        raise ValueError(
+            "preload needs start_method='template'; for forkserver use its own "
+            "set_forkserver_preload, for spawn an initializer"
+        )
+    return names
+
+
+def _chosen_context(mp_context: BaseContext | None, start_method: str | None) -> BaseContext | None:
+    """The multiprocessing context to start workers with; None for the template."""
+    if mp_context is not None:
+        if start_method is not None:
+            raise ValueError("give mp_context or start_method, not both")
+        if not isinstance(mp_context, BaseContext):
+            raise TypeError(f"mp_context must be a multiprocessing context, not {mp_context!r}")
+        return mp_context
+    if start_method is None:
+        start_method = "template" if can_use_template() else "spawn"
+    if start_method not in START_METHODS:
+        raise ValueError(
+            f"start_method must be one of {', '.join(START_METHODS)}, not {start_method!r}"
+        )
+    if start_method == "template":
+        if not can_use_template():
+            raise ValueError(
+                "start_method='template' needs Linux 5.3 or later with pidfd_open; use 'spawn'"
+            )
+        return None
+    return multiprocessing.get_context(start_method)
+
+
+# -- the interpreter's exit ------------------------------------------------------------------------
+
+
+def _at_exit() -> None:
+    last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    processes.close_all(interrupted=isinstance(last, KeyboardInterrupt))
+    local.close_all()
+
+
+# Before multiprocessing's own hook, which would wait for the workers for ever, and before threads
+# are joined.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+_owner = os.getpid()

@@ -1,0 +1,322 @@
+"""The supervisor: one thread a pool that starts workers, watches them, replaces them and ends them.
+
+It sleeps in poll() on the workers' sentinels and a pipe. Everything that changes the set of workers
+happens in it, so that set needs no lock; other threads leave a note in `_notes` and ring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import PoolNotReadyError, TaskStoppedError, WorkerCrashedError
+from snakepit.pool.memory import release_client, reserve_client
+
+if TYPE_CHECKING:
+    from snakepit._core.task import Task
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+MOST_FAILED_STARTS = 3  # in a row; then the pool is broken
+TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+FLAG_GRACE = 0.1  # seconds between the cooperative flag and SIGTERM
+EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
+
+
+class Worker:
+    """The owner's view of one worker process."""
+
+    __slots__ = ("client", "expected", "lane", "pid", "process", "ready", "sentinel", "victim")
+
+    def __init__(self, lane: int, client: int, process: Any) -> None:
+        self.lane = lane
+        self.client = client
+        self.process = process
+        self.pid: int = process.pid
+        self.sentinel: int = process.sentinel
+        self.ready = False
+        self.expected = False  # its end was asked for
+        self.victim: Task | None = None  # the task because of which we end it
+
+    def send(self, sig: int) -> None:
+        """Send a signal to the worker's whole process group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, sig)
+        # It may not lead its group yet.
+        with contextlib.suppress(ProcessLookupError, OSError, ValueError):
+            os.kill(self.pid, sig)
+
+
+class Supervisor:
+    """Supervises the workers of `pool`; `run` is the thread's body."""
+
+    def __init__(self, pool: ProcessPool) -> None:
+        self._pool = pool
+        self.workers: dict[int, Worker] = {}
+        self.crashes = 0
+        self.restarts = 0
+        self._failed_starts = 0
+        self._started = 0
+        self._notes: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._bell_out, self._bell_in = os.pipe()
+        os.set_blocking(self._bell_in, False)
+        os.set_blocking(self._bell_out, False)
+        self._poller = select.poll()
+        self._poller.register(self._bell_out, select.POLLIN)
+        self._by_sentinel: dict[int, Worker] = {}
+        self._not_before = 0.0
+        self._ending = False
+
+    # -- from any thread ---------------------------------------------------------------------------
+
+    def tell(self, note: Callable[[], None]) -> None:
+        """Have `note()` run in the supervisor's thread soon."""
+        self._notes.append(note)
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._bell_in, b".")
+
+    def at(self, when: float, note: Callable[[], None]) -> None:
+        """Have `note()` run in the supervisor's thread at the monotonic time `when` (seconds)."""
+        self.tell(lambda: heapq.heappush(self._timers, (when, next(self._numbers), note)))
+
+    def after(self, seconds: float, note: Callable[[], None]) -> None:
+        """Have `note()` run in the supervisor's thread in `seconds`."""
+        self.at(time.monotonic() + seconds, note)
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Supervise until the pool is closed and every worker has ended."""
+        try:
+            while not (self._ending and not self.workers):
+                self._turn()
+        finally:
+            self._pool.supervisor_ended()
+            os.close(self._bell_in)
+            os.close(self._bell_out)
+
+    def _turn(self) -> None:
+        try:
+            self._check_end()
+            self._start_missing()
+            for fd, _ in self._poller.poll(self._patience()):
+                if fd == self._bell_out:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._bell_out, 4096)
+                elif fd in self._by_sentinel:
+                    self._bury(self._by_sentinel[fd])
+            while self._notes:
+                self._notes.popleft()()
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
+                heapq.heappop(self._timers)[2]()
+        except Exception:
+            # A supervisor that dies takes the pool with it; one that stumbles tells and goes on.
+            logger.exception("snakepit pool %s: error in the supervisor", self._pool.name)
+            time.sleep(0.05)
+
+    def _patience(self) -> float | None:
+        """Milliseconds until the next timer, None for ever."""
+        if self._notes:
+            return 0
+        when = self._timers[0][0] if self._timers else None
+        if self._missing() > 0 and self._not_before:
+            when = self._not_before if when is None else min(when, self._not_before)
+        return None if when is None else max(0.0, (when - time.monotonic()) * 1000 + 0.5)
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def _missing(self) -> int:
+        if self._ending or self._pool.broken is not None:
+            return 0
+        return self._pool.size - len(self.workers)
+
+    def _start_missing(self) -> None:
+        while self._missing() > 0 and time.monotonic() >= self._not_before:
+            lane = next(lane for lane in range(self._pool.lanes) if lane not in self.workers)
+            client = reserve_client()
+            try:
+                process = self._pool.start_process(lane, client)
+            except Exception as error:
+                self._pool.nested.forget(lane)
+                release_client(client)
+                self._start_failed(error)
+                return
+            worker = Worker(lane, client, process)
+            self.workers[lane] = worker
+            self._by_sentinel[worker.sentinel] = worker
+            self._poller.register(worker.sentinel, select.POLLIN)
+            self._started += 1
+            if self._started > self._pool.size:
+                self.restarts += 1
+            if self._notes:
+                return
+
+    def _start_failed(self, error: BaseException) -> None:
+        self._failed_starts += 1
+        self._not_before = time.monotonic() + 0.05 * 2**self._failed_starts
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            self._break(
+                PoolNotReadyError(
+                    f"pool {self._pool.name!r} cannot start workers: "
+                    f"{self._failed_starts} in a row failed, the last with "
+                    f"{type(error).__name__}: {error}",
+                    details=getattr(error, "details", {}),
+                ),
+                error,
+            )
+
+    def worker_ready(self, lane: int) -> None:
+        """A worker finished its start-up."""
+        worker = self.workers.get(lane)
+        if worker is not None:
+            worker.ready = True
+            self._failed_starts = 0
+            self._not_before = 0.0
+        self._pool.note_ready()
+
+    def worker_failed(self, lane: int, error: BaseException, text: str) -> None:
+        """A worker's initializer raised: others would too, so the pool stops trying."""
+        worker = self.workers.get(lane)
+        if worker is not None:
+            worker.expected = True
+        self._break(
+            PoolNotReadyError(
+                f"the initializer of pool {self._pool.name!r} raised "
+                f"{type(error).__name__}: {error}",
+                details={"traceback": text},
+            ),
+            error,
+        )
+
+    def _break(self, error: PoolNotReadyError, cause: BaseException) -> None:
+        if self._pool.broken is None:
+            error.__cause__ = cause
+            self._pool.set_broken(error)
+            self.end_workers(signal.SIGTERM)
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker is dead: fail its task, give back what it held, make room for another."""
+        # Before it is reaped its number cannot be anybody else's: now its children can be ended
+        # safely.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        self._poller.unregister(worker.sentinel)
+        del self._by_sentinel[worker.sentinel]
+        worker.process.join()
+        code = worker.process.exitcode
+        lost = self._pool.scheduler.lane_lost(worker.lane)
+        self._pool.nested.forget(worker.lane)
+        release_client(worker.client)
+        del self.workers[worker.lane]
+        expected = worker.expected or self._ending or code == 0
+        if not expected:
+            self.crashes += 1
+        if not worker.ready and not expected:
+            self._start_failed(
+                RuntimeError(f"worker {worker.pid} {describe_exit(code)} while it started")
+            )
+        if lost is not None:
+            self._pool.scheduler.fail(lost, self._epitaph(worker, lost, code))
+        worker.process.close()
+        self._pool.note_ready()
+
+    def _epitaph(self, worker: Worker, task: Task, code: int | None) -> Exception:
+        where = f"worker {worker.lane} (pid {worker.pid}) of pool {self._pool.name!r}"
+        details = {
+            "worker": worker.lane,
+            "pid": worker.pid,
+            "exit_code": code,
+            "signal": signal_name(code),
+            "task": task.number,
+        }
+        if worker.victim is task:
+            return TaskStoppedError(
+                f"the task was stopped on request; {where} was ended for it", details=details
+            )
+        return WorkerCrashedError(
+            f"{where} {describe_exit(code)} while it ran the task", details=details
+        )
+
+    def _check_end(self) -> None:
+        """Once a closed pool has nothing left to do, let idle workers end, then make them."""
+        if self._ending or not self._pool.is_over():
+            return
+        self._ending = True
+        self._pool.scheduler.end_lanes()
+        for worker in self.workers.values():
+            worker.expected = True
+            if not worker.ready:
+                worker.send(signal.SIGTERM)
+        self.at(time.monotonic() + EXIT_GRACE, lambda: self.end_workers(signal.SIGTERM))
+
+    def end_workers(self, sig: int) -> None:
+        """Send every worker a signal, and SIGKILL after a grace time."""
+        for worker in list(self.workers.values()):
+            worker.expected = True
+            worker.send(sig)
+            if sig != signal.SIGKILL:
+                self._kill_later(worker)
+
+    def _kill_later(self, worker: Worker) -> None:
+        def kill() -> None:
+            if self.workers.get(worker.lane) is worker:
+                worker.send(signal.SIGKILL)
+
+        self.at(time.monotonic() + TERM_GRACE, kill)
+
+    # -- stopping one task -------------------------------------------------------------------------
+
+    def stop_task(self, task: Task) -> None:
+        """Stop a running task: the cooperative flag, then SIGTERM, then SIGKILL for its worker."""
+        scheduler = self._pool.scheduler
+        if scheduler.ask_to_stop(task):
+            self.at(time.monotonic() + FLAG_GRACE, lambda: self._end_worker_of(task))
+
+    def _end_worker_of(self, task: Task) -> None:
+        scheduler = self._pool.scheduler
+        lane = scheduler.lane_of_task(task, True)
+        worker = self.workers.get(lane)
+        if worker is None:
+            return
+        # Told to retire, the worker claims nothing after this task. Still running it now, it runs
+        # nothing else when the signal arrives; if the task ended meanwhile, the worker ends by
+        # itself and a new one takes its place.
+        scheduler.retire_lane(lane)
+        worker.expected = True
+        if scheduler.lane_of_task(task, True) == lane:
+            worker.victim = task
+            worker.send(signal.SIGTERM)
+            self._kill_later(worker)
+
+
+def signal_name(code: int | None) -> str | None:
+    """Return the name of the signal that an exit code stands for, or None."""
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def describe_exit(code: int | None) -> str:
+    """Say how a process with this exit code ended."""
+    if code is None:
+        return "ended"
+    name = signal_name(code)
+    return f"was killed by {name}" if name else f"exited with code {code}"

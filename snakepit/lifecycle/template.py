@@ -1,0 +1,246 @@
+"""The owner's side of the template: a multiprocessing context that forks processes from it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from multiprocessing import context, popen_fork, process, reduction, spawn, util
+from typing import Any
+
+from snakepit.errors import PoolNotReadyError
+from snakepit.worker.template import TemplateDup
+
+# Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
+# otherwise.
+ONE_THREAD_EACH = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+}
+
+
+def can_use_template() -> bool:
+    """Whether this system has what the template needs: fork, pidfds, passing of descriptors."""
+    if not (hasattr(os, "fork") and hasattr(os, "pidfd_open") and hasattr(socket, "send_fds")):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return sys.platform == "linux"
+
+
+class Template:
+    """One template process.
+
+    `env` is in force before anything is imported, `preload` are modules that it imports.
+    Started by `start`, which returns at once; the first `spawn` waits until it is ready.
+    Thread-safe.
+    """
+
+    def __init__(self, preload: tuple[str, ...], env: dict[str, str]) -> None:
+        self._preload = preload
+        self._env = env
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+
+    def start(self) -> None:
+        """Start the process, if it does not run."""
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
+        if self._socket is not None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from snakepit.worker.template import main; main({theirs.fileno()})"
+        )
+        flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        with theirs:
+            self._process = subprocess.Popen(
+                [os.fsdecode(spawn.get_executable()), *flags, "-c", code],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self._env},
+            )
+        preparation = spawn.get_preparation_data("snakepit-template")
+        preparation.pop("init_main_from_name", None)
+        main_file = preparation.pop("init_main_from_path", None)
+        preparation["main_file"] = main_file
+        preparation["authkey"] = bytes(preparation["authkey"])
+        ours.send(pickle.dumps((preparation, self._preload)))
+        self._socket = ours
+        self._ready = False
+
+    def _await_ready(self) -> socket.socket:
+        self._start()
+        assert self._socket is not None
+        if not self._ready:
+            answer = self._socket.recv(1 << 20)
+            if not answer:
+                raise PoolNotReadyError(
+                    "the template process ended before it was ready; its stderr says why"
+                )
+            report = pickle.loads(answer)
+            if report is not None:
+                summary, text = report
+                raise PoolNotReadyError(
+                    f"the template process cannot start: {summary}",
+                    details={"traceback": text, "preload": self._preload},
+                )
+            self._ready = True
+        return self._socket
+
+    def spawn(self, fds: list[int]) -> tuple[int, int]:
+        """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd."""
+        with self._lock:
+            try:
+                connection = self._await_ready()
+                socket.send_fds(connection, [b"spawn"], fds)
+                answer, (pidfd,), _, _ = socket.recv_fds(connection, 32, 1)
+            except (OSError, ValueError) as error:
+                self._discard()
+                raise PoolNotReadyError(
+                    f"the template process is gone ({error}); a new one is started"
+                ) from error
+            return int(answer), pidfd
+
+    def reap(self, pid: int) -> int | None:
+        """Return the exit code of a dead worker (negative: its signal), None if it is not known."""
+        with self._lock:
+            try:
+                if self._socket is None:
+                    return None
+                self._socket.send(str(pid).encode())
+                return int(self._socket.recv(32))
+            except (OSError, ValueError):
+                self._discard()
+                return None
+
+    def _discard(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            if self._process is not None:
+                try:
+                    self._process.wait(1.0)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+                self._process = None
+
+
+class TemplatePopen(popen_fork.Popen):
+    """What multiprocessing asks of a started process, for one forked from a template."""
+
+    method = "template"
+    DupFd = TemplateDup
+
+    def __init__(self, process_obj: TemplateProcess) -> None:
+        self._fds: list[int] = []
+        self._template = process_obj._template
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: Any) -> None:
+        data = io.BytesIO()
+        pickle.dump((os.getcwd(), sys.path, bytes(process.current_process().authkey)), data)
+        context.set_spawning_popen(self)  # type: ignore[arg-type]
+        try:
+            reduction.dump(process_obj, data)
+        finally:
+            context.set_spawning_popen(None)
+        reader, writer = os.pipe()
+        life_reader, life_writer = os.pipe()
+        try:
+            self.pid, self.sentinel = self._template.spawn([reader, life_reader, *self._fds])
+        except BaseException:
+            os.close(writer)
+            os.close(life_writer)
+            raise
+        finally:
+            os.close(reader)
+            os.close(life_reader)
+        close_fds = util.close_fds  # type: ignore[attr-defined]
+        self.finalizer = util.Finalize(self, close_fds, (self.sentinel, life_writer))
+        try:
+            with open(writer, "wb") as stream:
+                stream.write(data.getbuffer())
+        except BrokenPipeError:
+            pass  # It died already; its sentinel tells.
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        if self.returncode is None:
+            poller = select.poll()
+            poller.register(self.sentinel, select.POLLIN)
+            if not poller.poll(0 if flag == os.WNOHANG else None):
+                return None
+            code = self._template.reap(self.pid)
+            self.returncode = 255 if code is None else code
+        return self.returncode
+
+    def _send_signal(self, sig: int) -> None:
+        if self.returncode is None:
+            try:
+                signal.pidfd_send_signal(self.sentinel, sig)
+            except ProcessLookupError:
+                pass
+
+
+class TemplateProcess(process.BaseProcess):
+    """A process forked from `template`."""
+
+    _start_method = None  # In the worker, the platform's default stays the default.
+
+    def __init__(self, template: Template, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._template = template
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> TemplatePopen:  # the name that multiprocessing calls
+        return TemplatePopen(process_obj)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_template": None}
+
+
+class TemplateContext(context.BaseContext):
+    """A multiprocessing context whose `Process` objects are forked from one template."""
+
+    _name = "template"
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+
+    def Process(self, *args: Any, **kwargs: Any) -> TemplateProcess:
+        return TemplateProcess(self.template, *args, **kwargs)
+
+    def get_start_method(self, allow_none: bool = False) -> str:
+        return self._name

@@ -1,0 +1,32 @@
+"""The Future of a pool: a standard `concurrent.futures.Future` on a compiled task."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any
+
+from snakepit._core.task import Task
+
+__all__ = ["Future"]
+
+
+class Future(Task, concurrent.futures.Future[Any]):
+    """The outcome of a call that runs in a pool.
+
+    Everything of `concurrent.futures.Future` holds, and `wait`, `as_completed` and
+    `asyncio.wrap_future` take it.
+    """
+
+    # `context` is the pool, or None for a future whose call never got into one.
+
+    def stop(self) -> bool:
+        """Stop the call, also when it runs already; return whether there was anything to stop.
+
+        A call that has not started is cancelled. One that runs is asked by `snakepit.cancelled()`
+        first, then its worker is ended and replaced; the future then raises TaskStoppedError,
+        unless the call ended by itself before.
+        """
+        if self.cancel():
+            return True
+        pool: Any = self.context
+        return bool(pool is not None and not self.done() and pool.stop_task(self))

@@ -1,0 +1,160 @@
+"""Tasks that tasks submit: the owner's half (the worker's is `snakepit.worker.nested`).
+
+worker: submit --mail SUBMIT, the encoded call--> owner: queued like any other
+worker waits   --mail WANT----------------------> owner: still queued? sent back to run right there
+               <--link ANSWER / RUN / CANCELLED--
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+import threading
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from snakepit.pool.futures import Future
+
+if TYPE_CHECKING:
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+MAIL_SUBMIT, MAIL_WANT, MAIL_CANCEL = 5, 6, 7
+ANSWER, ERROR, RUN, CANCELLED = range(4)
+LARGEST_INLINE = 32_768  # bytes of a link message that carry a payload themselves
+RETRY_SECONDS = 0.005
+
+
+class Link:
+    """The owner's end of the socket that tells a worker of the tasks it submitted; never blocks."""
+
+    def __init__(self) -> None:
+        kind = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, kind)
+        self._ours.setblocking(False)
+        self._backlog: deque[bytes] = deque()
+        self._lock = threading.Lock()
+
+    def send(self, message: bytes) -> bool:
+        """Send, or keep for `flush` when the worker does not read; False if something is kept."""
+        with self._lock:
+            self._backlog.append(message)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what was kept; False if something still is."""
+        with self._lock:
+            while self._backlog:
+                try:
+                    self._ours.send(self._backlog[0])
+                except (BlockingIOError, InterruptedError):
+                    return False
+                except OSError:  # The worker is gone.
+                    self._backlog.clear()
+                    return True
+                self._backlog.popleft()
+            return True
+
+    def close_theirs(self) -> None:
+        """Close the worker's end here, once the worker has it."""
+        self.theirs.close()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._ours.close()
+        self.theirs.close()
+
+
+class NestedTasks:
+    """Which worker submitted which task, and the answers to them."""
+
+    def __init__(self, pool: ProcessPool) -> None:
+        self._pool = pool
+        self._futures: dict[tuple[int, int], Future] = {}
+        self._links: dict[int, Link] = {}
+
+    def open_link(self, lane: int) -> Link:
+        """Make the link for a worker that is about to start."""
+        link = self._links[lane] = Link()
+        return link
+
+    def forget(self, lane: int) -> None:
+        """The lane's worker is dead: nobody waits for what it submitted."""
+        link = self._links.pop(lane, None)
+        if link is not None:
+            link.close()
+        for key in [key for key in list(self._futures) if key[0] == lane]:
+            future = self._futures.pop(key, None)
+            if future is not None:
+                future.cancel()
+
+    def deliver(
+        self,
+        kind: int,
+        lane: int,
+        number: int,
+        encoding: int,
+        flags: int,
+        payload: Any,
+        segment: Any,
+        length: int,
+    ) -> None:
+        """Act on a worker's message."""
+        if kind == MAIL_SUBMIT:
+            future = Future()
+            future.context = self._pool
+            self._futures[lane, number] = future
+            future.set_hook(lambda task: self._answer(lane, number, task))
+            self._pool.scheduler.submit_encoded(
+                future, None, encoding, flags, payload, segment, length
+            )
+            return
+        known = self._futures.get((lane, number))
+        if known is None:
+            return
+        if kind == MAIL_CANCEL:
+            known.cancel()
+        elif kind == MAIL_WANT and self._pool.scheduler.take_back(known):
+            self._futures.pop((lane, number), None)
+            self._send(
+                lane, (RUN, number, *self._portable(*self._pool.scheduler.message_of(known)))
+            )
+
+    def _answer(self, lane: int, number: int, task: Any) -> None:
+        if self._futures.pop((lane, number), None) is None:
+            return
+        if task.cancelled():
+            self._send(lane, (CANCELLED, number, 0, 0, None, None, 0))
+            return
+        error = task.exception()
+        try:
+            if error is not None:
+                text = "".join(traceback.format_exception(error))
+                message = self._pool.scheduler.channel.encode_message((error, text))
+            else:
+                message = self._pool.scheduler.channel.encode_message(task.result())
+        except Exception as problem:
+            error = problem
+            message = self._pool.scheduler.channel.encode_message((problem, traceback.format_exc()))
+        self._send(lane, (ANSWER if error is None else ERROR, number, *self._portable(*message)))
+
+    def _portable(
+        self, encoding: int, flags: int, payload: Any, segment: Any, length: int
+    ) -> tuple[Any, ...]:
+        """Hand a segment over by its number: whoever reads the message adopts it."""
+        if segment is None:
+            return encoding, flags, payload, None, length
+        return encoding, flags, None, self._pool.scheduler.channel.pass_on(segment), length
+
+    def _send(self, lane: int, message: tuple[Any, ...]) -> None:
+        link = self._links.get(lane)
+        if link is not None and not link.send(pickle.dumps(message, 5)):
+            self._pool.supervisor.after(RETRY_SECONDS, lambda: self._retry(lane))
+
+    def _retry(self, lane: int) -> None:
+        link = self._links.get(lane)
+        if link is not None and not link.flush():
+            self._pool.supervisor.after(RETRY_SECONDS, lambda: self._retry(lane))

@@ -1,0 +1,56 @@
+"""What a task can reach from inside a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snakepit._core.lane import WorkerLane
+
+__all__ = ["cancelled", "current_pool", "load_definition"]
+
+_lane: WorkerLane | None = None
+_link: Any = None
+_workers = 0
+_pool: Any = None
+
+
+def enter(lane: WorkerLane, link: int, workers: int) -> None:
+    """Make `lane` what this process's tasks run on; the owner answers on the descriptor `link`."""
+    global _lane, _link, _workers
+    _lane, _link, _workers = lane, link, workers
+
+
+def load_definition(number: int, epoch: int) -> Any:
+    """Return the function or class behind a number; pickles of arguments call this."""
+    if _lane is None:
+        raise RuntimeError(f"definition {number} can only be loaded in a worker of its pool")
+    return _lane.definitions.find(number, epoch)
+
+
+def cancelled() -> bool:
+    """Whether the running task was asked to stop; long tasks look now and then, and return.
+
+    Always False outside a worker.
+    """
+    return _lane is not None and _lane.stop_requested
+
+
+def current_pool() -> Any:
+    """Return the pool that runs the current task: an object with `submit` and `map`.
+
+    Waiting in a task for what was submitted there cannot deadlock. Raises RuntimeError outside a
+    worker.
+    """
+    global _pool
+    if _lane is None:
+        from snakepit.pool.local import pool_of_this_thread
+
+        return pool_of_this_thread()
+    if _pool is None:
+        import socket
+
+        from snakepit.worker.nested import NestedPool
+
+        _pool = NestedPool(_lane, socket.socket(fileno=_link), _workers)
+    return _pool

@@ -1,0 +1,148 @@
+"""The loop of a worker: claim -> decode -> run -> encode -> publish."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable
+from itertools import starmap
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import (
+    ArenaFullError,
+    DecodeError,
+    FunctionLoadError,
+    RemoteError,
+    SnakepitError,
+)
+
+if TYPE_CHECKING:
+    from snakepit._core.lane import WorkerLane
+
+CALL, CALL_EACH, CALL_STAR = 0, 1, 2
+_LONGEST_TEXT = 4000
+
+
+def run(lane: WorkerLane, max_tasks: int | None = None) -> None:
+    """Run tasks on `lane` until its worker is told to end, or has run `max_tasks`."""
+    while max_tasks is None or lane.completed < max_tasks:
+        kind = lane.claim()
+        if kind is None:
+            return
+        run_claimed(lane, kind)
+
+
+def run_claimed(lane: WorkerLane, kind: int) -> None:
+    """Run the task that `lane` has claimed, and publish its answer."""
+    try:
+        function, arguments = lane.decode()
+    except BaseException as error:
+        answer_error(lane, _loading_error(error))
+    else:
+        # In functions of their own, so that arguments and result are gone, and with them the memory
+        # that they view, before the answer is published.
+        if kind == CALL:
+            _run_call(lane, function, *arguments)
+        else:
+            _run_chunk(lane, kind, function, *arguments)
+        del function, arguments
+    lane.publish()
+
+
+def _run_call(
+    lane: WorkerLane, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:
+        answer_error(lane, error)
+    else:
+        _answer(lane, result, 1)
+
+
+def _run_chunk(lane: WorkerLane, kind: int, function: Callable[..., Any], items: list[Any]) -> None:
+    results: list[Any] = []
+    try:
+        results.extend(map(function, items) if kind == CALL_EACH else starmap(function, items))
+        if len(results) < len(items):
+            # Within `map`, a StopIteration of the function looks like the end of the items.
+            raise StopIteration
+    except BaseException as error:
+        answer_error(lane, error, results)
+    else:
+        _answer(lane, results, len(results))
+
+
+def call_chunk(function: Callable[..., Any], kind: int, items: list[Any]) -> list[Any]:
+    """Call `function` with each item; what a nested `map` submits."""
+    return list(map(function, items) if kind == CALL_EACH else starmap(function, items))
+
+
+def _answer(lane: WorkerLane, value: Any, items: int) -> None:
+    try:
+        lane.encode(value, False, items)
+    except BaseException as error:
+        answer_error(lane, error)
+
+
+def answer_error(lane: WorkerLane, error: BaseException, done: list[Any] | None = None) -> None:
+    """Encode an exception as the answer, with its traceback and what a chunk had done before it."""
+    text = "".join(traceback.format_exception(error))
+    if type(error).__module__ != "builtins" and not isinstance(error, SnakepitError):
+        error = _portable(lane, error, text)
+    for answer in (
+        (error, text, done),
+        (_stand_in(error, text), text, done),
+        (_stand_in(error, text), text[-_LONGEST_TEXT:], None),
+    ):
+        try:
+            lane.encode(answer, True, len(done or ()))
+        except Exception as problem:
+            if isinstance(problem, ArenaFullError):
+                error = problem
+            continue
+        return
+
+
+def _portable(lane: WorkerLane, error: BaseException, text: str) -> BaseException:
+    """Return `error`, or what stands in for it if it does not survive pickling."""
+    from snakepit.pickling import careful_dumps
+
+    try:
+        copy = pickle.loads(careful_dumps(error))
+    except BaseException:
+        return _stand_in(error, text)
+    return error if isinstance(copy, BaseException) else _stand_in(error, text)
+
+
+def _stand_in(error: BaseException, text: str) -> SnakepitError:
+    if isinstance(error, SnakepitError):
+        return error
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    try:
+        message = str(error)
+    except Exception:
+        message = "<its text cannot be had>"
+    return RemoteError(
+        f"{kind}: {message[-_LONGEST_TEXT:]} (the exception itself cannot be pickled)",
+        details={
+            "type": kind,
+            "text": message[-_LONGEST_TEXT:],
+            "traceback": text[-_LONGEST_TEXT:],
+        },
+    )
+
+
+def _loading_error(error: BaseException) -> SnakepitError:
+    """Say what could not be loaded, the function or its arguments."""
+    summary = f"{type(error).__name__}: {error}"
+    problem: SnakepitError
+    if isinstance(error, ImportError | AttributeError):
+        problem = FunctionLoadError(
+            f"the worker cannot load the function or what its arguments need: {summary}; "
+            "is the module importable from the worker's sys.path, and does it still have that name?"
+        )
+    else:
+        problem = DecodeError(f"the worker cannot rebuild the arguments of the task: {summary}")
+    problem.__cause__ = error
+    return problem

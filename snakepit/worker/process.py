@@ -1,0 +1,110 @@
+"""The entry of a worker process, however it was started."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from multiprocessing import reduction
+from typing import Any
+
+
+class PassedDescriptor:
+    """A descriptor that goes with a process object to the process it starts."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _receive, (reduction.DupFd(self.fd),)
+
+
+def _receive(duplicate: Any) -> PassedDescriptor:
+    return PassedDescriptor(duplicate.detach())
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker has to know to join its pool."""
+
+    pool: str
+    lane: int
+    client: int
+    control: PassedDescriptor
+    arena: PassedDescriptor
+    lifeline: PassedDescriptor
+    link: PassedDescriptor
+    close_first: tuple[int, ...]  # descriptors of the owner that a plain fork inherits
+    threshold: int
+    patience: float
+    initializer: bytes | None  # pickled (function, args)
+    env: dict[str, str]
+    max_tasks: int | None
+    workers: int
+
+
+def worker_main(spec: WorkerSpec) -> None:
+    """Join the pool, run the initializer, then tasks until told to end."""
+    from snakepit._core.arena import Arena
+    from snakepit._core.channel import Channel
+    from snakepit._core.control import Control
+    from snakepit._core.definitions import DefinitionReader
+    from snakepit._core.lane import WorkerLane
+    from snakepit._core.lifeline import hold_lifeline
+    from snakepit.pool.memory import set_arena
+    from snakepit.worker import context, loop
+
+    leave_owner(spec)
+    hold_lifeline(spec.lifeline.fd)
+    arena = Arena(spec.arena.fd, spec.client)
+    set_arena(arena)
+    control = Control(spec.control.fd)
+    channel = Channel(arena, spec.threshold, spec.patience, _careful_dumps)
+    lane = WorkerLane(control, channel, DefinitionReader(control, arena, pickle.loads), spec.lane)
+    context.enter(lane, spec.link.fd, spec.workers)
+    if spec.initializer is not None:
+        try:
+            initializer, initargs = pickle.loads(spec.initializer)
+            initializer(*initargs)
+        except BaseException as error:
+            report_failure(lane, error)
+            return
+        del initializer, initargs
+    lane.announce(os.getpid())
+    lane.post(MAIL_READY, os.getpid())
+    loop.run(lane, spec.max_tasks)
+
+
+MAIL_READY, MAIL_FAILED = 3, 4
+
+
+def leave_owner(spec: WorkerSpec) -> None:
+    """Cut what ties a fresh process to its owner's terminal, signals and descriptors."""
+    for fd in spec.close_first:
+        os.close(fd)
+    # A group of its own: Ctrl-C in the terminal is the owner's business, and the group can be ended
+    # as a whole.
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    os.environ.update(spec.env)
+
+
+def report_failure(lane: Any, error: BaseException) -> None:
+    """Tell the owner why this worker cannot start."""
+    from snakepit.worker.loop import _portable
+
+    text = "".join(traceback.format_exception(error))
+    lane.post(MAIL_FAILED, os.getpid(), (_portable(lane, error, text), text))
+    sys.stderr.flush()
+
+
+def _careful_dumps(value: Any, buffer_callback: Any) -> bytes:
+    from snakepit.pickling import careful_dumps
+
+    return careful_dumps(value, buffer_callback)

@@ -1,0 +1,257 @@
+"""Helpers of the tests: waiting, signalling, reading the process table, and running scripts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import snakepit
+
+LONG = 60.0
+"""Seconds after which a wait counts as a hang; nothing is expected to take that long."""
+
+ROOT = Path(snakepit.__file__).resolve().parent.parent
+"""The directory from which this run imports the package."""
+
+RUN_VARIABLE = "SNAKEPIT_TEST_RUN"
+SCRIPT_VARIABLE = "SNAKEPIT_TEST_SCRIPT"
+
+KINDS: dict[str, dict[str, Any]] = {
+    "template": {"start_method": "template"},
+    "fork": {"start_method": "fork"},
+    "forkserver": {"start_method": "forkserver"},
+    "spawn": {"start_method": "spawn"},
+    "local": {"profile": "local"},
+}
+"""What to pass to `Executor` for each kind of executor."""
+
+
+def wait_until(condition: Callable[[], Any], what: str = "", timeout: float = LONG) -> Any:
+    """Poll `condition` until it is true and return what it gave; fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:g} s for {what or condition!r}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+    return value
+
+
+def results(futures: Iterable[Future[Any]], timeout: float = LONG) -> list[Any]:
+    """Return the results of `futures` in their order, each waited for at most `timeout` s."""
+    return [future.result(timeout) for future in futures]
+
+
+def new_executor(kind: str, max_workers: int = 2, **options: Any) -> snakepit.Executor:
+    """Make an executor of `kind` that no fixture holds: the test ends it itself."""
+    return snakepit.Executor(max_workers, **KINDS[kind], **options)
+
+
+# The process table
+
+
+def marked_processes(variable: str, value: str) -> dict[int, psutil.Process]:
+    """Return the living processes that were started with `variable=value`, without this one."""
+    mark = f"{variable}={value}".encode()
+    found: dict[int, psutil.Process] = {}
+    for pid in psutil.pids():
+        if pid == os.getpid():
+            continue
+        try:
+            entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if mark in entries:
+                found[pid] = psutil.Process(pid)
+        except (OSError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def own_processes() -> dict[int, psutil.Process]:
+    """Return what this test run started and still exists, reparented orphans included."""
+    found = marked_processes(RUN_VARIABLE, os.environ[RUN_VARIABLE])
+    for process in psutil.Process().children(recursive=True):
+        found.setdefault(process.pid, process)
+    return found
+
+
+def send_signal(pid: int, number: int = signal.SIGKILL) -> bool:
+    """Signal `pid` if it is a process of this run; False if it is gone or a stranger's.
+
+    A descriptor pins the process between the look and the signal, so that a pid which
+    the kernel gave to somebody else meanwhile is never hit.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if pid not in own_processes():
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def is_running(pid: int) -> bool:
+    """Whether `pid` exists and is more than a zombie."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+# Scripts
+
+
+@dataclass
+class Outcome:
+    """How a script ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of standard output."""
+        return self.stdout.splitlines()
+
+
+@dataclass
+class Script:
+    """A Python program in a process and session of its own; `stop` ends all it started."""
+
+    process: subprocess.Popen[str]
+    mark: str = field(repr=False)
+
+    def processes(self) -> dict[int, psutil.Process]:
+        """Return the living processes of the script, itself included."""
+        return marked_processes(SCRIPT_VARIABLE, self.mark)
+
+    def helpers(self) -> dict[int, psutil.Process]:
+        """Return what the script started: templates, workers, trackers."""
+        found = self.processes()
+        found.pop(self.process.pid, None)
+        return found
+
+    def read_line(self) -> str:
+        """Return the next line of standard output; fail if the script ends before."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            _, errors = self.process.communicate(timeout=LONG)
+            pytest.fail(f"the script ended with {self.process.returncode}:\n{errors}")
+        return line.rstrip("\n")
+
+    def finish(self, timeout: float = LONG, stdin: str | None = None) -> Outcome:
+        """Wait for the end and for every holder of its output, then return the outcome."""
+        try:
+            stdout, stderr = self.process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            state = self.process.poll()
+            left = {pid: describe(process) for pid, process in self.processes().items()}
+            self.stop()
+            stdout, stderr = self.process.communicate(timeout=LONG)
+            pytest.fail(
+                f"the script (exit status {state}) or its output was open after {timeout:g} s; "
+                f"processes: {left}\n--- stdout\n{stdout[-4000:]}\n--- stderr\n{stderr[-4000:]}"
+            )
+        return Outcome(self.process.returncode, stdout, stderr)
+
+    def expect_nothing_left(self, timeout: float = 10.0) -> None:
+        """Fail unless every process of the script is gone after at most `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while (left := self.processes()) and time.monotonic() < deadline:
+            psutil.wait_procs(list(left.values()), timeout=0.1)
+        if left:
+            lines = [describe(process) for process in left.values()]
+            self.stop()
+            pytest.fail("the script left behind: " + "; ".join(lines))
+
+    def stop(self) -> None:
+        """Kill whatever of the script is still there."""
+        for process in self.processes().values():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+
+def describe(process: psutil.Process) -> str:
+    """Return one line about a process, whatever its state."""
+    try:
+        with process.oneshot():
+            command = " ".join(process.cmdline())[-160:]
+            return f"pid {process.pid} ({process.status()}, parent {process.ppid()}): {command}"
+    except psutil.Error as error:
+        return f"pid {process.pid} ({type(error).__name__})"
+
+
+def script_environment(mark: str, extra: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a script: this one, the package's place, and the marks."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, SCRIPT_VARIABLE: mark, **(extra or {})}
+
+
+def start_script(
+    source: str | None,
+    directory: Path,
+    *,
+    name: str = "script.py",
+    command: Sequence[str] | None = None,
+    flags: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+    **popen: Any,
+) -> Script:
+    """Start `source` as a file of `directory`, or `command` as arguments of the interpreter."""
+    if source is not None:
+        path = directory / name
+        path.write_text(textwrap.dedent(source))
+        if command is None:
+            command = [str(path)]
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, *flags, *(command or ())],
+        cwd=directory,
+        env=script_environment(mark, env),
+        stdin=popen.pop("stdin", subprocess.DEVNULL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **popen,
+    )
+    return Script(process, mark)
+
+
+def run_script(source: str, directory: Path, **options: Any) -> Outcome:
+    """Run `source` to its end and return the outcome; fail if it hangs or leaves a process."""
+    timeout = options.pop("timeout", LONG)
+    script = start_script(source, directory, **options)
+    outcome = script.finish(timeout)
+    script.expect_nothing_left()
+    return outcome
+
+
+def run_clean(source: str, directory: Path, **options: Any) -> list[str]:
+    """Run `source`, expect exit status 0 and a silent stderr, and return the lines it printed."""
+    outcome = run_script(source, directory, **options)
+    assert (outcome.returncode, outcome.stderr) == (0, ""), outcome
+    return outcome.lines
