@@ -351,8 +351,8 @@ def _check_count(name: str, value: int | None) -> None:
 def _checked_threshold(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"inline_threshold must be a whole number of bytes, not {value!r}")
-    if not 256 <= value <= 1 << 20:
-        raise ValueError(f"inline_threshold must be 256 to {1 << 20} bytes, not {value}")
+    if not 0 <= value <= 1 << 20:
+        raise ValueError(f"inline_threshold must be 0 to {1 << 20} bytes, not {value}")
     return value
 
 

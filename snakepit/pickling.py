@@ -112,6 +112,12 @@ def _writable_array(buffer: Any, dtype: Any, shape: Any, order: str) -> Any:
     return numpy.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)  # type: ignore[call-overload]
 
 
+def _strided_array(buffer: Any, dtype: Any, shape: Any, strides: Any, offset: int) -> Any:
+    import numpy
+
+    return numpy.ndarray(shape, dtype, buffer, offset, strides)
+
+
 class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles one value for another process.
 
@@ -143,8 +149,11 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind.__module__ == "numpy" and kind.__name__ == "ndarray" and not obj.flags.writeable:
-            return self._reduce_read_only(obj)
+        if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+            if not (obj.flags.c_contiguous or obj.flags.f_contiguous):
+                return self._reduce_strided(obj)
+            if not obj.flags.writeable:
+                return self._reduce_read_only(obj)
         if isinstance(obj, type):
             return self._reduce_class(obj)
         return super().reducer_override(obj)
@@ -152,14 +161,29 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _reduce_read_only(self, array: Any) -> Any:
         # The copy on the other side belongs to the task, so the sender's flag must not travel with
         # it.
-        contiguous = array.flags.c_contiguous or array.flags.f_contiguous
-        if array.dtype.hasobject or not contiguous or not array.size:
+        if array.dtype.hasobject or not array.size:
             return NotImplemented
         order = "C" if array.flags.c_contiguous else "F"
         from snakepit._core.arena import WritableWindow
 
         window = pickle.PickleBuffer(WritableWindow(array.reshape(-1, order="A").view("u1")))
         return _writable_array, (window, array.dtype, array.shape, order)
+
+    def _reduce_strided(self, array: Any) -> Any:
+        # numpy copies such an array. In shared memory, what lies between its elements can be passed along.
+        if array.dtype.hasobject or not array.size:
+            return NotImplemented
+        first = array.__array_interface__["data"][0]
+        steps = [(count - 1) * step for count, step in zip(array.shape, array.strides, strict=True)]
+        low = first + sum(step for step in steps if step < 0)
+        high = first + sum(step for step in steps if step > 0) + array.itemsize
+        from snakepit.pool.memory import arena
+
+        window = arena().shared_window(low, high - low)
+        if window is None:
+            return NotImplemented
+        details = (array.dtype, array.shape, array.strides, first - low)
+        return _strided_array, (pickle.PickleBuffer(window), *details)
 
     def _reduce_class(self, cls: type) -> Any:
         arrived = _arrived.get(cls)

@@ -439,6 +439,10 @@ cdef class Arena:
             self.shared[start] = weakref.ref(segment)
         return 0
 
+    cdef bint has_shared(self) noexcept:
+        """Whether this process holds arrays that are passed by reference."""
+        return len(self.shared_starts) > 0
+
     cdef SharedSegment find_shared(self, char *address, uint64_t size):
         """The shared segment of this process that holds these bytes, or None."""
         if not self.shared_starts:
@@ -453,6 +457,14 @@ cdef class Arena:
         if segment is None or address + size > segment.base + segment.size:
             return None
         return segment
+
+    def shared_window(self, uint64_t address, uint64_t size) -> memoryview | None:
+        """A view of these bytes of this process if they lie in a shared segment."""
+        cdef SharedSegment segment = self.find_shared(<char *>address, size)
+        if segment is None:
+            return None
+        start = address - <uint64_t>segment.base
+        return memoryview(segment)[start:start + size]
 
     cdef SharedSegment open_shared(self, uint32_t index):
         """A view of a segment that another process shares; the same object as long as one view lives."""

@@ -180,7 +180,7 @@ cdef class Channel:
         cdef bytes inband
         try:
             inband = plain_dumps(value, 5, buffer_callback=buffers.append)
-            careful = must_be_careful(inband, buffers)
+            careful = must_be_careful(inband, buffers, self.arena.has_shared())
         except Exception:
             careful = True
         if careful:
@@ -325,16 +325,18 @@ cdef inline void copy(char *target, const char *source, uint64_t size):
         memcpy(target, source, size)
 
 
-cdef bint must_be_careful(bytes inband, list buffers):
+cdef bint must_be_careful(bytes inband, list buffers, bint sharing):
     """Whether the plain pickle would be wrong on the other side.
 
     It names the main module, which is another one there; or an object of multiprocessing, whose descriptors only its
     own pickler passes on; or it holds a read-only buffer, which would arrive read-only though the copy is the task's
-    own.
+    own; or, `sharing` arrays, a copy of a strided array, which may be a view of a shared one.
     """
     cdef const char *text = PyBytes_AS_STRING(inband)
     cdef size_t size = PyBytes_GET_SIZE(inband)
     if contains(text, size, b"__main__", 8) or contains(text, size, b"multiprocessing", 15):
+        return True
+    if sharing and contains(text, size, b"_reconstruct", 12):
         return True
     for buffer in buffers:
         if buffer.raw().readonly:

@@ -71,7 +71,7 @@ cdef class Task(Message):
 
     cdef bint is_settled(self) noexcept nogil
     cdef int settle(self, object outcome, object error) except -1
-    cdef bint settle_cancelled(self) except -1
+    cdef bint settle_cancelled(self, bint tell) except -1
     cdef int settle_observed(self, object outcome, object error) except -1
     cdef int notify(self) except -1
     cdef int after_settling(self) except -1

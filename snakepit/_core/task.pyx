@@ -125,13 +125,13 @@ cdef class Task(Message):
             self._invoke_callbacks()
         return 0
 
-    cdef bint settle_cancelled(self) except -1:
-        """Mark the task cancelled, for good; False when it was settled before."""
+    cdef bint settle_cancelled(self, bint tell) except -1:
+        """Mark the task cancelled, for good, and tell those who wait; False when it was settled before."""
         with self._condition:
             if (load32(&self.sync) & STATE_MASK) >= SETTLING:
                 return False
-            store32(&self.sync, CANCELLED_AND_NOTIFIED | HAS_CONDITION)
-            if self.waiters is not None:
+            store32(&self.sync, (CANCELLED_AND_NOTIFIED if tell else CANCELLED) | HAS_CONDITION)
+            if tell and self.waiters is not None:
                 for waiter in self.waiters:
                     waiter.add_cancelled(self)
             self.condition.notify_all()
@@ -140,7 +140,7 @@ cdef class Task(Message):
 
     def mark_cancelled(self):
         """Settle a task that was taken out of its queue as cancelled."""
-        self.settle_cancelled()
+        self.settle_cancelled(True)
 
     def partial_outcome(self):
         """What a failed chunk of `map` had done before its error: a list, or None."""
@@ -237,7 +237,9 @@ cdef class Task(Message):
             return True
         if state != PENDING or (self.owner is not None and not self.owner.withdraw(self)):
             return False
-        self.settle_cancelled()
+        # Nobody will take the task any more, so its waiters are told here. A future without an owner is left to
+        # `set_running_or_notify_cancel`, as the standard library's are.
+        self.settle_cancelled(self.owner is not None)
         return (load32(&self.sync) & STATE_MASK) >= CANCELLED
 
     cdef int wait_settled(self, object timeout) except -1:

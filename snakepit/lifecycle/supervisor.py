@@ -70,14 +70,18 @@ class Supervisor:
         self._notes: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._bell_out, self._bell_in = os.pipe()
-        os.set_blocking(self._bell_in, False)
-        os.set_blocking(self._bell_out, False)
+        self._bell_out = self._bell_in = -1
         self._poller = select.poll()
-        self._poller.register(self._bell_out, select.POLLIN)
         self._by_sentinel: dict[int, Worker] = {}
         self._not_before = 0.0
         self._ending = False
+
+    def prepare(self) -> None:
+        """Open what `run` needs: an unused pool holds no descriptors."""
+        self._bell_out, self._bell_in = os.pipe()
+        os.set_blocking(self._bell_in, False)
+        os.set_blocking(self._bell_out, False)
+        self._poller.register(self._bell_out, select.POLLIN)
 
     # -- from any thread ---------------------------------------------------------------------------
 

@@ -202,7 +202,7 @@ class MapRun:
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
     """The number of items, if every iterable tells its own."""
     try:
-        return min(len(iterable) for iterable in iterables)  # type: ignore[arg-type]
+        return min((len(iterable) for iterable in iterables), default=0)  # type: ignore[arg-type]
     except TypeError:
         return None
 

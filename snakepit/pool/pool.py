@@ -93,6 +93,7 @@ class ProcessPool:
             self._context = TemplateContext(self._template)
         else:
             self._context = config.context
+        self._forks = self._context.get_start_method() == "fork"
         self._arena = arena()
         control = create_control(
             self.lanes,
@@ -264,6 +265,9 @@ class ProcessPool:
             if self._started or self._closed:
                 return
             self._lifeline = os.pipe()
+            self.supervisor.prepare()
+            # Before a worker can be forked: a fork lets go of the pools that it finds here.
+            _running.add(self)
             if self._template is not None:
                 self._template.start()
             for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
@@ -273,7 +277,6 @@ class ProcessPool:
                 thread.start()
                 self._threads.append(thread)
             self._started = True
-            _running.add(self)
 
     def _collect(self) -> None:
         while not self._over or self.scheduler.unsettled:
@@ -285,18 +288,19 @@ class ProcessPool:
     def start_process(self, lane: int, client: int) -> Any:
         """Start a worker process for a lane."""
         assert self._lifeline is not None
-        reader, writer = self._lifeline
         link = self.nested.open_link(lane)
-        forked = self._context.get_start_method() == "fork"
+        passed = [self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno()]
+        # A plain fork inherits descriptors, and `forget_after_fork` closes the pool's own in every child.
+        copies = [os.dup(fd) for fd in passed] if self._forks else []
+        control, lifeline, theirs = copies or passed
         spec = WorkerSpec(
             pool=self.name,
             lane=lane,
             client=client,
-            control=PassedDescriptor(self.scheduler.control.fd),
+            control=PassedDescriptor(control),
             arena=PassedDescriptor(self._arena.fd),
-            lifeline=PassedDescriptor(reader),
-            link=PassedDescriptor(link.theirs.fileno()),
-            close_first=(writer,) if forked else (),
+            lifeline=PassedDescriptor(lifeline),
+            link=PassedDescriptor(theirs),
             threshold=self._config.inline_threshold,
             patience=ARENA_PATIENCE,
             initializer=self._initializer,
@@ -309,6 +313,8 @@ class ProcessPool:
             return self._start(spec)
         finally:
             link.close_theirs()
+            for fd in copies:
+                os.close(fd)
 
     def _start(self, spec: WorkerSpec) -> Any:
         process = self._context.Process(  # type: ignore[attr-defined]

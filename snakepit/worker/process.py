@@ -37,7 +37,6 @@ class WorkerSpec:
     arena: PassedDescriptor
     lifeline: PassedDescriptor
     link: PassedDescriptor
-    close_first: tuple[int, ...]  # descriptors of the owner that a plain fork inherits
     threshold: int
     patience: float
     initializer: bytes | None  # pickled (function, args)
@@ -83,8 +82,6 @@ MAIL_READY, MAIL_FAILED = 3, 4
 
 def leave_owner(spec: WorkerSpec) -> None:
     """Cut what ties a fresh process to its owner's terminal, signals and descriptors."""
-    for fd in spec.close_first:
-        os.close(fd)
     # A group of its own: Ctrl-C in the terminal is the owner's business, and the group can be ended
     # as a whole.
     if os.getpgrp() != os.getpid():

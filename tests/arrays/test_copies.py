@@ -266,25 +266,19 @@ def test_what_exceeds_the_budget_fails_and_harms_nothing(tmp_path: Path) -> None
     assert lines == ["full", "str", "1048576"] * 5 + ["0 0 0"]
 
 
-def test_results_that_are_held_fill_the_budget_and_free_it_again(tmp_path: Path) -> None:
+def test_results_that_are_held_may_exceed_the_budget(tmp_path: Path) -> None:
+    """Beyond half of the budget results move to private memory, so holding them blocks nobody."""
     source = """
         import numpy, snakepit
 
         def fill():
-            held = []
-            try:
-                for number in range(200):
-                    held.append(executor.submit(numpy.full, 1 << 17, number).result(60))
-            except snakepit.errors.ArenaFullError:
-                pass
-            assert all((array == number).all() for number, array in enumerate(held))
-            return len(held)
+            held = [executor.submit(numpy.full, 1 << 17, number).result(60) for number in range(200)]
+            return all((array == number).all() for number, array in enumerate(held))
 
         with snakepit.Executor(2) as executor:
-            counts = [fill() for _ in range(4)]
-            print(all(10 <= count < 200 for count in counts), min(counts) >= max(counts) - 8)
+            print([fill() for _ in range(4)])
         """
-    assert run_clean(source, tmp_path, env=BUDGET) == ["True True"]
+    assert run_clean(source, tmp_path, env=BUDGET) == ["[True, True, True, True]"]
 
 
 def test_more_work_at_once_than_fits_the_budget(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_the_script_itself_runs_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-@pytest.mark.parametrize("kind", ["template", "spawn", "forkserver", "fork"])
-def test_global_that_the_initializer_sets(tmp_path: Path, guard: bool, kind: str) -> None:
+@pytest.mark.parametrize("method", PROCESS_KINDS)
+def test_global_that_the_initializer_sets(tmp_path: Path, guard: bool, method: str) -> None:
     if kind != "template" and not guard:
         pytest.skip("only the default start method promises to do without the guard")
     body = """
@@ -112,7 +112,7 @@ def test_global_that_the_initializer_sets(tmp_path: Path, guard: bool, kind: str
                 return MODEL["value"]
         """
     main = f"""
-        with snakepit.Executor(2, initializer=init, initargs=(100,), {options(kind)}) as executor:
+        with snakepit.Executor(2, initializer=init, initargs=(100,), {options(method)}) as executor:
             print([executor.submit(task, n).result(60) for n in range(5)])
             print(list(executor.map(task, range(5))))
             print(executor.submit(task_with_helper).result(60))
