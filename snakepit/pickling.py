@@ -17,6 +17,7 @@ differences to it:
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 import sys
@@ -45,9 +46,14 @@ class MainGlobals:
         self._lock = threading.Lock()
 
     def version(self, name: str, value: Any) -> int:
-        """Return the version under which `value` travels: a new one when the name was rebound."""
+        """Return the version under which `value` travels: a new one when the name was rebound.
+
+        MISSING stands for a name that is not bound: version 0 if it was never sent.
+        """
         with self._lock:
             known = self._sent.get(name)
+            if value is MISSING and known is None:
+                return 0
             if known is not None and known[0] is value:
                 return known[1]
             version = 1 if known is None else known[1] + 1
@@ -79,11 +85,13 @@ def _set_function_state(function: types.FunctionType, state: tuple[Any, ...]) ->
     values = slots["__globals__"]
     namespace = function.__globals__
     slots["__globals__"] = {}
-    for name, value in values.items():
-        version = versions[name]
+    for name, version in versions.items():
         if version > _received_versions.get(name, 0):
             _received_versions[name] = version
-            namespace[name] = value
+            if name in values:
+                namespace[name] = values[name]
+            else:
+                namespace.pop(name, None)
     _cloudpickle._function_setstate(function, (attributes, slots))
 
 
@@ -110,6 +118,10 @@ def _writable_array(buffer: Any, dtype: Any, shape: Any, order: str) -> Any:
     import numpy
 
     return numpy.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _cached_function(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _strided_array(buffer: Any, dtype: Any, shape: Any, strides: Any, offset: int) -> Any:
@@ -156,6 +168,9 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return self._reduce_read_only(obj)
         if isinstance(obj, type):
             return self._reduce_class(obj)
+        if kind is functools._lru_cache_wrapper and obj.__module__ == "__main__":
+            # It would pickle as a name that workers do not have. The cache stays behind.
+            return _cached_function, (obj.__wrapped__, obj.cache_parameters())
         return super().reducer_override(obj)
 
     def _reduce_read_only(self, array: Any) -> Any:
@@ -209,12 +224,12 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if func.__globals__ is not namespace:
             return reduced
         attributes, slots = reduced[2]
-        versions = {
-            name: main_globals.version(name, value) for name, value in slots["__globals__"].items()
-        }
-        if self._dependencies is not None:
-            for name in _cloudpickle._extract_code_globals(func.__code__):
-                self._dependencies.append((namespace, name, namespace.get(name, MISSING)))
+        versions = {}
+        for name in _cloudpickle._extract_code_globals(func.__code__):
+            value = namespace.get(name, MISSING)
+            versions[name] = main_globals.version(name, value)
+            if self._dependencies is not None:
+                self._dependencies.append((namespace, name, value))
         return (*reduced[:2], (attributes, slots, versions), *reduced[3:5], _set_function_state)
 
 

@@ -303,12 +303,19 @@ cdef class Scheduler(Completions):
         cdef uint32_t batch[BATCH]
         cdef uint32_t count, i
         cdef int total = 0
+        cdef bint delivered
         problem = None
         while True:
             count = self.take_completed(batch, BATCH)
-            if load32(&self.first_mail):
-                self.deliver_mail()
-            elif count == 0:
+            delivered = False
+            try:
+                delivered = self.deliver_mail()
+            except BaseException as error:
+                # KeyboardInterrupt, for instance: what was taken is settled first.
+                delivered = True
+                problem = error
+            if count == 0 and not delivered:
+                # Mail that another thread is delivering is its matter: to wait for it here would keep it from the GIL.
                 if problem is not None:
                     raise problem
                 return total
@@ -316,7 +323,6 @@ cdef class Scheduler(Completions):
                 try:
                     self.finish(batch[i])
                 except BaseException as error:
-                    # KeyboardInterrupt in a callback, for instance: the rest of the batch is settled first.
                     problem = error
             total += count
             self.wake_lanes()
@@ -422,11 +428,15 @@ cdef class Scheduler(Completions):
         return self.channel.decode(slot.encoding, self.control.payload(index, length), length, None)
 
     cdef int deliver_mail(self) except -1:
-        """Hand the messages of workers to the pool, by one thread at a time, so that they stay in order."""
+        """Hand the messages of workers to the pool, by one thread at a time, so that they stay in order.
+
+        Returns how many this thread delivered.
+        """
         cdef uint32_t number
+        cdef int count = 0
         while load32(&self.first_mail):
             if not cas32(&self.delivering, 0, 1):
-                return 0
+                return count
             try:
                 while True:
                     pthread_mutex_lock(&self.mutex)
@@ -436,11 +446,12 @@ cdef class Scheduler(Completions):
                     pthread_mutex_unlock(&self.mutex)
                     if number == 0:
                         break
+                    count += 1
                     self.deliver(number - 1)
             finally:
                 store32(&self.delivering, 0)
                 fence()
-        return 0
+        return count
 
     cdef int deliver(self, uint32_t index) except -1:
         cdef Slot *slot = &self.control.slots[index]

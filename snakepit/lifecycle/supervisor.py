@@ -65,6 +65,7 @@ class Supervisor:
         self.workers: dict[int, Worker] = {}
         self.crashes = 0
         self.restarts = 0
+        self.started = False  # the first workers exist
         self._failed_starts = 0
         self._started = 0
         self._notes: deque[Callable[[], None]] = deque()
@@ -115,6 +116,9 @@ class Supervisor:
         try:
             self._check_end()
             self._start_missing()
+            if not self.started:
+                self.started = True
+                self._pool.note_ready()
             for fd, _ in self._poller.poll(self._patience()):
                 if fd == self._bell_out:
                     with contextlib.suppress(BlockingIOError):

@@ -39,6 +39,7 @@ logger = logging.getLogger("snakepit")
 SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 50_000
+FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
@@ -277,6 +278,10 @@ class ProcessPool:
                 thread.start()
                 self._threads.append(thread)
             self._started = True
+            if self._forks:
+                # A fork copies the locks that other threads hold at that instant, those of imports above all. So this
+                # one holds still until its workers exist.
+                self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
 
     def _collect(self) -> None:
         while not self._over or self.scheduler.unsettled:
