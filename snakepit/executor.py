@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from snakepit.lifecycle.template import can_use_template
 from snakepit.pool import local
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor", "PoolView"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 MOST_WORKERS = 1000
 START_METHODS = ("template", "forkserver", "spawn", "fork")
 PROFILES = ("process", "local")
@@ -42,7 +45,7 @@ class PoolView:
         self._pool = pool
         self._terms = terms
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue the call `fn(*args, **kwargs)` and return its future. Raises PoolShutdownError."""
         return self._pool.submit(fn, args, kwargs, self._terms)
 
@@ -147,7 +150,7 @@ class Executor(concurrent.futures.Executor):
         self._finalizer = weakref.finalize(self, self._pool.close)
         self._finalizer.atexit = False
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue the call `fn(*args, **kwargs)` and return its future.
 
         What cannot be pickled is the future's error, EncodeError. Raises PoolShutdownError (a
@@ -296,7 +299,7 @@ def start_map(
 
     def submit_chunk(
         kind: int, items: list[Any], on_settled: Callable[[Any], None] | None
-    ) -> Future:
+    ) -> Future[Any]:
         return pool.submit_items(number, fn, kind, items, terms, on_settled)
 
     run = MapRun(

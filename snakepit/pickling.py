@@ -117,7 +117,8 @@ def tracked_class(tracker: str) -> type:
 def _writable_array(buffer: Any, dtype: Any, shape: Any, order: str) -> Any:
     import numpy
 
-    return numpy.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+    flat: Any = numpy.frombuffer(buffer, dtype=dtype)
+    return flat.reshape(shape, order=order)
 
 
 def _cached_function(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
@@ -185,7 +186,8 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return _writable_array, (window, array.dtype, array.shape, order)
 
     def _reduce_strided(self, array: Any) -> Any:
-        # numpy copies such an array. In shared memory, what lies between its elements can be passed along.
+        # numpy copies such an array. In shared memory, what lies between its elements can be passed
+        # along.
         if array.dtype.hasobject or not array.size:
             return NotImplemented
         first = array.__array_interface__["data"][0]

@@ -130,7 +130,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     limit = SLOW_HANG_LIMIT if item.get_closest_marker("slow") else HANG_LIMIT
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        faulthandler.dump_traceback(sys.__stderr__)
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
         raise HangError(f"{item.nodeid} hangs")
 
     # Fires again and again: the teardown of a test that hung may hang as well. Code that lets

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit._core.task import Task
 
 __all__ = ["Future"]
 
 
-class Future(Task, concurrent.futures.Future[Any]):
+T = TypeVar("T")
+
+
+class Future(Task, concurrent.futures.Future[T]):
     """The outcome of a call that runs in a pool.
 
     Everything of `concurrent.futures.Future` holds, and `wait`, `as_completed` and
@@ -18,6 +21,11 @@ class Future(Task, concurrent.futures.Future[Any]):
     """
 
     # `context` is the pool, or None for a future whose call never got into one.
+
+    if TYPE_CHECKING:
+
+        def result(self, timeout: float | None = None) -> T:
+            """Return what the call returned (see `Task.result`)."""
 
     def stop(self) -> bool:
         """Stop the call, also when it runs already; return whether there was anything to stop.

@@ -34,7 +34,7 @@ class LocalConfig:
     name: str = "default"
 
 
-class InnerFuture(Future):
+class InnerFuture(Future[Any]):
     """A future that a task of a local pool got.
 
     Waiting for it on a worker thread runs it there if it has not started.
@@ -74,8 +74,8 @@ class LocalPool:
 
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        terms: Terms | None = None, future: Future | None = None,
-    ) -> Future:  # fmt: skip
+        terms: Terms | None = None, future: Future[Any] | None = None,
+    ) -> Future[Any]:  # fmt: skip
         """Queue a call and return its future. Raises PoolShutdownError, PoolNotReadyError."""
         if len(self._threads) < self.size:
             self.start()
@@ -99,9 +99,9 @@ class LocalPool:
         items: list[Any],
         terms: Terms,
         on_settled: Any,
-    ) -> Future:
+    ) -> Future[Any]:
         """Queue a chunk of `map`; `on_settled(future)` is called when it is settled."""
-        future = Future()
+        future: Future[Any] = Future()
         if on_settled is not None:
             future.set_hook(on_settled)
         return self.submit(_Chunk(function, kind), (items,), {}, terms, future)
@@ -109,7 +109,7 @@ class LocalPool:
     def number_for_map(self, function: Callable[..., Any]) -> None:
         """Nothing is numbered here: the function itself is called."""
 
-    def _watch_deadline(self, future: Future, timeout: float) -> None:
+    def _watch_deadline(self, future: Future[Any], timeout: float) -> None:
         reference = weakref.ref(future)
 
         def expire() -> None:
@@ -133,7 +133,7 @@ class LocalPool:
         self._timers.add(timer)
         timer.start()
 
-    def stop_task(self, future: Future) -> bool:
+    def stop_task(self, future: Future[Any]) -> bool:
         """A thread cannot be stopped: False."""
         return False
 
@@ -187,7 +187,7 @@ class LocalPool:
             # The exception's traceback refers to this frame.
             del error
 
-    def run_if_queued(self, future: Future) -> None:
+    def run_if_queued(self, future: Future[Any]) -> None:
         """Run a call on this thread if no thread has started it."""
         taken = self.queue.take_back(future)
         if taken is not None:

@@ -36,7 +36,7 @@ class MapRun:
 
     def __init__(
         self,
-        submit_chunk: Callable[[int, list[Any], Callable[[Any], None] | None], Future],
+        submit_chunk: Callable[[int, list[Any], Callable[[Any], None] | None], Future[Any]],
         iterables: tuple[Iterable[Any], ...],
         *,
         workers: int,
@@ -64,8 +64,8 @@ class MapRun:
         self._ordered = ordered
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._watch = watch
-        self._chunks: deque[tuple[Future, int]] = deque()
-        self._settled: deque[Future] = deque()
+        self._chunks: deque[tuple[Future[Any], int]] = deque()
+        self._settled: deque[Future[Any]] = deque()
         self._arrived = threading.Semaphore(0)
         self._last_run_ns = 0
         self._under_way = 0  # items read and not handed out
@@ -177,7 +177,7 @@ class MapRun:
             fitting = TARGET_NS * count // self._last_run_ns
             self._size = max(1, min(self._largest, self._size * GROWTH, fitting))
 
-    def _next_chunk(self) -> tuple[Future, int]:
+    def _next_chunk(self) -> tuple[Future[Any], int]:
         if self._ordered:
             future, count = self._chunks[0]
             future.exception(self._remaining())

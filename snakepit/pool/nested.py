@@ -73,7 +73,7 @@ class NestedTasks:
 
     def __init__(self, pool: ProcessPool) -> None:
         self._pool = pool
-        self._futures: dict[tuple[int, int], Future] = {}
+        self._futures: dict[tuple[int, int], Future[Any]] = {}
         self._links: dict[int, Link] = {}
 
     def open_link(self, lane: int) -> Link:
@@ -104,7 +104,7 @@ class NestedTasks:
     ) -> None:
         """Act on a worker's message."""
         if kind == MAIL_SUBMIT:
-            future = Future()
+            future: Future[Any] = Future()
             future.context = self._pool
             self._futures[lane, number] = future
             future.set_hook(lambda task: self._answer(lane, number, task))

@@ -147,7 +147,7 @@ class ProcessPool:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         terms: Terms | None = None,
-    ) -> Future:
+    ) -> Future[Any]:
         """Queue a call and return its future. Raises PoolShutdownError, PoolNotReadyError.
 
         A call that cannot be encoded is returned with that error in its future.
@@ -156,7 +156,7 @@ class ProcessPool:
             self.start()
         if self.broken is not None:
             raise self._why_broken()
-        future = Future()
+        future: Future[Any] = Future()
         try:
             if terms is None and self.scheduler.submit_known(future, self, function, args, kwargs):
                 return future
@@ -180,11 +180,11 @@ class ProcessPool:
         items: list[Any],
         terms: Terms,
         on_settled: Any,
-    ) -> Future:
+    ) -> Future[Any]:
         """Queue a chunk of `map`; `on_settled(future)` is called first when it settles."""
         if self.broken is not None:
             raise self._why_broken()
-        future = Future()
+        future: Future[Any] = Future()
         future.context = self
         future.set_hook(on_settled)
         try:
@@ -203,12 +203,12 @@ class ProcessPool:
             self.start()
         return self._functions.snapshot_for_map(function)
 
-    def _watch_deadline(self, future: Future, timeout: float) -> None:
+    def _watch_deadline(self, future: Future[Any], timeout: float) -> None:
         reference = weakref.ref(future)
         started = time.monotonic()
         self.supervisor.at(started + timeout, lambda: self._expire(reference(), timeout, started))
 
-    def _expire(self, future: Future | None, timeout: float, started: float) -> None:
+    def _expire(self, future: Future[Any] | None, timeout: float, started: float) -> None:
         if future is None or future.done():
             return
         waited = time.monotonic() - started
@@ -229,7 +229,7 @@ class ProcessPool:
         )
         self.scheduler.fail(future, error)
 
-    def stop_task(self, future: Future) -> bool:
+    def stop_task(self, future: Future[Any]) -> bool:
         """Stop a running call (see `Future.stop`)."""
         if self.scheduler.lane_of_task(future) < 0:
             return False
@@ -279,8 +279,8 @@ class ProcessPool:
                 self._threads.append(thread)
             self._started = True
             if self._forks:
-                # A fork copies the locks that other threads hold at that instant, those of imports above all. So this
-                # one holds still until its workers exist.
+                # A fork copies the locks that other threads hold at that instant, those of imports
+                # above all. So this one holds still until its workers exist.
                 self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
 
     def _collect(self) -> None:
@@ -295,7 +295,8 @@ class ProcessPool:
         assert self._lifeline is not None
         link = self.nested.open_link(lane)
         passed = [self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno()]
-        # A plain fork inherits descriptors, and `forget_after_fork` closes the pool's own in every child.
+        # A plain fork inherits descriptors, and `forget_after_fork` closes the pool's own in
+        # every child.
         copies = [os.dup(fd) for fd in passed] if self._forks else []
         control, lifeline, theirs = copies or passed
         spec = WorkerSpec(

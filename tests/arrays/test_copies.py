@@ -272,7 +272,8 @@ def test_results_that_are_held_may_exceed_the_budget(tmp_path: Path) -> None:
         import numpy, snakepit
 
         def fill():
-            held = [executor.submit(numpy.full, 1 << 17, number).result(60) for number in range(200)]
+            futures = (executor.submit(numpy.full, 1 << 17, n) for n in range(200))
+            held = [future.result(60) for future in futures]
             return all((array == number).all() for number, array in enumerate(held))
 
         with snakepit.Executor(2) as executor:

@@ -18,7 +18,8 @@ from . import tasks
 
 
 def test_lambda(executor: snakepit.Executor) -> None:
-    assert executor.submit(lambda a, b=2: a + b, 40).result(60) == 42
+    add: Any = lambda a, b=2: a + b  # noqa: E731
+    assert executor.submit(add, 40).result(60) == 42
 
 
 def test_nested_function(executor: snakepit.Executor) -> None:

@@ -331,9 +331,7 @@ def test_callback_may_wait_for_another_task(executor: snakepit.Executor) -> None
     assert seen == [25]
 
 
-def test_blocking_callback_holds_up_no_other_result(
-    executor: snakepit.Executor, gate: Any
-) -> None:
+def test_blocking_callback_holds_up_no_other_result(executor: snakepit.Executor, gate: Any) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def callback(_: Future[Any]) -> None:

@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import example, given  # noqa: E402 - it is missing on some interpreters
-from hypothesis import strategies as st  # noqa: E402
-from hypothesis.extra import numpy as hnp  # noqa: E402
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-import snakepit  # noqa: E402
+import snakepit
 
-from . import tasks  # noqa: E402
-from .sameness import difference  # noqa: E402
+from . import tasks
+from .sameness import difference
 
 scalars = st.one_of(
     st.none(),
@@ -53,7 +53,8 @@ values = st.recursive(
 )
 # Buffers whose sizes lie on both sides of the inline threshold.
 sized = st.one_of(
-    st.integers(10_200, 10_280).map(bytes), st.sampled_from([0, 1, 10_239, 10_240, 10_241]).map(bytes)
+    st.integers(10_200, 10_280).map(bytes),
+    st.sampled_from([0, 1, 10_239, 10_240, 10_241]).map(bytes),
 )
 dtypes = st.one_of(
     hnp.scalar_dtypes(), hnp.array_dtypes(max_size=3), hnp.unicode_string_dtypes(max_len=5)
@@ -70,7 +71,10 @@ def test_any_value_comes_back_the_same(shared: snakepit.Executor, value: Any) ->
     assert difference(value, shared.submit(tasks.identity, value).result(60)) is None
 
 
-@given(args=st.lists(values, max_size=4), kwargs=st.dictionaries(st.text(max_size=5), values, max_size=3))
+@given(
+    args=st.lists(values, max_size=4),
+    kwargs=st.dictionaries(st.text(max_size=5), values, max_size=3),
+)
 def test_any_arguments_arrive(
     shared: snakepit.Executor, args: list[Any], kwargs: dict[str, Any]
 ) -> None:
@@ -78,7 +82,9 @@ def test_any_arguments_arrive(
     assert difference((tuple(args), kwargs), got) is None
 
 
-@given(items=st.lists(st.one_of(values, sized), max_size=30), chunksize=st.none() | st.integers(1, 9))
+@given(
+    items=st.lists(st.one_of(values, sized), max_size=30), chunksize=st.none() | st.integers(1, 9)
+)
 def test_any_items_go_through_map(
     shared: snakepit.Executor, items: list[Any], chunksize: int | None
 ) -> None:
@@ -96,7 +102,7 @@ def test_any_array_comes_back_the_same(
     if value.ndim:
         value = value[::step]
     got = shared.submit(tasks.identity, value).result(60)
-    # numpy's own pickle of a strided array of text forgets the byte order: what it gives back counts.
+    # numpy's own pickle of a strided array of text forgets the byte order.
     expected = pickle.loads(pickle.dumps(value))
     assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
     assert got.tobytes() == expected.tobytes()
@@ -104,7 +110,7 @@ def test_any_array_comes_back_the_same(
 
 @given(sizes=st.lists(st.integers(0, 60_000), max_size=12))
 def test_any_mixture_of_buffer_sizes(shared: snakepit.Executor, sizes: list[int]) -> None:
-    value = [bytes([n % 256]) * size for n, size in enumerate(sizes)]
+    value: list[Any] = [bytes([n % 256]) * size for n, size in enumerate(sizes)]
     value += [bytearray(piece) for piece in value]
     assert difference(value, shared.submit(tasks.identity, value).result(60)) is None
 

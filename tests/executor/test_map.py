@@ -180,7 +180,8 @@ def test_items_are_read_lazily_by_default(executor: snakepit.Executor) -> None:
 
 
 def test_an_endless_source_can_be_left(executor: snakepit.Executor) -> None:
-    for options in ({}, {"buffersize": 3}, {"chunksize": 5}):
+    choices: list[dict[str, Any]] = [{}, {"buffersize": 3}, {"chunksize": 5}]
+    for options in choices:
         got = executor.map(tasks.square, itertools.count(), **options)
         assert [next(got) for _ in range(20)] == [n * n for n in range(20)]
         got.close()  # type: ignore[attr-defined]
@@ -266,7 +267,9 @@ def test_progress_is_shown_and_changes_no_result(
 ) -> None:
     tqdm = pytest.importorskip("tqdm")
     monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)  # no thread that outlives the bar
-    assert list(executor.map(tasks.square, range(200), progress=True)) == [n * n for n in range(200)]
+    assert list(executor.map(tasks.square, range(200), progress=True)) == [
+        n * n for n in range(200)
+    ]
     assert "200" in capsys.readouterr().err
 
 

@@ -119,7 +119,9 @@ def test_nested_call_in_a_thread_of_the_task(executor: snakepit.Executor) -> Non
     def work() -> int:
         pool = snakepit.current_pool()
         got: list[int] = []
-        thread = threading.Thread(target=lambda: got.append(pool.submit(tasks.square, 6).result(60)))
+        thread = threading.Thread(
+            target=lambda: got.append(pool.submit(tasks.square, 6).result(60))
+        )
         thread.start()
         thread.join()
         return got[0]

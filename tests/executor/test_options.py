@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -42,7 +42,9 @@ def test_running_task_is_ended_at_its_timeout(executor: snakepit.Executor, gate:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("task", [tasks.spin, tasks.spin_ignoring_sigterm, tasks.swallow_everything])
+@pytest.mark.parametrize(
+    "task", [tasks.spin, tasks.spin_ignoring_sigterm, tasks.swallow_everything]
+)
 def test_unwilling_task_is_ended_at_its_timeout(
     executor: snakepit.Executor, gate: Any, task: Any
 ) -> None:
@@ -130,6 +132,9 @@ def test_refuses_a_wrong_timeout(executor: snakepit.Executor, timeout: Any) -> N
 # Priorities
 
 
+PRIORITIES: tuple[Literal["low", "normal", "high"], ...] = ("low", "normal", "high")
+
+
 def test_priorities_order_the_queue(make: Make, gate: Any, log: tasks.Log) -> None:
     executor = make(1)
     started, release = gate("started"), gate("release")
@@ -137,13 +142,13 @@ def test_priorities_order_the_queue(make: Make, gate: Any, log: tasks.Log) -> No
     started.wait()
     futures = []
     for number in range(3):
-        for priority in ("low", "normal", "high", None):
+        for priority in PRIORITIES:
             view = executor.options(priority=priority)
-            futures.append(view.submit(tasks.record, log, f"{priority or 'normal'}"))
+            futures.append(view.submit(tasks.record, log, f"{priority} {number}"))
     release.open()
     running.result(60)
     results(futures)
-    assert log.lines() == ["high"] * 3 + ["normal"] * 6 + ["low"] * 3
+    assert log.lines() == [f"{p} {n}" for p in ("high", "normal", "low") for n in range(3)]
 
 
 def test_equal_priorities_keep_their_order(make: Make, gate: Any, log: tasks.Log) -> None:

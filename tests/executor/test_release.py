@@ -7,8 +7,8 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,7 @@ def test_argument_is_freed_once_the_task_is_done(executor: snakepit.Executor) ->
         expect_freed(reference, "the argument")
 
 
-def test_argument_is_freed_while_the_future_is_kept(
-    kind: str, executor: snakepit.Executor
-) -> None:
+def test_argument_is_freed_while_the_future_is_kept(kind: str, executor: snakepit.Executor) -> None:
     with no_garbage_collector():
         thing = Thing()
         reference = weakref.ref(thing)
@@ -87,14 +85,15 @@ def test_argument_is_freed_while_the_future_is_kept(
 
 def test_function_is_freed(executor: snakepit.Executor) -> None:
     with no_garbage_collector():
-        thing = Thing(3)
+        thing: Any = Thing(3)
 
         def work() -> Any:
             return thing.value
 
-        references = [weakref.ref(work), weakref.ref(thing)]
+        references: list[weakref.ref[Any]] = [weakref.ref(work), weakref.ref(thing)]
         assert executor.submit(work).result(60) == 3
-        del work, thing
+        del work
+        thing = None
         for reference in references:
             expect_freed(reference, "the function or what it captured")
 
@@ -168,7 +167,7 @@ def test_map_keeps_no_item(executor: snakepit.Executor) -> None:
 
 
 def test_as_completed_keeps_no_future(executor: snakepit.Executor) -> None:
-    futures = [executor.submit(tasks.square, n) for n in range(10)]
+    futures: list[Any] = [executor.submit(tasks.square, n) for n in range(10)]
     with no_garbage_collector():
         for future in as_completed(futures, timeout=60):
             futures.remove(future)

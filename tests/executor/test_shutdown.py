@@ -226,9 +226,7 @@ def test_waiting_shutdown_by_a_callback_does_not_hang(kind: str) -> None:
     executor.shutdown(wait=True)
 
 
-def test_shutdown_can_be_interrupted_and_repeated(
-    executor: snakepit.Executor, gate: Any
-) -> None:
+def test_shutdown_can_be_interrupted_and_repeated(executor: snakepit.Executor, gate: Any) -> None:
     """A signal handler that raises gets out of shutdown(), and nothing is broken by it."""
 
     class Interrupt(Exception):
@@ -344,8 +342,8 @@ def test_ending_the_workers_breaks_running_and_queued_work(
     getattr(executor, method)()
     for future in running:
         assert isinstance(future.exception(60), BrokenExecutor)
-    for future in queued:
-        assert future.cancelled() or isinstance(future.exception(60), BrokenExecutor)
+    for waiting in queued:
+        assert waiting.cancelled() or isinstance(waiting.exception(60), BrokenExecutor)
     expect_gone(pids)
     with pytest.raises(RuntimeError):
         executor.submit(tasks.square, 1)

@@ -224,9 +224,7 @@ ARRAYS: dict[str, Any] = {
     "reversed": np.arange(5000)[::-1],
     "broadcast": np.broadcast_to(np.arange(5.0), (100, 5)),
     "structured": np.array([(1, 2.5, "ab")] * 50, dtype=[("a", "i4"), ("b", "f8"), ("c", "U2")]),
-    "record with padding": np.zeros(
-        9, dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True)
-    ),
+    "record with padding": np.zeros(9, dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True)),
     "subarrays": np.zeros(4, dtype=[("m", "f4", (3, 3))]),
     "bytes strings": np.array([b"ab", b""], dtype="S5"),
     "text": np.array(["ab", "日本", ""], dtype="U9"),
@@ -237,7 +235,7 @@ ARRAYS: dict[str, Any] = {
     "scalars": [np.float64(-0.0), np.int8(-5), np.bool_(True), np.float32(1.5), np.str_("x")],
     "scalar dates": [np.datetime64("2020-01-01"), np.timedelta64(5, "s"), np.datetime64("NaT")],
     "structured scalar": np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])[0],
-    "masked": np.ma.masked_array(np.arange(5), mask=[0, 1, 0, 0, 1]),
+    "masked": np.ma.masked_array(np.arange(5), mask=[False, True, False, False, True]),
     "dtype objects": [np.dtype("f8"), np.dtype([("a", "i4")])],
     "arrays in containers": {"a": [np.arange(3000.0), (np.ones(5), np.zeros((2, 2000)))]},
     "read-only": np.arange(3000),
@@ -301,7 +299,8 @@ def test_shared_parts_stay_shared(shared: snakepit.Executor) -> None:
 
 def test_arguments_share_their_parts(shared: snakepit.Executor) -> None:
     part: list[int] = []
-    same = shared.submit(lambda a, b, *, c: (a is b, b is c), part, part, c=part)
+    compare: Any = lambda a, b, *, c: (a is b, b is c)  # noqa: E731
+    same = shared.submit(compare, part, part, c=part)
     assert same.result(60) == (True, True)
 
 

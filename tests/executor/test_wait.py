@@ -65,7 +65,7 @@ def held(executor: snakepit.Executor, gate: Any, name: str = "held") -> Iterator
 
 @pytest.mark.all_kinds
 def test_wait_for_all(executor: snakepit.Executor) -> None:
-    futures = {executor.submit(divmod, 2, 0), executor.submit(tasks.square, 21)}
+    futures: set[Any] = {executor.submit(divmod, 2, 0), executor.submit(tasks.square, 21)}
     others = {finished(), failed(), cancelled_and_notified()}
     done, pending = wait(futures | others, timeout=60, return_when=ALL_COMPLETED)
     assert done == futures | others
@@ -92,8 +92,8 @@ def test_wait_for_the_first_exception(make: Make, gate: Any) -> None:
     executor = make(3)
     with held(executor, gate) as slow:
         go = gate("go")
-        good = executor.submit(tasks.square, 2)
-        bad = executor.submit(tasks.fail_after, go)
+        good: Any = executor.submit(tasks.square, 2)
+        bad: Any = executor.submit(tasks.fail_after, go)
         good.result(60)
         threading.Timer(0.05, go.open).start()
         done, pending = wait([good, bad, slow], 60, FIRST_EXCEPTION)
@@ -155,14 +155,14 @@ def test_wait_in_several_threads_for_the_same_futures(executor: snakepit.Executo
 
 def test_wait_for_futures_of_several_executors(make: Make) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
-        futures = {make(1).submit(tasks.square, 2), make(1).submit(tasks.square, 3)}
+        futures: set[Any] = {make(1).submit(tasks.square, 2), make(1).submit(tasks.square, 3)}
         futures.add(threads.submit(tasks.square, 4))
         assert wait(futures, 60) == (futures, set())
 
 
 @pytest.mark.all_kinds
 def test_as_completed_gives_all(executor: snakepit.Executor) -> None:
-    futures = {executor.submit(tasks.square, n) for n in range(50)}
+    futures: set[Any] = {executor.submit(tasks.square, n) for n in range(50)}
     futures |= {finished(), failed(), cancelled_and_notified()}
     assert set(as_completed(futures, timeout=60)) == futures
 
@@ -204,7 +204,7 @@ def test_as_completed_of_nothing() -> None:
 
 def test_as_completed_while_more_is_submitted(executor: snakepit.Executor) -> None:
     total = 0
-    waiting = {executor.submit(tasks.square, 1)}
+    waiting: set[Any] = {executor.submit(tasks.square, 1)}
     for number in range(2, 60):
         done, waiting = wait(waiting, 60, FIRST_COMPLETED)
         total += sum(future.result() for future in done)

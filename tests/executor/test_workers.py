@@ -173,9 +173,7 @@ def test_recycling_and_early_shutdown(make: Make) -> None:
 @pytest.mark.processes
 def test_recycled_workers_count_as_no_crash(make: Make) -> None:
     executor = make(1, max_tasks_per_child=2)
-    assert results(executor.submit(tasks.square, n) for n in range(8)) == [
-        n * n for n in range(8)
-    ]
+    assert results(executor.submit(tasks.square, n) for n in range(8)) == [n * n for n in range(8)]
     assert executor.stats().crashed == 0
 
 
@@ -244,7 +242,9 @@ def test_preloaded_module_is_imported_once_for_all_workers(
     monkeypatch.syspath_prepend(tmp_path)
     with snakepit.Executor(3, preload=("module_that_tells",)) as executor:
         executor.wait_ready(60)
-        present = results(executor.submit(lambda: "module_that_tells" in sys.modules) for _ in "123")
+        present = results(
+            executor.submit(lambda: "module_that_tells" in sys.modules) for _ in "123"
+        )
         assert present == [True] * 3
         with pytest.raises(errors.WorkerCrashedError):
             executor.submit(tasks.exit_process).result(60)

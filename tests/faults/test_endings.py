@@ -54,9 +54,7 @@ def program(method: str, *lines: str) -> str:
 def running(tmp_path: Path, task: str, method: str = "template", *lines: str) -> Script:
     """Start a program both of whose workers run `task`, and wait until they do."""
     script = start_script(
-        program(
-            method, f"futures = start(executor, {task})", "print('ready', flush=True)", *lines
-        ),
+        program(method, f"futures = start(executor, {task})", "print('ready', flush=True)", *lines),
         tmp_path,
     )
     assert script.read_line() == "ready"
