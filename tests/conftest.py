@@ -55,6 +55,14 @@ else:
     )
     hypothesis.settings.load_profile("snakepit")
 
+try:
+    import tqdm
+except ImportError:
+    pass
+else:
+    # Its lock, a semaphore of multiprocessing, is made at the first bar and kept.
+    tqdm.tqdm.get_lock()
+
 CHEAP_KINDS = ("template", "local")
 ALL_KINDS = ("template", "local", "fork", "forkserver", "spawn")
 HANG_LIMIT = 150.0

@@ -541,7 +541,7 @@ cdef class Scheduler(Completions):
 
     def ask_to_stop(self, Task task) -> bool:
         """Raise the cooperative flag of a running task; False when it does not run."""
-        if self.lane_of_task(task) < 0:
+        if self.lane_of_task(task, True) < 0:
             return False
         store32(&self.control.slots[task.slot].cancel, 1)
         return True

@@ -139,8 +139,8 @@ cdef class Task(Message):
         return True
 
     def mark_cancelled(self):
-        """Settle a task that was taken out of its queue as cancelled."""
-        self.settle_cancelled(True)
+        """Settle the task as cancelled, wherever it is; False when it was settled before."""
+        return self.settle_cancelled(True)
 
     def partial_outcome(self):
         """What a failed chunk of `map` had done before its error: a list, or None."""

@@ -27,6 +27,19 @@ class Future(Task, concurrent.futures.Future[T]):
         def result(self, timeout: float | None = None) -> T:
             """Return what the call returned (see `Task.result`)."""
 
+    def cancel(self) -> bool:
+        """Cancel the call if it has not started; return whether it is cancelled.
+
+        A call that was submitted with `options(cancel_running=True)` is also cancelled while it
+        runs: its worker is asked to stop it, and replaced if it does not.
+        """
+        if super().cancel():
+            return True
+        pool: Any = self.context
+        return bool(self._cancel_running and pool is not None and pool.cancel_running(self))
+
+    _cancel_running = False
+
     def stop(self) -> bool:
         """Stop the call, also when it runs already; return whether there was anything to stop.
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +38,21 @@ class LocalConfig:
 class InnerFuture(Future[Any]):
     """A future that a task of a local pool got.
 
-    Waiting for it on a worker thread runs it there if it has not started.
+    Waiting for it on a worker thread runs it there if it has not started; while a worker thread
+    waits for it by other means (`wait`, `as_completed`), a thread beside it does.
     """
+
+    _beside = False
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        # Who waits by other means than `result` takes the condition first.
+        pool = getattr(_here, "pool", None)
+        if not self._beside and pool is not None and pool is self.context and not self.done():
+            self._beside = True
+            pool.run_beside(self)
+        condition: threading.Condition = super()._condition
+        return condition
 
     def result(self, timeout: float | None = None) -> Any:
         self._help()
@@ -101,10 +115,15 @@ class LocalPool:
         on_settled: Any,
     ) -> Future[Any]:
         """Queue a chunk of `map`; `on_settled(future)` is called when it is settled."""
-        future: Future[Any] = Future()
+        inside = getattr(_here, "pool", None) is self
+        future: Future[Any] = InnerFuture() if inside else Future()
         if on_settled is not None:
             future.set_hook(on_settled)
-        return self.submit(_Chunk(function, kind), (items,), {}, terms, future)
+        self.submit(_Chunk(function, kind), (items,), {}, terms, future)
+        if inside and on_settled is not None:
+            # Who takes chunks as they come waits for none of them in particular.
+            self.run_beside(future)
+        return future
 
     def number_for_map(self, function: Callable[..., Any]) -> None:
         """Nothing is numbered here: the function itself is called."""
@@ -134,6 +153,10 @@ class LocalPool:
         timer.start()
 
     def stop_task(self, future: Future[Any]) -> bool:
+        """A thread cannot be stopped: False."""
+        return False
+
+    def cancel_running(self, future: Future[Any]) -> bool:
         """A thread cannot be stopped: False."""
         return False
 
@@ -184,14 +207,22 @@ class LocalPool:
         except Exception:
             logger.exception("snakepit pool %s: error while settling a task", self.name)
         finally:
-            # The exception's traceback refers to this frame.
-            del error
+            # The exception's traceback refers to this frame, and the task to the exception.
+            del error, task, function, args, kwargs
 
     def run_if_queued(self, future: Future[Any]) -> None:
         """Run a call on this thread if no thread has started it."""
         taken = self.queue.take_back(future)
         if taken is not None:
             self._run(*taken)
+            del taken
+
+    def run_beside(self, future: Future[Any]) -> None:
+        """Have a call that no thread has started run while this worker thread waits for it."""
+        substitute = getattr(_here, "substitute", None)
+        if substitute is None:
+            substitute = _here.substitute = _Substitute(self)
+        substitute.add(future)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -280,6 +311,39 @@ class LocalPool:
     def stats(self) -> PoolStats:
         """Read the counters."""
         return PoolStats.read(self.queue, self.size, self._ready)
+
+
+class _Substitute:
+    """Runs, one after the other, the calls that one worker thread waits for without running them.
+
+    One thread for each that waits: as many as wait within each other, never one for each call.
+    """
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._calls: deque[Future[Any]] = deque()
+        self._running = False
+
+    def add(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._calls.append(future)
+            if self._running:
+                return
+            self._running = True
+        name = f"snakepit-{self._pool.name}-substitute"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _work(self) -> None:
+        _here.pool = self._pool
+        while True:
+            with self._lock:
+                if not self._calls:
+                    self._running = False
+                    return
+                future = self._calls.popleft()
+            self._pool.run_if_queued(future)
+            del future
 
 
 class _Chunk:

@@ -163,6 +163,7 @@ class ProcessPool:
             future.context = self
             definition = self._functions.lookup(function)
             if terms is not None:
+                future._cancel_running = terms.cancel_running
                 self.scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
             self.scheduler.submit(future, definition, function, args, kwargs)
         except (EncodeError, ArenaFullError) as error:
@@ -235,6 +236,14 @@ class ProcessPool:
             return False
         self.supervisor.tell(lambda: self.supervisor.stop_task(future))
         return True
+
+    def cancel_running(self, future: Future[Any]) -> bool:
+        """Cancel a call that runs, and stop it; False if it has ended."""
+        if self.scheduler.lane_of_task(future) < 0:
+            return False
+        # The worker's end is not the future's any more: cancelled, it takes no later outcome.
+        self.supervisor.tell(lambda: self.supervisor.stop_task(future))
+        return future.mark_cancelled()
 
     # -- what workers say --------------------------------------------------------------------------
 

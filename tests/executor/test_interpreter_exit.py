@@ -18,12 +18,12 @@ def options(request: pytest.FixtureRequest) -> str:
 
 
 GUARDED = """
-import sys, time
+import os, sys, time
 import snakepit
 
 def say(seconds, text):
     time.sleep(seconds)
-    print(text, flush=True)
+    os.write(1, (text + "\\n").encode())  # print() may write a line in two pieces
 
 if __name__ == "__main__":
     executor = snakepit.Executor(2, {options})

@@ -161,7 +161,12 @@ def test_equal_priorities_keep_their_order(make: Make, gate: Any, log: tasks.Log
             executor.options(priority=priority).submit(tasks.record, log, f"{priority}-{number}")
     release.open()
     executor.shutdown()
-    assert log.lines() == [f"{p}-{n}" for p in ("high", "low") for n in range(40)]
+    lines = log.lines()
+    for priority in ("high", "low"):
+        own = [line for line in lines if line.startswith(priority)]
+        assert own == [f"{priority}-{n}" for n in range(40)]
+    # So that nothing starves, one choice in 16 is for the lowest.
+    assert 36 <= sum(line.startswith("high") for line in lines[:40]) < 40
 
 
 def test_plain_submits_keep_their_order(make: Make, log: tasks.Log) -> None:
