@@ -406,8 +406,8 @@ def _at_exit() -> None:
     local.close_all()
 
 
-# Before threads are joined; and once more after that, for pools that such a thread started, but still
-# before multiprocessing's own hook, which would wait for the workers for ever.
+# Before threads are joined; and once more after that, for pools that such a thread started, but
+# still before multiprocessing's own hook, which would wait for the workers for ever.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 atexit.register(_at_exit)
 _owner = os.getpid()

@@ -61,7 +61,7 @@ except ImportError:
     pass
 else:
     # Its lock, a semaphore of multiprocessing, is made at the first bar and kept.
-    tqdm.tqdm.get_lock()
+    tqdm.tqdm.get_lock()  # type: ignore[no-untyped-call]
 
 CHEAP_KINDS = ("template", "local")
 ALL_KINDS = ("template", "local", "fork", "forkserver", "spawn")

@@ -91,11 +91,13 @@ class Template:
         if not self._ready:
             answer = self._socket.recv(1 << 20)
             if not answer:
+                self._discard()
                 raise PoolNotReadyError(
                     "the template process ended before it was ready; its stderr says why"
                 )
             report = pickle.loads(answer)
             if report is not None:
+                self._discard()
                 summary, text = report
                 raise PoolNotReadyError(
                     f"the template process cannot start: {summary}",

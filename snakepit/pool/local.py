@@ -38,8 +38,8 @@ class LocalConfig:
 class InnerFuture(Future[Any]):
     """A future that a task of a local pool got.
 
-    Waiting for it on a worker thread runs it there if it has not started; while a worker thread
-    waits for it by other means (`wait`, `as_completed`), a thread beside it does.
+    Waiting for it on a worker thread runs it there if it has not started. While a thread waits for
+    it by other means (`wait`, `as_completed`) or is not a worker's, a thread beside it does.
     """
 
     _beside = False
@@ -47,10 +47,7 @@ class InnerFuture(Future[Any]):
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
         # Who waits by other means than `result` takes the condition first.
-        pool = getattr(_here, "pool", None)
-        if not self._beside and pool is not None and pool is self.context and not self.done():
-            self._beside = True
-            pool.run_beside(self)
+        self._have_run_beside()
         condition: threading.Condition = super()._condition
         return condition
 
@@ -63,9 +60,21 @@ class InnerFuture(Future[Any]):
         return super().exception(timeout)
 
     def _help(self) -> None:
-        pool = getattr(_here, "pool", None)
-        if pool is not None and pool is self.context and not self.done():
+        pool: Any = self.context
+        if self.done():
+            return
+        on_worker = getattr(_here, "pool", None) is pool
+        if on_worker:
             pool.run_if_queued(self)
+        else:
+            # A thread that a task made, for which the task may be waiting.
+            self._have_run_beside()
+
+    def _have_run_beside(self) -> None:
+        pool: Any = self.context
+        if not self._beside and pool is not None and not self.done():
+            self._beside = True
+            pool.run_beside(self)
 
 
 class LocalPool:
@@ -96,7 +105,7 @@ class LocalPool:
         if self.broken is not None:
             raise self._why_broken()
         if future is None:
-            future = InnerFuture() if getattr(_here, "pool", None) is self else Future()
+            future = InnerFuture() if self._is_nested(terms) else Future()
         future.context = self
         if terms is not None:
             self.queue.set_terms(future, terms.timeout, terms.priority, terms.session)
@@ -115,15 +124,18 @@ class LocalPool:
         on_settled: Any,
     ) -> Future[Any]:
         """Queue a chunk of `map`; `on_settled(future)` is called when it is settled."""
-        inside = getattr(_here, "pool", None) is self
-        future: Future[Any] = InnerFuture() if inside else Future()
+        nested = self._is_nested(terms)
+        future: Future[Any] = InnerFuture() if nested else Future()
         if on_settled is not None:
             future.set_hook(on_settled)
         self.submit(_Chunk(function, kind), (items,), {}, terms, future)
-        if inside and on_settled is not None:
+        if nested and on_settled is not None:
             # Who takes chunks as they come waits for none of them in particular.
             self.run_beside(future)
         return future
+
+    def _is_nested(self, terms: Terms | None) -> bool:
+        return getattr(_here, "pool", None) is self or (terms is not None and terms.nested)
 
     def number_for_map(self, function: Callable[..., Any]) -> None:
         """Nothing is numbered here: the function itself is called."""
@@ -218,7 +230,7 @@ class LocalPool:
             del taken
 
     def run_beside(self, future: Future[Any]) -> None:
-        """Have a call that no thread has started run while this worker thread waits for it."""
+        """Have a call that no thread has started run while this thread waits for it."""
         substitute = getattr(_here, "substitute", None)
         if substitute is None:
             substitute = _here.substitute = _Substitute(self)
@@ -380,4 +392,4 @@ def pool_of_this_thread() -> Any:
         raise RuntimeError("current_pool() is only there inside a task that a snakepit pool runs")
     from snakepit.executor import PoolView
 
-    return PoolView(pool, Terms())
+    return PoolView(pool, Terms(nested=True))

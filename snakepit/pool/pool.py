@@ -69,6 +69,7 @@ class Terms:
     priority: int = 1
     session: int = 0
     cancel_running: bool = False
+    nested: bool = False  # submitted by a task, from whatever thread
 
 
 class ProcessPool:
@@ -161,6 +162,10 @@ class ProcessPool:
             if terms is None and self.scheduler.submit_known(future, self, function, args, kwargs):
                 return future
             future.context = self
+            if function is None:
+                # To the scheduler it would mean that the function has a number.
+                self.scheduler.fail(future, TypeError("'NoneType' object is not callable"))
+                return future
             definition = self._functions.lookup(function)
             if terms is not None:
                 future._cancel_running = terms.cancel_running

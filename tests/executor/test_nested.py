@@ -69,13 +69,13 @@ def test_nested_exception(executor: snakepit.Executor) -> None:
 
 @pytest.mark.processes
 def test_nested_crash(make: Make) -> None:
-    """Another worker may run the inner task, or the waiting one itself, which then shares its fate."""
+    """Another worker runs the inner task, or the waiting one itself, which then shares its fate."""
     executor = make(3)
     future = executor.submit(tasks.nested_crash)
     if future.exception(60) is None:
         assert future.result() == "WorkerCrashedError"
     else:
-        assert isinstance(future.exception(), snakepit.WorkerCrashedError)
+        assert isinstance(future.exception(), snakepit.errors.WorkerCrashedError)
     assert executor.submit(tasks.square, 3).result(60) == 9
 
 

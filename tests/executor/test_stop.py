@@ -11,7 +11,7 @@ import pytest
 import snakepit
 from snakepit import errors
 from tests.conftest import Make
-from tests.support import results, wait_until
+from tests.support import results
 
 from . import tasks
 from .test_options import expect_capacity
@@ -71,15 +71,16 @@ def test_stops_a_task_that_is_stuck_in_c(executor: snakepit.Executor, gate: Any)
     expect_capacity(executor, gate)
 
 
-def test_stops_a_local_loop(kind: str, executor: snakepit.Executor, gate: Any) -> None:
+def test_a_thread_cannot_be_stopped(kind: str, executor: snakepit.Executor, gate: Any) -> None:
     if kind != "local":
-        pytest.skip("covered for processes")
-    started = gate("started")
-    future = executor.submit(tasks.spin, started)
+        pytest.skip("workers that are processes can be stopped")
+    started, release = gate("started"), gate("release")
+    future = executor.submit(tasks.hold, started, release)
     started.wait()
-    future.stop()
-    assert isinstance(wait_for_error(future), errors.TaskStoppedError)
-    assert executor.submit(tasks.square, 3).result(60) == 9
+    assert future.stop() is False
+    assert not future.done()
+    release.open()
+    assert future.exception(60) is None
 
 
 def test_stopping_a_queued_task_keeps_it_from_running(
@@ -160,42 +161,21 @@ def test_stopping_many_at_once(make: Make, gate: Any) -> None:
 
 
 @pytest.mark.processes
-def test_stopped_task_may_clean_up(executor: snakepit.Executor, gate: Any, log: tasks.Log) -> None:
-    """The first rungs of the ladder let `finally` run."""
-    started = gate("started")
-
-    def work() -> None:
-        try:
-            started.open()
-            while True:
-                pass
-        finally:
-            log.add("cleaned up")
-
-    future = executor.submit(work)
-    started.wait()
-    future.stop()
-    assert isinstance(wait_for_error(future), errors.TaskStoppedError)
-    assert wait_until(log.lines, "the finally block") == ["cleaned up"]
-
-
-@pytest.mark.processes
 def test_cooperative_task_sees_the_flag(executor: snakepit.Executor, gate: Any) -> None:
-    if not hasattr(snakepit, "cancelled"):
-        pytest.skip("this release has no cooperative flag")
     started = gate("started")
     executor.wait_ready(60)
     pids = sorted(executor.worker_pids())
 
-    def work() -> None:
+    def work() -> str:
         started.open()
         while not snakepit.cancelled():
             pass
+        return "stopped early"
 
     future = executor.submit(work)
     started.wait()
-    future.stop()
-    assert isinstance(wait_for_error(future), errors.TaskStoppedError)
+    assert future.stop() is True
+    assert future.result(60) == "stopped early"
     assert sorted(executor.worker_pids()) == pids
 
 

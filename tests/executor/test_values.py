@@ -171,7 +171,7 @@ PLAIN: dict[str, Any] = {
         array.array("d", [1.0, -0.0]),
     ],
     "types and functions": [int, Point, len, tasks.square, str.upper],
-    "nested deeply": nested(150),
+    "nested deeply": nested(60),
 }
 
 

@@ -48,7 +48,7 @@ METHODS = ["template", "spawn", "forkserver", "fork"]
 
 
 def program(method: str, *lines: str) -> str:
-    return HEAD.format(method=method) + "".join(f"    {line}\n" for line in lines)
+    return HEAD.replace("{method!r}", repr(method)) + "".join(f"    {line}\n" for line in lines)
 
 
 def running(tmp_path: Path, task: str, method: str = "template", *lines: str) -> Script:
