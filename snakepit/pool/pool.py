@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.process
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -164,7 +166,9 @@ class ProcessPool:
             future.context = self
             if function is None:
                 # To the scheduler it would mean that the function has a number.
-                self.scheduler.fail(future, TypeError("'NoneType' object is not callable"))
+                self.scheduler.fail(  # type: ignore[unreachable]
+                    future, TypeError("'NoneType' object is not callable")
+                )
                 return future
             definition = self._functions.lookup(function)
             if terms is not None:
@@ -476,6 +480,9 @@ class ProcessPool:
     def forget_after_fork(self) -> None:
         """In a forked child: let go of what would keep the owner's workers alive."""
         self._discard()
+        # Else multiprocessing would try to join them when the child ends.
+        children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
+        children.difference_update([worker.process for worker in self.supervisor.workers.values()])
 
     def stats(self) -> PoolStats:
         """Read the counters."""
@@ -508,5 +515,13 @@ def close_all(*, interrupted: bool) -> None:
             pool.end_workers(signal.SIGTERM)
         else:
             pool.close()
-    for pool in pools:
-        pool.join()
+    try:
+        for pool in pools:
+            pool.join()
+    except KeyboardInterrupt:
+        # The interpreter would only print a traceback of its own innards for it.
+        print("KeyboardInterrupt: the calls still under way are given up", file=sys.stderr)
+        for pool in pools:
+            pool.end_workers(signal.SIGTERM)
+        for pool in pools:
+            pool.join()

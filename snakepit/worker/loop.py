@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from snakepit.errors import (
     RemoteError,
     SnakepitError,
 )
+from snakepit.pool.memory import arena
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -37,6 +39,7 @@ def run_claimed(lane: WorkerLane, kind: int) -> None:
     try:
         function, arguments = lane.decode()
     except BaseException as error:
+        _end_without_memory()
         answer_error(lane, _loading_error(error))
     else:
         # In functions of their own, so that arguments and result are gone, and with them the memory
@@ -47,6 +50,14 @@ def run_claimed(lane: WorkerLane, kind: int) -> None:
             _run_chunk(lane, kind, function, *arguments)
         del function, arguments
     lane.publish()
+
+
+def _end_without_memory() -> None:
+    """End this process if a task has closed the descriptor of the shared memory: it is of no use."""
+    try:
+        os.fstat(arena().fd)
+    except OSError:
+        os._exit(1)
 
 
 def _run_call(
