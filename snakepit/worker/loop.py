@@ -53,7 +53,7 @@ def run_claimed(lane: WorkerLane, kind: int) -> None:
 
 
 def _end_without_memory() -> None:
-    """End this process if a task has closed the descriptor of the shared memory: it is of no use."""
+    """End this process if a task closed its descriptor of the shared memory: it is of no use."""
     try:
         os.fstat(arena().fd)
     except OSError:

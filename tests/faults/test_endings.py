@@ -58,7 +58,6 @@ def running(tmp_path: Path, task: str, method: str = "template", *lines: str) ->
         tmp_path,
     )
     assert script.read_line() == "ready"
-    assert len(script.helpers()) >= 2
     return script
 
 
@@ -161,9 +160,11 @@ def test_interrupt_ends_everything_at_once(tmp_path: Path, place: str) -> None:
     time.sleep(0.3)  # let it reach its place; any other place must do as well
     interrupt(script)
     outcome = script.finish(timeout=30)
-    assert outcome.returncode in (-signal.SIGINT, 1, 130), outcome
+    # The interpreter ignores what is raised once it ends.
+    expected = (0,) if place == "end of the program" else (-signal.SIGINT, 1, 130)
+    assert outcome.returncode in expected, outcome
     assert outcome.stderr.count("Traceback") <= 2, outcome.stderr
-    assert "KeyboardInterrupt" in outcome.stderr or place == "end of the program"
+    assert "KeyboardInterrupt" in outcome.stderr
     for word in ("Process-", "worker", "BrokenPipe", "EOFError", "Exception ignored"):
         frames = [line for line in outcome.stderr.splitlines() if not line.startswith("  ")]
         assert not any(word in line for line in frames), outcome.stderr
