@@ -22,6 +22,7 @@ cdef class WorkerLane:
     cdef uint64_t turns
     cdef uint64_t spin_ns
     cdef uint32_t dozes                 # in a row, without work between
+    cdef bint slept                     # since the last claim
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
     cdef Message answer
@@ -33,6 +34,7 @@ cdef class WorkerLane:
     cdef bint spin(self) noexcept nogil
     cdef int sleep(self) noexcept nogil
     cdef void note_claim(self) noexcept nogil
+    cdef void wake_another(self) noexcept nogil
     cdef void publish_slot(self) noexcept nogil
     cdef void push(self, uint32_t index) noexcept nogil
     cdef uint32_t open_mail(self) noexcept nogil

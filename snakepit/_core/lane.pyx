@@ -140,7 +140,6 @@ cdef class WorkerLane:
     cdef void note_claim(self) noexcept nogil:
         cdef Header *header = self.control.header
         cdef Slot *slot = &self.control.slots[self.slot]
-        cdef uint32_t helper
         if not self.running:
             set_bit(header.running, self.index)
             self.running = True
@@ -149,16 +148,30 @@ cdef class WorkerLane:
             self.searching = False
         # Offered to us while we took other work: somebody else must come for it.
         if load64(&self.me.private.head) < load64(&self.me.private.tail):
-            helper = lowest_bit(header.sleeping, self.control.n_lanes)
-            if helper < self.control.n_lanes and clear_bit(header.sleeping, helper):
-                set_bit(header.searching, helper)
-                store32(&self.control.lanes[helper].wake, 1)
-                wake(&self.control.lanes[helper].wake, 1)
+            self.wake_another()
+        elif self.slept:
+            # The owner may have left more than this task to us because we dozed (`Scheduler.wake_lanes`). Now that we
+            # are busy, perhaps for long, what is left is for another, who passes it on in the same way.
+            self.slept = False
+            fence()
+            if (self.control.has_work(self.index)
+                    and lowest_bit(header.searching, self.control.n_lanes) >= self.control.n_lanes
+                    and lowest_bit(header.drowsy, self.control.n_lanes) >= self.control.n_lanes):
+                self.wake_another()
         self.generation = claim_generation(load64(&slot.claim))
         self.started_ns = now_ns()
         self.me.heartbeat_ns = self.started_ns
         self.me.started_ns = self.started_ns
         store64(&self.me.claimed, <uint64_t>self.slot + 1)
+
+    cdef void wake_another(self) noexcept nogil:
+        """Have a sleeping lane look for work, if there is one."""
+        cdef Header *header = self.control.header
+        cdef uint32_t other = lowest_bit(header.sleeping, self.control.n_lanes)
+        if other < self.control.n_lanes and clear_bit(header.sleeping, other):
+            set_bit(header.searching, other)
+            store32(&self.control.lanes[other].wake, 1)
+            wake(&self.control.lanes[other].wake, 1)
 
     cdef bint spin(self) noexcept nogil:
         """Look for work without sleeping; True when there is some. Not while the CPUs have other things to do."""
@@ -192,6 +205,7 @@ cdef class WorkerLane:
         """Sleep until woken; 0, or EINTR after a signal."""
         cdef Header *header = self.control.header
         cdef int reason = 0
+        self.slept = True
         store32(&self.me.wake, 0)
         set_bit(header.sleeping, self.index)
         clear_bit(header.searching, self.index)
