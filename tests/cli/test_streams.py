@@ -108,7 +108,7 @@ def test_interrupt_ends_it_with_one_line(command: Command, profile: str) -> None
     write(process, "quick\na never\nb never\n")
     assert read_line(process) == "quick"
     wait_until(command.path("b.begun").exists)
-    worker = int(command.path("b.begun").read_text())
+    worker = int(wait_until(command.path("b.begun").read_text))
     os.killpg(process.pid, signal.SIGINT)
     end = ended(process)
     assert (end.code, end.output) == (130, b"")

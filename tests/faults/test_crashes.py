@@ -110,7 +110,7 @@ def test_single_worker_is_replaced(make: Make) -> None:
     expect_crash(executor.submit(tasks.kill_self))
     second = executor.submit(os.getpid).result(60)
     assert first != second
-    assert executor.worker_pids() == [second]
+    wait_until(lambda: executor.worker_pids() == [second], "the readiness to be known")
 
 
 def test_idle_worker_that_dies_is_replaced(executor: snakepit.Executor, gate: Any) -> None:
