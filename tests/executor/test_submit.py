@@ -248,6 +248,7 @@ def test_the_pool_made_in_a_thread_outlives_it(make: Make) -> None:
     thread.start()
     thread.join()
     (executor,) = made
+    executor.wait_ready(60)
     pids = executor.worker_pids()
     assert results(executor.submit(tasks.square, n) for n in range(50)) == [
         n * n for n in range(50)
