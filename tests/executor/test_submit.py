@@ -118,14 +118,6 @@ def test_saturation_far_beyond_the_number_of_workers(make: Make, gate: Any) -> N
         assert len(set(pids)) <= 3
 
 
-@pytest.mark.processes
-def test_a_lightly_loaded_pool_keeps_one_warm_worker(make: Make) -> None:
-    executor = make(4)
-    executor.wait_ready(60)
-    pids = [executor.submit(os.getpid).result(60) for _ in range(40)]
-    assert pids.count(max(set(pids), key=pids.count)) >= 30
-
-
 def test_a_long_task_keeps_no_short_one_waiting(executor: snakepit.Executor, gate: Any) -> None:
     started, release = gate("started"), gate("release")
     long = executor.submit(tasks.hold, started, release, "long")
