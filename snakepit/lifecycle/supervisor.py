@@ -16,45 +16,22 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from snakepit.errors import PoolNotReadyError, TaskStoppedError, WorkerCrashedError
+from snakepit.errors import PoolNotReadyError
+from snakepit.lifecycle.burial import Burial
+from snakepit.lifecycle.ladder import Ladder
+from snakepit.lifecycle.worker import Worker
 from snakepit.pool.memory import release_client, reserve_client
 
 if TYPE_CHECKING:
-    from snakepit._core.task import Task
     from snakepit.pool.pool import ProcessPool
 
 logger = logging.getLogger("snakepit")
 
 MOST_FAILED_STARTS = 3  # in a row; then the pool is broken
 TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
-FLAG_GRACE = 0.1  # seconds between the cooperative flag and SIGTERM
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
-
-
-class Worker:
-    """The owner's view of one worker process."""
-
-    __slots__ = ("client", "expected", "lane", "pid", "process", "ready", "sentinel", "victim")
-
-    def __init__(self, lane: int, client: int, process: Any) -> None:
-        self.lane = lane
-        self.client = client
-        self.process = process
-        self.pid: int = process.pid
-        self.sentinel: int = process.sentinel
-        self.ready = False
-        self.expected = False  # its end was asked for
-        self.victim: Task | None = None  # the task because of which we end it
-
-    def send(self, sig: int) -> None:
-        """Send a signal to the worker's whole process group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, sig)
-        # It may not lead its group yet.
-        with contextlib.suppress(ProcessLookupError, OSError, ValueError):
-            os.kill(self.pid, sig)
 
 
 class Supervisor:
@@ -75,7 +52,9 @@ class Supervisor:
         self._poller = select.poll()
         self._by_sentinel: dict[int, Worker] = {}
         self._not_before = 0.0
-        self._ending = False
+        self.ending = False
+        self._burial = Burial(pool, self)
+        self.ladder = Ladder(pool, self)
 
     def prepare(self) -> None:
         """Open what `run` needs: an unused pool holds no descriptors."""
@@ -105,7 +84,7 @@ class Supervisor:
     def run(self) -> None:
         """Supervise until the pool is closed and every worker has ended."""
         try:
-            while not (self._ending and not self.workers):
+            while not (self.ending and not self.workers):
                 self._turn()
         finally:
             self._pool.supervisor_ended()
@@ -124,7 +103,7 @@ class Supervisor:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
-                    self._bury(self._by_sentinel[fd])
+                    self._burial.bury(self._by_sentinel[fd])
             while self._notes:
                 self._notes.popleft()()
             now = time.monotonic()
@@ -147,7 +126,7 @@ class Supervisor:
     # -- starting ----------------------------------------------------------------------------------
 
     def _missing(self) -> int:
-        if self._ending or self._pool.broken is not None:
+        if self.ending or self._pool.broken is not None:
             return 0
         return self._pool.size - len(self.workers)
 
@@ -160,7 +139,7 @@ class Supervisor:
             except Exception as error:
                 self._pool.nested.forget(lane)
                 release_client(client)
-                self._start_failed(error)
+                self.start_failed(error)
                 return
             worker = Worker(lane, client, process)
             self.workers[lane] = worker
@@ -172,7 +151,7 @@ class Supervisor:
             if self._notes:
                 return
 
-    def _start_failed(self, error: BaseException) -> None:
+    def start_failed(self, error: BaseException) -> None:
         self._failed_starts += 1
         self._not_before = time.monotonic() + 0.05 * 2**self._failed_starts
         if self._failed_starts >= MOST_FAILED_STARTS:
@@ -217,54 +196,17 @@ class Supervisor:
 
     # -- ending ------------------------------------------------------------------------------------
 
-    def _bury(self, worker: Worker) -> None:
-        """A worker is dead: fail its task, give back what it held, make room for another."""
-        # Before it is reaped its number cannot be anybody else's: now its children can be ended
-        # safely.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.pid, signal.SIGKILL)
+    def forget(self, worker: Worker) -> None:
+        """Strike a dead worker off: its lane and its sentinel are free."""
         self._poller.unregister(worker.sentinel)
         del self._by_sentinel[worker.sentinel]
-        worker.process.join()
-        code = worker.process.exitcode
-        lost = self._pool.scheduler.lane_lost(worker.lane)
-        self._pool.nested.forget(worker.lane)
-        release_client(worker.client)
         del self.workers[worker.lane]
-        expected = worker.expected or self._ending or code == 0
-        if not expected:
-            self.crashes += 1
-        if not worker.ready and not expected:
-            self._start_failed(
-                RuntimeError(f"worker {worker.pid} {describe_exit(code)} while it started")
-            )
-        if lost is not None:
-            self._pool.scheduler.fail(lost, self._epitaph(worker, lost, code))
-        worker.process.close()
-        self._pool.note_ready()
-
-    def _epitaph(self, worker: Worker, task: Task, code: int | None) -> Exception:
-        where = f"worker {worker.lane} (pid {worker.pid}) of pool {self._pool.name!r}"
-        details = {
-            "worker": worker.lane,
-            "pid": worker.pid,
-            "exit_code": code,
-            "signal": signal_name(code),
-            "task": task.number,
-        }
-        if worker.victim is task:
-            return TaskStoppedError(
-                f"the task was stopped on request; {where} was ended for it", details=details
-            )
-        return WorkerCrashedError(
-            f"{where} {describe_exit(code)} while it ran the task", details=details
-        )
 
     def _check_end(self) -> None:
         """Once a closed pool has nothing left to do, let idle workers end, then make them."""
-        if self._ending or not self._pool.is_over():
+        if self.ending or not self._pool.is_over():
             return
-        self._ending = True
+        self.ending = True
         self._pool.scheduler.end_lanes()
         for worker in self.workers.values():
             worker.expected = True
@@ -278,53 +220,11 @@ class Supervisor:
             worker.expected = True
             worker.send(sig)
             if sig != signal.SIGKILL:
-                self._kill_later(worker)
+                self.kill_later(worker)
 
-    def _kill_later(self, worker: Worker) -> None:
+    def kill_later(self, worker: Worker) -> None:
         def kill() -> None:
             if self.workers.get(worker.lane) is worker:
                 worker.send(signal.SIGKILL)
 
         self.at(time.monotonic() + TERM_GRACE, kill)
-
-    # -- stopping one task -------------------------------------------------------------------------
-
-    def stop_task(self, task: Task) -> None:
-        """Stop a running task: the cooperative flag, then SIGTERM, then SIGKILL for its worker."""
-        scheduler = self._pool.scheduler
-        if scheduler.ask_to_stop(task):
-            self.at(time.monotonic() + FLAG_GRACE, lambda: self._end_worker_of(task))
-
-    def _end_worker_of(self, task: Task) -> None:
-        scheduler = self._pool.scheduler
-        lane = scheduler.lane_of_task(task, True)
-        worker = self.workers.get(lane)
-        if worker is None:
-            return
-        # Told to retire, the worker claims nothing after this task. Still running it now, it runs
-        # nothing else when the signal arrives; if the task ended meanwhile, the worker ends by
-        # itself and a new one takes its place.
-        scheduler.retire_lane(lane)
-        worker.expected = True
-        if scheduler.lane_of_task(task, True) == lane:
-            worker.victim = task
-            worker.send(signal.SIGTERM)
-            self._kill_later(worker)
-
-
-def signal_name(code: int | None) -> str | None:
-    """Return the name of the signal that an exit code stands for, or None."""
-    if code is None or code >= 0:
-        return None
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-def describe_exit(code: int | None) -> str:
-    """Say how a process with this exit code ended."""
-    if code is None:
-        return "ended"
-    name = signal_name(code)
-    return f"was killed by {name}" if name else f"exited with code {code}"

@@ -231,7 +231,7 @@ class ProcessPool:
             self.scheduler.fail(future, error)
             return
         ran = min(self.scheduler.seconds_running(future), waited)
-        self.supervisor.stop_task(future)
+        self.supervisor.ladder.stop_task(future)
         error = TaskTimeoutError(
             f"the task did not end within its timeout of {timeout:g} s: "
             f"it waited {waited - ran:.3g} s and ran {ran:.3g} s",
@@ -243,7 +243,7 @@ class ProcessPool:
         """Stop a running call (see `Future.stop`)."""
         if self.scheduler.lane_of_task(future) < 0:
             return False
-        self.supervisor.tell(lambda: self.supervisor.stop_task(future))
+        self.supervisor.tell(lambda: self.supervisor.ladder.stop_task(future))
         return True
 
     def cancel_running(self, future: Future[Any]) -> bool:
@@ -251,7 +251,7 @@ class ProcessPool:
         if self.scheduler.lane_of_task(future) < 0:
             return False
         # The worker's end is not the future's any more: cancelled, it takes no later outcome.
-        self.supervisor.tell(lambda: self.supervisor.stop_task(future))
+        self.supervisor.tell(lambda: self.supervisor.ladder.stop_task(future))
         return future.mark_cancelled()
 
     # -- what workers say --------------------------------------------------------------------------
