@@ -68,26 +68,30 @@ cdef class Completions(Owner):
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:
         """Wait until the completion list is not empty: 0, or ETIMEDOUT, or EINTR after a signal."""
         cdef Header *header = self.control.header
-        cdef uint64_t now = now_ns()
-        cdef uint64_t until = now + self.spin_ns
+        cdef uint64_t began = now_ns()
+        cdef uint64_t now = began
         cdef uint32_t bell
-        cdef int _turn
+        cdef int _turn, reason
         if self.may_spin():
-            while now < until:
+            while now - began < self.spin_ns:
                 for _turn in range(32):
                     if load32(&header.done) or task.is_settled():
-                        self.spin_ns = header.spin_limit_ns
                         return 0
                     pause()
                 now = now_ns()
-            self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
         bell = load32(&header.bells[HELPER_BELL])
         store32(&task.parked, 1)
         swap32(&header.armed, HELPER_BELL)
         fence()
         if load32(&header.done) or task.is_settled():
             return 0
-        return sleep_on(&header.bells[HELPER_BELL], bell, deadline)
+        reason = sleep_on(&header.bells[HELPER_BELL], bell, deadline)
+        # What came soon would have been worth spinning for (see `WorkerLane.note_claim`).
+        if now_ns() - began < header.spin_limit_ns:
+            self.spin_ns = header.spin_limit_ns
+        else:
+            self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
+        return reason
 
     cdef bint may_spin(self) noexcept nogil:
         """Whether a CPU is left for a caller that spins, beside the lanes that run or search."""

@@ -20,7 +20,8 @@ cdef class WorkerLane:
     cdef uint32_t slot                  # the claimed one
     cdef uint64_t generation
     cdef uint64_t turns
-    cdef uint64_t spin_ns
+    cdef uint64_t spin_ns               # how long the next spin lasts
+    cdef uint64_t idle_since_ns         # when work ran out; 0 while there is some
     cdef uint32_t dozes                 # in a row, without work between
     cdef bint slept                     # since the last claim
     cdef uint64_t started_ns

@@ -160,6 +160,14 @@ cdef class WorkerLane:
                 self.wake_another()
         self.generation = claim_generation(load64(&slot.claim))
         self.started_ns = now_ns()
+        if self.idle_since_ns:
+            # Work that came soon would have been worth spinning for, whether we did or slept; as the kernel's
+            # halt-polling does, the next spin follows from that.
+            if self.started_ns - self.idle_since_ns < header.spin_limit_ns:
+                self.spin_ns = header.spin_limit_ns
+            else:
+                self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
+            self.idle_since_ns = 0
         self.me.heartbeat_ns = self.started_ns
         self.me.started_ns = self.started_ns
         store64(&self.me.claimed, <uint64_t>self.slot + 1)
@@ -177,29 +185,29 @@ cdef class WorkerLane:
         """Look for work without sleeping; True when there is some. Not while the CPUs have other things to do."""
         cdef Header *header = self.control.header
         cdef uint32_t busy
-        cdef uint64_t until
+        cdef uint64_t now, until
         cdef int _turn
         busy = count_bits(header.running, self.control.n_lanes) + count_bits(header.searching, self.control.n_lanes)
         if test_bit(header.searching, self.index):
             self.searching = True
             busy -= 1
+        now = now_ns()
+        if self.idle_since_ns == 0:
+            self.idle_since_ns = now
         # One CPU for the owner, one for each busy lane, one for us.
         if busy + 2 > header.cpus:
             return self.control.has_work(self.index)
         if not self.searching:
             set_bit(header.searching, self.index)
             self.searching = True
-        until = now_ns() + self.spin_ns
+        until = now + self.spin_ns
         while True:
             for _turn in range(32):
                 if self.control.has_work(self.index):
-                    self.spin_ns = header.spin_limit_ns
                     return True
                 pause()
             if now_ns() >= until or load32(&self.me.retire) or load32(&header.closing):
-                break
-        self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
-        return False
+                return False
 
     cdef int sleep(self) noexcept nogil:
         """Sleep until woken; 0, or EINTR after a signal."""

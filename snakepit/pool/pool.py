@@ -40,7 +40,7 @@ logger = logging.getLogger("snakepit")
 
 SLOTS = 1024
 DEFINITIONS = 4096
-SPIN_NS = 50_000
+SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
