@@ -98,7 +98,7 @@ def test_an_exit_of_the_task_is_not_an_error_to_retry(executor: snakepit.Executo
     future = executor.options(retry=AT_ONCE).submit(tasks.fail, SystemExit(3))
     with pytest.raises(SystemExit):
         future.result(LONG)
-    assert future.attempts == 1  # type: ignore[attr-defined]
+    assert future.attempts == 1
 
 
 @pytest.mark.processes
@@ -240,7 +240,7 @@ def test_running_attempt_is_stopped_and_not_retried(executor: snakepit.Executor,
     assert not future.cancel()
     assert future.stop()
     assert future.exception(LONG) is not None
-    assert future.attempts == 1  # type: ignore[attr-defined]
+    assert future.attempts == 1
 
 
 @pytest.mark.processes
