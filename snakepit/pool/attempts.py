@@ -165,7 +165,8 @@ class GuardedCall(Future[Any]):
             self._admit()
             self.context.prepare_call(self, function, kind, args, kwargs, number)
             self.context.calls.add(self)
-            self._queue(first=True)
+            if not self._queue(first=True):
+                self._settle_breaker(_NEVER_RAN)
         except (ArenaFullError, CircuitOpenError, EncodeError, TypeError) as error:
             self._settle_breaker(_NEVER_RAN)
             self._conclude(None, error)

@@ -157,7 +157,8 @@ class LocalPool:
     ) -> Future[Any]:
         from snakepit.pool.attempts import Calls, GuardedCall
 
-        self.start()
+        if len(self._threads) < self.size:
+            self.start()
         with self._life:
             if self.calls is None:
                 self.calls = Calls()
@@ -194,6 +195,8 @@ class LocalPool:
     def later(self, seconds: float, note: Callable[[], None]) -> None:
         """Have `note()` run in `seconds`."""
         self._retries.after(seconds, note)
+        # The call may have been cancelled, and the pool closed, an instant ago.
+        self.call_ended()
 
     def call_ended(self) -> None:
         """A call left `calls`: a closed pool may be able to end now."""
@@ -357,10 +360,11 @@ class LocalPool:
             else:
                 running.finish_reading()
         if cancel_futures:
-            for task in self.queue.withdraw_all():
-                task.mark_cancelled()
+            # First, so that no attempt enters behind the back of what withdraws them.
             if self.calls is not None:
                 self.calls.end()
+            for task in self.queue.withdraw_all():
+                task.mark_cancelled()
         # The threads are still needed by calls that are to be tried again.
         self._closed = True
         self.call_ended()

@@ -478,10 +478,11 @@ class ProcessPool:
                 running.finish_reading()
         self.scheduler.close()
         if cancel_futures:
-            for task in self.scheduler.withdraw_all():
-                task.mark_cancelled()
+            # First, so that no attempt enters behind the back of what withdraws them.
             if self.calls is not None:
                 self.calls.end()
+            for task in self.scheduler.withdraw_all():
+                task.mark_cancelled()
         with self._life:
             self._closed = True
             started = self._started
