@@ -173,6 +173,7 @@ class LocalPool:
     ) -> None:
         """Keep what makes the function and arguments of each attempt."""
         call.call = make
+        self.queue.adopt(call)
 
     def queue_attempt(self, call: GuardedCall, first: bool) -> None:
         """Queue an attempt. Raises PoolShutdownError, PoolNotReadyError."""
