@@ -25,7 +25,7 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    DONE, FILLING, FREE, IN_SEGMENT, IS_ERROR, LANE_STARTING, LANE_VACANT, MAIL,
+    CALL, DONE, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_STARTING, LANE_VACANT, MAIL,
     NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_generation, cell_slot, cell_word,
     claim_generation, claim_lane, claim_state, claim_word,
 )
@@ -139,6 +139,47 @@ cdef class Scheduler(Completions):
         else:
             self.channel.encode_call(task, function, (items,), {}, task.deadline_ns)
         self.enter(task)
+
+    def encode(self, Task call, Published definition, function, int kind, tuple args, dict kwargs):
+        """Encode a call, or a chunk of `map` (kind CALL_EACH or CALL_STAR, its items alone in `args`), into `call`.
+
+        It is not queued: `attempt` does that, as often as need be. Raises EncodeError, ArenaFullError.
+        """
+        call.owner = self
+        call.kind = kind
+        if kind != CALL:
+            call.items = len(args[0])
+        if definition is not None:
+            call.function = definition
+            call.definition = definition.number
+            call.epoch = definition.epoch
+            if kind != CALL:
+                self.channel.encode_value(call, args[0], call.deadline_ns)
+            else:
+                self.channel.encode_call(call, None, args, kwargs, call.deadline_ns)
+        else:
+            self.channel.encode_call(call, function, args, kwargs, call.deadline_ns)
+        if call.flags & IN_SEGMENT:
+            call.flags |= KEPT
+
+    def attempt(self, Task task, Task call, bint first):
+        """Queue `task`, an attempt at a call that `encode` prepared. Only the first is refused by a closed pool."""
+        task.kind = call.kind
+        task.items = call.items
+        task.encoding = call.encoding
+        task.flags = call.flags
+        task.inline = call.inline
+        # Shared by both, so that a worker which still copies it after the call was settled finds it unchanged.
+        task.segment = call.segment
+        task.shared = call.shared
+        task.length = call.length
+        task.function = call.function
+        task.definition = call.definition
+        task.epoch = call.epoch
+        task.priority = call.priority
+        task.session = call.session
+        task.deadline_ns = call.deadline_ns
+        self.enter(task, not first)
 
     def submit_encoded(self, Task task, Published definition, int encoding, int flags, bytes payload, Segment segment,
                        uint64_t length):
