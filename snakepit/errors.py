@@ -58,7 +58,7 @@ class WorkerCrashedError(SnakepitError, BrokenProcessPool):
 
     @property
     def autopsy(self) -> Autopsy:
-        """What the worker died of: exit code or signal, memory, Python stack, last lines of stderr."""
+        """What the worker died of: exit code or signal, memory, stack, last lines of stderr."""
         from snakepit.lifecycle.autopsy import Autopsy
 
         data = self.details.get("autopsy")

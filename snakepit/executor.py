@@ -89,8 +89,8 @@ class Executor(concurrent.futures.Executor):
     `preload`: names of modules to import once in the template. `env`: environment variables of the
     workers, in force before they import anything; BLAS and OpenMP libraries get one thread each
     unless it or the environment says otherwise.
-    `start_timeout`: seconds that a worker has to start, its initializer included, before it is killed
-    and counts as failed; by default 60. Three failed starts in a row break the pool.
+    `start_timeout`: seconds that a worker has to start, its initializer included, before it is
+    killed and counts as failed; by default 60. Three failed starts in a row break the pool.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that

@@ -308,7 +308,8 @@ cdef class WorkerLane:
             _leave(0)
         error, text, _ = problem
         if not isinstance(error, SystemExit):
-            print(text, file=sys.stderr, end="")
+            if sys.stderr is not None:
+                print(text, file=sys.stderr, end="")
             _leave(1)
         _leave(error.code if isinstance(error.code, int) else 0 if error.code is None else 1)
         return 0

@@ -26,9 +26,8 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    DONE, FILLING, FREE, IN_SEGMENT, IS_ERROR, LANE_STARTING, LANE_VACANT, MAIL,
-    NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_generation, cell_slot, cell_word,
-    claim_generation, claim_lane, claim_state, claim_word,
+    FILLING, FREE, IN_SEGMENT, IS_ERROR, LANE_STARTING, NOBODY, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring,
+    Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
 from snakepit._core.task cimport Task, deadline_after

@@ -139,7 +139,10 @@ class OomWatch:
 
     def start(self) -> None:
         """Remember how many victims there were so far."""
-        for path, ours in (*((path, True) for path in _group_files()), (Path("/proc/vmstat"), False)):
+        for path, ours in (
+            *((path, True) for path in _group_files()),
+            (Path("/proc/vmstat"), False),
+        ):
             count = _read_count(path)
             if count is not None:
                 self._path, self._ours, self._seen, self._latest = path, ours, count, count

@@ -133,8 +133,7 @@ class Burial:
             self._supervisor.crashes += 1
             self._supervisor.start_failed(
                 RuntimeError(
-                    f"worker {worker.pid} {autopsy.summary()} while it started"
-                    f"{last_words(autopsy)}"
+                    f"worker {worker.pid} {autopsy.summary()} while it started{last_words(autopsy)}"
                 )
             )
         elif autopsy.exit_code == 0 and autopsy.phase == "idle":

@@ -67,5 +67,5 @@ class TaintedLanes:
     def _not_before(self, lane: int) -> float:
         count, when = self._crashes[lane]
         doublings = min(count - self._policy.crashes, 16)
-        wait = min(self._policy.shortest_wait * 2**doublings, self._policy.longest_wait)
+        wait = min(self._policy.shortest_wait * 2.0**doublings, self._policy.longest_wait)
         return when + wait

@@ -29,8 +29,8 @@ ONE_THREAD_EACH = {
 
 
 START_PATIENCE = 300.0  # seconds; what it imports may be large
-# Seconds until a template that does not answer is given up. It answers in a millisecond; while it is
-# waited for, nothing else is supervised.
+# Seconds until a template that does not answer is given up. It answers in a millisecond; while it
+# is waited for, nothing else is supervised.
 ANSWER_PATIENCE = 3.0
 
 

@@ -67,8 +67,8 @@ class Worker:
         if not self.is_dead():
             self.sent.add(int(sig))
             self.reason = reason or self.reason
-        # Where somebody else reaped it, a stranger may have its number; but not while a group of that
-        # number is left, and then no process has it.
+        # Where somebody else reaped it, a stranger may have its number; but not while a group of
+        # that number is left, and then no process has it.
         if self._is_gone() and os.path.exists(f"/proc/{self.pid}"):
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):

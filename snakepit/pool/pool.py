@@ -62,7 +62,7 @@ class PoolConfig:
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
-    start_timeout: float = START_TIMEOUT  # seconds that a worker, its initializer included, has to start
+    start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
     name: str = "default"
 
 

@@ -15,7 +15,7 @@ def start_recording(fd: int) -> None:
     if stream is not None:
         try:
             # In place: handlers of `logging` and others may hold this very stream already.
-            stream.write = Recorder(fd, stream.write)  # type: ignore[method-assign,assignment]
+            stream.write = Recorder(fd, stream.write)  # type: ignore[method-assign]
         except AttributeError:  # A stream of somebody's own, with slots: not recorded.
             pass
     if faulthandler.is_enabled():
