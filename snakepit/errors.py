@@ -10,7 +10,10 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.autopsy import Autopsy
 
 __all__ = [
     "ArenaFullError",
@@ -50,8 +53,17 @@ def _rebuild(cls: type[SnakepitError], message: str, details: dict[str, Any]) ->
 class WorkerCrashedError(SnakepitError, BrokenProcessPool):
     """The worker died while it ran this task. The pool replaced the worker and goes on.
 
-    `details`: worker, pid, exit_code (negative: the signal), signal (its name or None), task.
+    `details`: worker, pid, exit_code (negative: the signal), signal (its name or None), task,
+    autopsy (plain values; see `autopsy`).
     """
+
+    @property
+    def autopsy(self) -> Autopsy:
+        """What the worker died of: exit code or signal, memory, stack, last lines of stderr."""
+        from snakepit.lifecycle.autopsy import Autopsy
+
+        data = self.details.get("autopsy")
+        return Autopsy.from_data(data) if data is not None else Autopsy()
 
 
 class TaskTimeoutError(SnakepitError, TimeoutError):
@@ -63,7 +75,7 @@ class TaskStoppedError(SnakepitError, CancelledError):
 
 
 class PoolNotReadyError(SnakepitError, BrokenProcessPool):
-    """The pool cannot start workers: the initializer raised, or they die at once.
+    """The pool cannot start workers: the initializer raised, they die at once, or never get ready.
 
     `__cause__` says why.
     """

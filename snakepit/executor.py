@@ -22,7 +22,7 @@ from snakepit.pool import local
 from snakepit.pool import pool as processes
 from snakepit.pool.local import LocalConfig, LocalPool
 from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.pool.pool import PoolConfig, ProcessPool
+from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool
 from snakepit.pool.terms import Terms, checked_terms
 from snakepit.resources import usable_cpus
 
@@ -91,6 +91,8 @@ class Executor(concurrent.futures.Executor):
     `preload`: names of modules to import once in the template. `env`: environment variables of the
     workers, in force before they import anything; BLAS and OpenMP libraries get one thread each
     unless it or the environment says otherwise.
+    `start_timeout`: seconds that a worker has to start, its initializer included, before it is
+    killed and counts as failed; by default 60. Three failed starts in a row break the pool.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
@@ -111,6 +113,7 @@ class Executor(concurrent.futures.Executor):
         preload: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         inline_threshold: int = 10_240,
+        start_timeout: float | None = None,
         name: str = "default",
     ) -> None:
         size = _checked_size(max_workers)
@@ -123,6 +126,7 @@ class Executor(concurrent.futures.Executor):
                 ("start_method", start_method),
                 ("max_tasks_per_child", max_tasks_per_child),
                 ("env", env),
+                ("start_timeout", start_timeout),
             ):
                 if value is not None:
                     raise ValueError(
@@ -143,6 +147,7 @@ class Executor(concurrent.futures.Executor):
                     preload=_checked_preload(preload, context),
                     env={str(key): str(value) for key, value in (env or {}).items()},
                     inline_threshold=_checked_threshold(inline_threshold),
+                    start_timeout=_checked_start_timeout(start_timeout),
                     name=name,
                 )
             )
@@ -366,6 +371,16 @@ def _check_count(name: str, value: int | None) -> None:
         raise TypeError(f"{name} must be a whole number or None, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be >= 1, not {value}")
+
+
+def _checked_start_timeout(value: float | None) -> float:
+    if value is None:
+        return START_TIMEOUT
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"start_timeout must be a number of seconds, not {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"start_timeout must be more than 0 seconds and finite, not {value}")
+    return float(value)
 
 
 def _checked_threshold(value: int) -> int:

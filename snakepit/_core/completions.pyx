@@ -25,8 +25,6 @@ from snakepit._core.layout cimport Header
 from snakepit._core.task cimport Owner, Task
 
 cdef enum:
-    THREAD_BELL = 1
-    HELPER_BELL = 2
     PATROL_NS = 1_000_000
     CLOSE_CALLS_NS = 200_000            # calls that follow each other within this are worth a patrol
     LEAST_SPIN_NS = 4_000
@@ -90,7 +88,7 @@ cdef class Completions(Owner):
         store32(&task.parked, 1)
         swap32(&header.armed, HELPER_BELL)
         fence()
-        if load32(&header.done) or task.is_settled():
+        if self.has_completed() or task.is_settled():
             return 0
         reason = sleep_on(&header.bells[HELPER_BELL], bell, deadline)
         # What came soon would have been worth spinning for (see `WorkerLane.note_claim`).

@@ -17,6 +17,7 @@ cdef class WorkerLane:
     cdef readonly DefinitionReader definitions
     cdef readonly uint32_t index
     cdef Lane *me
+    cdef uint32_t born                  # `forks` when it was made
     cdef uint32_t slot                  # the claimed one
     cdef uint64_t generation
     cdef uint64_t turns
@@ -36,6 +37,7 @@ cdef class WorkerLane:
     cdef int sleep(self) noexcept nogil
     cdef void note_claim(self) noexcept nogil
     cdef void wake_another(self) noexcept nogil
+    cdef int leave_as_child(self, problem) except -1
     cdef void publish_slot(self) noexcept nogil
     cdef void push(self, uint32_t index) noexcept nogil
     cdef uint32_t open_mail(self) noexcept nogil

@@ -5,6 +5,9 @@ A lane looks for work in its private ring, then in the shared ones; with none, i
 that, then says in shared memory that it sleeps, looks once more, and sleeps. Whoever queues a task sees the word or the
 lane sees the task.
 """
+import os
+import sys
+
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -31,6 +34,25 @@ cdef enum:
     LEAST_SPIN_NS = 4_000
     MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
 
+cdef uint32_t forks = 0                 # how often this process is a fork of the one that imported us
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _leave(code):
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit(code)
+
 
 cdef class WorkerLane:
     def __init__(self, Control control, Channel channel, DefinitionReader definitions, uint32_t index):
@@ -40,6 +62,7 @@ cdef class WorkerLane:
         self.definitions = definitions
         self.index = index
         self.me = &self.control.lanes[index]
+        self.born = forks
         self.spin_ns = self.control.header.spin_limit_ns
         self.answer = Message()
         self.kept = []
@@ -275,11 +298,26 @@ cdef class WorkerLane:
         """Encode the answer of the claimed task. Raises EncodeError, ArenaFullError; then encode that instead."""
         cdef Message answer = self.answer
         cdef Slot *slot = &self.control.slots[self.slot]
+        if self.born != forks:
+            # A child that the task forked, and that came back from the task as its parent will: there is one worker.
+            self.leave_as_child(value if is_error else None)
         answer.flags = IS_ERROR if is_error else 0
         answer.length = 0
         answer.clear()
         answer.items = items
         self.channel.encode_value(answer, value, slot.deadline_ns)
+
+    cdef int leave_as_child(self, problem) except -1:
+        """End a forked child as Python ends a program, without its clean-up, which is the parent's."""
+        if problem is None:
+            _leave(0)
+        error, text, _ = problem
+        if not isinstance(error, SystemExit):
+            if sys.stderr is not None:
+                print(text, file=sys.stderr, end="")
+            _leave(1)
+        _leave(error.code if isinstance(error.code, int) else 0 if error.code is None else 1)
+        return 0
 
     def publish(self):
         """Publish the encoded answer: from here on the task is done, whatever happens to this process."""

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ class Supervisor:
         self._by_sentinel: dict[int, Worker] = {}
         self._not_before = 0.0
         self.ending = False
-        self._burial = Burial(pool, self)
+        self.burial = Burial(pool, self)
         self.ladder = Ladder(pool, self)
 
     def prepare(self) -> None:
@@ -62,6 +63,7 @@ class Supervisor:
         os.set_blocking(self._bell_in, False)
         os.set_blocking(self._bell_out, False)
         self._poller.register(self._bell_out, select.POLLIN)
+        self.burial.oom.start()
 
     # -- from any thread ---------------------------------------------------------------------------
 
@@ -103,7 +105,7 @@ class Supervisor:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
-                    self._burial.bury(self._by_sentinel[fd])
+                    self.burial.bury(self._by_sentinel[fd])
             while self._notes:
                 self._notes.popleft()()
             now = time.monotonic()
@@ -132,24 +134,44 @@ class Supervisor:
 
     def _start_missing(self) -> None:
         while self._missing() > 0 and time.monotonic() >= self._not_before:
-            lane = next(lane for lane in range(self._pool.lanes) if lane not in self.workers)
+            lane, wait = self.burial.tainted.choose(
+                lane for lane in range(self._pool.lanes) if lane not in self.workers
+            ) or (-1, 0.0)
+            if wait > 0 or lane < 0:
+                self._not_before = time.monotonic() + wait
+                return
             client = reserve_client()
             try:
                 process = self._pool.start_process(lane, client)
             except Exception as error:
                 self._pool.nested.forget(lane)
+                recording = self._pool.recordings.pop(lane, None)
+                if recording is not None:
+                    recording.close()
                 release_client(client)
                 self.start_failed(error)
                 return
-            worker = Worker(lane, client, process)
+            worker = Worker(lane, client, process, self._pool.recordings.pop(lane, None))
             self.workers[lane] = worker
             self._by_sentinel[worker.sentinel] = worker
             self._poller.register(worker.sentinel, select.POLLIN)
+            self.limit_start(worker)
             self._started += 1
             if self._started > self._pool.size:
                 self.restarts += 1
             if self._notes:
                 return
+
+    def limit_start(self, worker: Worker) -> None:
+        """End a worker that hangs while it starts; that counts as a failed start."""
+        reference = weakref.ref(worker)
+
+        def end() -> None:
+            late = reference()
+            if late is not None and not (late.ready or late.expected or late.reaped):
+                late.send(signal.SIGKILL, f"not ready after {self._pool.start_timeout:g} s")
+
+        self.after(self._pool.start_timeout, end)
 
     def start_failed(self, error: BaseException) -> None:
         self._failed_starts += 1
@@ -214,11 +236,11 @@ class Supervisor:
                 worker.send(signal.SIGTERM)
         self.at(time.monotonic() + EXIT_GRACE, lambda: self.end_workers(signal.SIGTERM))
 
-    def end_workers(self, sig: int) -> None:
+    def end_workers(self, sig: int, reason: str | None = None) -> None:
         """Send every worker a signal, and SIGKILL after a grace time."""
         for worker in list(self.workers.values()):
             worker.expected = True
-            worker.send(sig)
+            worker.send(sig, reason)
             if sig != signal.SIGKILL:
                 self.kill_later(worker)
 

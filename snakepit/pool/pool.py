@@ -20,6 +20,7 @@ from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.scheduler import Scheduler
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
+from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
 from snakepit.pool.functions import FunctionRegistry
@@ -48,6 +49,7 @@ DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
+START_TIMEOUT = 60.0  # seconds
 
 _starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
 
@@ -64,6 +66,7 @@ class PoolConfig:
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
+    start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
     name: str = "default"
 
 
@@ -105,6 +108,7 @@ class ProcessPool:
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
         self.nested = NestedTasks(self)
+        self.recordings: dict[int, Recording] = {}  # by lane, of workers that are about to start
         self.scheduler = Scheduler(
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
@@ -363,11 +367,14 @@ class ProcessPool:
         """Start a worker process for a lane."""
         assert self._lifeline is not None
         link = self.nested.open_link(lane)
-        passed = [self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno()]
+        recording = self.recordings[lane] = Recording()
+        passed = [
+            self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno(), recording.fd
+        ]  # fmt: skip
         # A plain fork inherits descriptors, and `forget_after_fork` closes the pool's own in
         # every child.
         copies = [os.dup(fd) for fd in passed] if self._forks else []
-        control, lifeline, theirs = copies or passed
+        control, lifeline, theirs, record = copies or passed
         spec = WorkerSpec(
             pool=self.name,
             lane=lane,
@@ -376,6 +383,7 @@ class ProcessPool:
             arena=PassedDescriptor(self._arena.fd),
             lifeline=PassedDescriptor(lifeline),
             link=PassedDescriptor(theirs),
+            recording=PassedDescriptor(record),
             threshold=self._config.inline_threshold,
             patience=ARENA_PATIENCE,
             initializer=self._initializer,
@@ -435,6 +443,11 @@ class ProcessPool:
                 f"{self.ready_workers()} of {self.size} workers were ready after {timeout:g} s"
             )
 
+    @property
+    def start_timeout(self) -> float:
+        """Seconds that a worker has to get ready."""
+        return self._config.start_timeout
+
     def ready_workers(self) -> int:
         """Return how many workers are ready for work."""
         return sum(worker.ready for worker in list(self.supervisor.workers.values()))
@@ -449,7 +462,7 @@ class ProcessPool:
             self.broken = error
             self._life.notify_all()
         for task in self.scheduler.withdraw_all():
-            self.scheduler.fail(task, self._why_broken())
+            self.scheduler.fail_elsewhere(task, self._why_broken())
 
     def _why_broken(self) -> PoolNotReadyError:
         assert self.broken is not None
@@ -505,7 +518,8 @@ class ProcessPool:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
         self.close(cancel_futures=True)
         if self._started:
-            self.supervisor.tell(lambda: self.supervisor.end_workers(sig))
+            reason = "kill_workers" if sig == signal.SIGKILL else "terminate_workers"
+            self.supervisor.tell(lambda: self.supervisor.end_workers(sig, reason))
 
     def is_over(self) -> bool:
         """Whether the pool is closed and has nothing left to do."""

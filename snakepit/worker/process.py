@@ -37,6 +37,7 @@ class WorkerSpec:
     arena: PassedDescriptor
     lifeline: PassedDescriptor
     link: PassedDescriptor
+    recording: PassedDescriptor
     threshold: int
     patience: float
     initializer: bytes | None  # pickled (function, args)
@@ -55,9 +56,11 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.lifeline import hold_lifeline
     from snakepit.pool.memory import set_arena
     from snakepit.worker import context, loop
+    from snakepit.worker.recording import start_recording
 
     leave_owner(spec)
     hold_lifeline(spec.lifeline.fd)
+    start_recording(spec.recording.fd)
     arena = Arena(spec.arena.fd, spec.client)
     set_arena(arena)
     control = Control(spec.control.fd)
@@ -88,6 +91,8 @@ def leave_owner(spec: WorkerSpec) -> None:
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.set_wakeup_fd(-1)
     os.environ.update(spec.env)
 

@@ -5,7 +5,7 @@
     spawn()     --- "spawn" + pipe + fds -> fork ---> worker: run the process object in the pipe
                 <-- pid, pidfd ------------
     reap(pid)   --- "reap" ---------------> waitpid
-                <-- status ----------------
+                <-- status, memory --------
 
 One request at a time, so the template needs no SIGCHLD handler, no thread and no table. The owner
 learns of a death from the pidfd and then asks for the status. When the owner goes, the socket
@@ -31,6 +31,7 @@ WORKER_MODULES = (
     "snakepit.worker.process",
     "snakepit.worker.loop",
     "snakepit.worker.context",
+    "snakepit.worker.recording",
     "snakepit.pool.memory",
     "snakepit._core.lane",
     "snakepit._core.lifeline",
@@ -55,6 +56,10 @@ def main(fd: int) -> None:
     """Serve one owner until it closes the socket `fd`."""
     connection = socket.socket(fileno=fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Inherited from the owner they would be: a SIGCHLD that is ignored leaves no exit status, and a
+    # signal that is blocked ends no worker.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     try:
@@ -79,15 +84,16 @@ def main(fd: int) -> None:
         if request == b"spawn":
             _spawn(connection, fds)
         else:
-            connection.send(str(_exit_code(int(request))).encode())
+            connection.send(_reap(int(request)))
 
 
-def _exit_code(pid: int) -> int:
+def _reap(pid: int) -> bytes:
+    """Return exit code and peak memory in bytes; nothing is known of a child of somebody else's."""
     try:
-        _, status = os.waitpid(pid, 0)
+        _, status, usage = os.wait4(pid, 0)
     except ChildProcessError:  # Forked by a template before us.
-        return 255
-    return os.waitstatus_to_exitcode(status)
+        return b"unknown"
+    return b"%d %d" % (os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024)
 
 
 def _prepare(preparation: dict[str, Any]) -> None:
