@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from snakepit import errors as errors
+    from snakepit.errors import TaskInterrupt as TaskInterrupt
     from snakepit.executor import Executor as Executor
+    from snakepit.lifecycle.graces import Graces as Graces
     from snakepit.pool.futures import Future as Future
     from snakepit.pool.memory import share as share
     from snakepit.pool.memory import shared_array as shared_array
@@ -24,7 +26,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
+    "Graces": "snakepit.lifecycle.graces",
     "PoolStats": "snakepit.pool.stats",
+    "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
     "share": "snakepit.pool.memory",

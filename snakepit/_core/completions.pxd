@@ -18,6 +18,7 @@ cdef class Completions(Owner):
     cdef uint64_t last_left_ns
 
     cdef int collect(self) except -1
+    cdef int collect_whole(self) except -1
     cdef void arm(self) noexcept nogil
     cdef void nudge(self, uint32_t bell) noexcept nogil
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil

@@ -21,6 +21,7 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, WAKE_ALL, add32, cas32, fence, load32, load64, now_ns, pause, popcount64, sleep_on, store32,
     swap32, wake,
 )
+from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
 from snakepit._core.task cimport Owner, Task
 
@@ -37,6 +38,14 @@ cdef class Completions(Owner):
         """Take the completion list and settle everything on it; returns how many slots that were."""
         raise NotImplementedError
 
+    cdef int collect_whole(self) except -1:
+        """Collect in a thread that may run a task itself: an interrupt meant for that must not meet the others'."""
+        hold()
+        try:
+            return self.collect()
+        finally:
+            release()
+
     # -- a caller waits ------------------------------------------------------------------------------------------------
 
     cdef int help(self, Task task, uint64_t deadline) except -1:
@@ -51,13 +60,13 @@ cdef class Completions(Owner):
             add32(&self.helped, 1)
             try:
                 while True:
-                    self.collect()
+                    self.collect_whole()
                     if task.is_settled():
                         return 0
                     with nogil:
                         reason = self.await_done(task, deadline)
                     if reason == ETIMEDOUT:
-                        self.collect()
+                        self.collect_whole()
                         return 0
                     if reason == EINTR:
                         PyErr_CheckSignals()
@@ -111,7 +120,7 @@ cdef class Completions(Owner):
             return 0
         self.arm()
         if load32(&self.control.header.done):
-            self.collect()
+            self.collect_whole()
         if close and not load32(&self.waiting_callers) and not load32(&self.observers):
             if cas32(&self.patrol, 0, 1):
                 cas32(&self.control.header.armed, THREAD_BELL, 0)

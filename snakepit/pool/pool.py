@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -19,9 +19,13 @@ from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.scheduler import Scheduler
+from snakepit._core.stopping import phase_of, tasks_of_session
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
+from snakepit.lifecycle.deadlines import Deadlines
+from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
 from snakepit.pool.memory import arena
@@ -43,6 +47,7 @@ DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
+UNDECIDED = 0.05  # seconds between looks at a call whose time is up while its outcome is on its way
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 _starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
@@ -61,6 +66,7 @@ class PoolConfig:
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
     name: str = "default"
+    graces: Graces = field(default_factory=Graces)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,10 @@ class ProcessPool:
         self.scheduler = Scheduler(
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
+        self.graces = config.graces
         self.supervisor = Supervisor(self)
+        self._deadlines = Deadlines(self.supervisor.at, self._expire)
+        self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._life = threading.Condition()
         self._started = False
         self._closed = False
@@ -179,7 +188,7 @@ class ProcessPool:
             self.scheduler.fail(future, error)
             return future
         if terms is not None and terms.timeout is not None:
-            self._watch_deadline(future, terms.timeout)
+            self._deadlines.add(future, terms.timeout)
         return future
 
     def submit_items(
@@ -197,6 +206,8 @@ class ProcessPool:
         future: Future[Any] = Future()
         future.context = self
         future.set_hook(on_settled)
+        if terms.cancel_running:
+            future._cancel_running = True
         try:
             self.scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
             self.scheduler.submit_items(future, definition, function, kind, items)
@@ -204,7 +215,7 @@ class ProcessPool:
             self.scheduler.fail(future, error)
             return future
         if terms.timeout is not None:
-            self._watch_deadline(future, terms.timeout)
+            self._deadlines.add(future, terms.timeout)
         return future
 
     def number_for_map(self, function: Callable[..., Any]) -> Any:
@@ -213,29 +224,29 @@ class ProcessPool:
             self.start()
         return self._functions.snapshot_for_map(function)
 
-    def _watch_deadline(self, future: Future[Any], timeout: float) -> None:
-        reference = weakref.ref(future)
-        started = time.monotonic()
-        self.supervisor.at(started + timeout, lambda: self._expire(reference(), timeout, started))
-
-    def _expire(self, future: Future[Any] | None, timeout: float, started: float) -> None:
-        if future is None or future.done():
-            return
+    def _expire(self, future: Future[Any], timeout: float, started: float) -> None:
         waited = time.monotonic() - started
         if self.scheduler.cancel_queued(future):
             error = TaskTimeoutError(
                 f"the task did not start within its timeout of {timeout:g} s: "
                 f"all workers of pool {self.name!r} were busy",
-                details={"timeout": timeout, "waited": waited, "ran": 0.0},
+                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
             )
             self.scheduler.fail(future, error)
             return
+        phase = phase_of(self.scheduler, future)
+        if not phase:
+            # Its answer is there and about to be settled, or its worker is dead and about to be
+            # buried: the outcome decides, if it comes.
+            self._deadlines.look_again(future, timeout, started, UNDECIDED)
+            return
         ran = min(self.scheduler.seconds_running(future), waited)
         self.supervisor.ladder.stop_task(future)
+        doing = {"decoding": ", still decoding its arguments", "encoding": ", encoding its result"}
         error = TaskTimeoutError(
             f"the task did not end within its timeout of {timeout:g} s: "
-            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s",
-            details={"timeout": timeout, "waited": waited - ran, "ran": ran},
+            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s{doing.get(phase, '')}",
+            details={"timeout": timeout, "waited": waited - ran, "ran": ran, "phase": phase},
         )
         self.scheduler.fail(future, error)
 
@@ -253,6 +264,10 @@ class ProcessPool:
         # The worker's end is not the future's any more: cancelled, it takes no later outcome.
         self.supervisor.tell(lambda: self.supervisor.ladder.stop_task(future))
         return future.mark_cancelled()
+
+    def cancel_session(self, session: int) -> int:
+        """Stop all calls of a session; returns how many."""
+        return sum(future.stop() for future in set(tasks_of_session(self.scheduler, session)))
 
     # -- what workers say --------------------------------------------------------------------------
 
@@ -289,7 +304,7 @@ class ProcessPool:
             _running.add(self)
             if self._template is not None:
                 self._template.start()
-            for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
+            for role, body in (("supervisor", self._supervise), ("collector", self._collect)):
                 thread = threading.Thread(
                     target=body, name=f"snakepit-{self.name}-{role}", daemon=True
                 )
@@ -300,6 +315,13 @@ class ProcessPool:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
                 self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+
+    def _supervise(self) -> None:
+        self.scheduler.spare_this_thread(self._callbacks.add)
+        try:
+            self.supervisor.run()
+        finally:
+            self.scheduler.spare_this_thread(None)
 
     def _collect(self) -> None:
         while not self._over or self.scheduler.unsettled:
@@ -440,12 +462,17 @@ class ProcessPool:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in self._own_threads():
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 if thread.is_alive():
                     return False
         return True
+
+    def _own_threads(self) -> Iterator[threading.Thread]:
+        yield from self._threads
+        # Asked for last, when nobody can start another.
+        yield from self._callbacks.threads()
 
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""

@@ -31,6 +31,7 @@ WORKER_MODULES = (
     "snakepit.worker.process",
     "snakepit.worker.loop",
     "snakepit.worker.context",
+    "snakepit.worker.children",
     "snakepit.pool.memory",
     "snakepit._core.lane",
     "snakepit._core.lifeline",
