@@ -75,6 +75,9 @@ class TaskInterrupt(BaseException):  # noqa: N818 - like KeyboardInterrupt, an e
     in the grace time that is left; one that goes on instead is ended with its worker.
     """
 
+    def __init__(self, message: str = "the task was asked to stop") -> None:
+        super().__init__(message)
+
 
 class PoolNotReadyError(SnakepitError, BrokenProcessPool):
     """The pool cannot start workers: the initializer raised, or they die at once.

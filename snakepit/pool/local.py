@@ -105,6 +105,7 @@ class LocalPool:
         self._late: dict[int, tuple[float, float]] = {}
         self._numbers = itertools.count()
         self._threads: list[threading.Thread] = []
+        self._ended: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._life = threading.Condition()
         self._ready = 0
         self._waiting_maps: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -231,16 +232,24 @@ class LocalPool:
         """Start the threads that are missing."""
         with HELD, self._life:
             while len(self._threads) < self.size and self.queue.is_open:
-                thread = threading.Thread(
-                    target=self._work,
-                    name=f"snakepit-{self.name}-{next(self._numbers)}",
-                    daemon=True,
-                )
-                self._threads.append(thread)
-                thread.start()
+                self._start_one()
             _running.add(self)
 
+    def _start_one(self) -> None:
+        name = f"snakepit-{self.name}-{next(self._numbers)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
     def _work(self) -> None:
+        try:
+            self._serve()
+        finally:
+            with self._life:
+                self._ended.add(threading.current_thread())
+                self._life.notify_all()
+
+    def _serve(self) -> None:
         _here.pool = self
         if self._config.initializer is not None:
             try:
@@ -259,7 +268,9 @@ class LocalPool:
         with self._life:
             self._threads.remove(thread)
             self._ready -= 1
-        self.start()
+            if self.queue.is_open or self.queue.unsettled:
+                self._start_one()
+            self._life.notify_all()
 
     def run_tasks(
         self, take: Callable[[Runner], Any], replace: Callable[[], object]
@@ -356,23 +367,25 @@ class LocalPool:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool's threads have ended; False if not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        me = threading.current_thread()
+        with self._life:
+            # Not by joining them: one may be left behind while it is waited for.
+            if not self._life.wait_for(
+                lambda: all(thread in self._ended or thread is me for thread in self._threads),
+                timeout,
+            ):
+                return False
         for thread in self._own_threads():
-            if thread is not threading.current_thread():
+            if thread is not me:
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 if thread.is_alive():
                     return False
         return True
 
     def _own_threads(self) -> Iterator[threading.Thread]:
-        while True:
-            # A thread that is left behind meanwhile is replaced here, and not waited for.
-            with self._life:
-                alive = [thread for thread in self._threads if thread.is_alive()]
-            others = [thread for thread in alive if thread is not threading.current_thread()]
-            if not others:
-                break
-            yield others[0]
+        yield from list(self._threads)
         yield from self.timekeeper.threads()
+        # Asked for last, when nobody can start another.
         yield from self._callbacks.threads()
 
     def end_workers(self, sig: int) -> None:
