@@ -34,17 +34,16 @@ cdef enum:
 
 
 cdef class Completions(Owner):
-    cdef int collect(self) except -1:
-        """Take the completion list and settle everything on it; returns how many slots that were."""
+    cdef int collect(self, Task wanted=None) except -1:
+        """Take the completion list and settle everything on it; returns how many slots that were.
+
+        Who waits for `wanted` does so in bounded time: it stops early, with work left, once that task is settled.
+        """
         raise NotImplementedError
 
-    cdef int collect_whole(self) except -1:
-        """Collect in a thread that may run a task itself: an interrupt meant for that must not meet the others'."""
-        hold()
-        try:
-            return self.collect()
-        finally:
-            release()
+    cdef bint has_completed(self) noexcept nogil:
+        """Whether anything is there to collect."""
+        return False
 
     # -- a caller waits ------------------------------------------------------------------------------------------------
 
@@ -58,20 +57,26 @@ cdef class Completions(Owner):
                 continue
             swap32(&header.armed, 0)
             add32(&self.helped, 1)
+            # This thread may run a task itself: an interrupt meant for that must not meet what is settled here for
+            # others, nor keep the role from being given up.
+            hold()
             try:
                 while True:
-                    self.collect_whole()
+                    self.collect(task)
                     if task.is_settled():
                         return 0
                     with nogil:
                         reason = self.await_done(task, deadline)
                     if reason == ETIMEDOUT:
-                        self.collect_whole()
+                        self.collect()
                         return 0
                     if reason == EINTR:
                         PyErr_CheckSignals()
             finally:
-                self.leave()
+                try:
+                    self.leave(task)
+                finally:
+                    release()
         return 0
 
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:
@@ -110,7 +115,7 @@ cdef class Completions(Owner):
             busy += popcount64(load64(&header.running[word]) | load64(&header.searching[word]))
         return busy < header.cpus
 
-    cdef int leave(self) except -1:
+    cdef int leave(self, Task task) except -1:
         """Give up the helper's role and make sure that somebody watches the list."""
         cdef uint64_t now = now_ns()
         cdef bint close = now - self.last_left_ns < CLOSE_CALLS_NS
@@ -119,8 +124,12 @@ cdef class Completions(Owner):
         if load32(&self.patrol) and not load32(&self.waiting_callers) and not load32(&self.observers):
             return 0
         self.arm()
-        if load32(&self.control.header.done):
-            self.collect_whole()
+        if self.has_completed():
+            self.collect(task)
+            if self.has_completed():
+                # The caller has settled enough for others: the rest is the thread's.
+                self.nudge(THREAD_BELL)
+                return 0
         if close and not load32(&self.waiting_callers) and not load32(&self.observers):
             if cas32(&self.patrol, 0, 1):
                 cas32(&self.control.header.armed, THREAD_BELL, 0)
@@ -183,11 +192,11 @@ cdef class Completions(Owner):
                 else:
                     if not load32(&self.helper):
                         self.arm()
-                        if not load32(&header.done):
+                        if not self.has_completed():
                             sleep_on(&header.bells[THREAD_BELL], bell, 0)
                     else:
                         sleep_on(&header.bells[THREAD_BELL], bell, 0)
-                if load32(&header.done):
+                if self.has_completed():
                     if not load32(&self.helper):
                         break
                     # We may have taken the helper's place at `armed` and so the ring that was meant for it.
