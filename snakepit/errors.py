@@ -68,7 +68,7 @@ class TaskStoppedError(SnakepitError, CancelledError):
     """
 
 
-class TaskInterrupt(BaseException):  # noqa: N818 - like KeyboardInterrupt, an event and not an error
+class TaskInterrupt(BaseException):
     """Raised inside a task that is to stop and did not look at `snakepit.cancelled()`.
 
     Not an Exception, so that `except Exception` lets it pass. A task may clean up when it comes,

@@ -1,4 +1,4 @@
-"""The deadlines of a pool's calls: one timer for all of them, and a thread for pools without one."""
+"""The deadlines of a pool's calls: one timer for all, and a thread for pools that have none."""
 
 from __future__ import annotations
 

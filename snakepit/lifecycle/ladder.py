@@ -131,13 +131,11 @@ class ThreadLadder:
         runner = self._pool.queue.leave_behind(task)
         if runner is None:
             return
-        what = "the task was stopped on request, but goes on"
-        error = self._pool.late_error(task, f"it could not be stopped: {self._fate(runner)}")
-        if error is None:
-            error = TaskStoppedError(
-                f"{what}: {self._fate(runner)}",
-                details={"task": task.number, "left_behind": runner.left_behind},
-            )
+        fate = self._fate(runner)
+        error = self._pool.late_error(task, f"it could not be stopped: {fate}") or TaskStoppedError(
+            f"the task was stopped on request, but goes on: {fate}",
+            details={"task": task.number, "left_behind": runner.left_behind},
+        )
         if runner.left_behind and runner.replace is not None:
             runner.replace()
         self._pool.queue.fail(task, error)

@@ -272,9 +272,7 @@ class LocalPool:
                 self._start_one()
             self._life.notify_all()
 
-    def run_tasks(
-        self, take: Callable[[Runner], Any], replace: Callable[[], object]
-    ) -> None:
+    def run_tasks(self, take: Callable[[Runner], Any], replace: Callable[[], object]) -> None:
         """Run what `take` gives on this thread, until that is None or the thread is replaced."""
         runner = _here.runner = Runner()
         runner.replace = replace

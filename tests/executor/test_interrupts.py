@@ -331,9 +331,7 @@ def test_stop_races_with_the_end_by_force(make: Make) -> None:
 
 
 @pytest.mark.processes
-def test_two_stops_and_a_deadline_are_one_interrupt(
-    make: Make, gate: Any, log: tasks.Log
-) -> None:
+def test_two_stops_and_a_deadline_are_one_interrupt(make: Make, gate: Any, log: tasks.Log) -> None:
     executor = make(1, stop_grace=PATIENT)
     executor.wait_ready(60)
     started, release = gate("started"), gate("release")

@@ -141,7 +141,7 @@ def test_no_other_task_of_the_thread_is_interrupted() -> None:
     with local(stop_grace={"flag": 0.0, "interrupt": 60.0}) as executor:
         thread = executor.submit(threading.get_ident).result(60)
         for number in range(500):
-            stopped = executor.submit(sum, [n for n in range(number % 100)])
+            stopped = executor.submit(sum, list(range(number % 100)))
             spared = [executor.submit(count_up, 50 * n) for n in range(4)]
             while not stopped.running() and not stopped.done():
                 pass
@@ -255,7 +255,8 @@ def test_cancelling_an_inner_task_starts_no_thread_for_it() -> None:
 
 def test_a_local_task_that_waits_for_other_workers_shields_them(gate: Any) -> None:
     """It settles what it finds while it waits; an interrupt of its own is none of theirs."""
-    with local(stop_grace={"flag": 0.0, "interrupt": 60.0}) as executor, snakepit.Executor(2) as far:
+    grace = {"flag": 0.0, "interrupt": 60.0}
+    with local(stop_grace=grace) as executor, snakepit.Executor(2) as far:
         far.wait_ready(60)
 
         def work(started: tasks.Gate) -> None:
@@ -283,7 +284,7 @@ def test_callbacks_that_block_hold_up_no_deadline(gate: Any) -> None:
     for profile in ("local", "process"):
         blocking.clear()
         release.clear()
-        with snakepit.Executor(1, profile=profile) as executor:  # type: ignore[arg-type]
+        with snakepit.Executor(1, profile=profile) as executor:
             hold = gate(f"release-{profile}")
             started = gate(f"started-{profile}")
             running = executor.submit(tasks.hold, started, hold)
