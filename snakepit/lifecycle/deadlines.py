@@ -12,11 +12,16 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.stopping import phase_of
+from snakepit.errors import TaskTimeoutError
+
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
+    from snakepit.pool.pool import ProcessPool
 
 logger = logging.getLogger("snakepit")
 
+UNDECIDED = 0.05  # seconds between looks at a late call whose outcome is on its way
 LEAST_PURGE = 1024  # entries below which nobody looks for those of calls that are done
 
 
@@ -92,6 +97,41 @@ class Deadlines:
                 self._expire(future, timeout, started)
             except Exception:
                 logger.exception("snakepit: error at the deadline of a task")
+
+
+class ProcessDeadlines(Deadlines):
+    """The deadlines of a pool of processes, seen to in its supervisor's thread."""
+
+    def __init__(self, pool: ProcessPool) -> None:
+        super().__init__(pool.supervisor.at, self._end)
+        self._pool = pool
+
+    def _end(self, future: Future[Any], timeout: float, started: float) -> None:
+        scheduler = self._pool.scheduler
+        waited = time.monotonic() - started
+        if scheduler.cancel_queued(future):
+            error = TaskTimeoutError(
+                f"the task did not start within its timeout of {timeout:g} s: "
+                f"all workers of pool {self._pool.name!r} were busy",
+                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
+            )
+            scheduler.fail(future, error)
+            return
+        phase = phase_of(scheduler, future)
+        if not phase:
+            # Its answer is there and about to be settled, or its worker is dead and about to be
+            # buried: the outcome decides, if it comes.
+            self.look_again(future, timeout, started, UNDECIDED)
+            return
+        ran = min(scheduler.seconds_running(future), waited)
+        self._pool.supervisor.ladder.stop_task(future)
+        doing = {"decoding": ", still decoding its arguments", "encoding": ", encoding its result"}
+        error = TaskTimeoutError(
+            f"the task did not end within its timeout of {timeout:g} s: "
+            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s{doing.get(phase, '')}",
+            details={"timeout": timeout, "waited": waited - ran, "ran": ran, "phase": phase},
+        )
+        scheduler.fail(future, error)
 
 
 class Timekeeper:

@@ -19,9 +19,9 @@ from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.scheduler import Scheduler
-from snakepit._core.stopping import phase_of, tasks_of_session
-from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
-from snakepit.lifecycle.deadlines import Deadlines
+from snakepit._core.stopping import tasks_of_session
+from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
+from snakepit.lifecycle.deadlines import ProcessDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
@@ -47,7 +47,6 @@ DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
-UNDECIDED = 0.05  # seconds between looks at a call whose time is up while its outcome is on its way
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 _starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
@@ -122,7 +121,7 @@ class ProcessPool:
         )
         self.graces = config.graces
         self.supervisor = Supervisor(self)
-        self._deadlines = Deadlines(self.supervisor.at, self._expire)
+        self._deadlines = ProcessDeadlines(self)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._life = threading.Condition()
         self._started = False
@@ -223,32 +222,6 @@ class ProcessPool:
         if not self._started:
             self.start()
         return self._functions.snapshot_for_map(function)
-
-    def _expire(self, future: Future[Any], timeout: float, started: float) -> None:
-        waited = time.monotonic() - started
-        if self.scheduler.cancel_queued(future):
-            error = TaskTimeoutError(
-                f"the task did not start within its timeout of {timeout:g} s: "
-                f"all workers of pool {self.name!r} were busy",
-                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
-            )
-            self.scheduler.fail(future, error)
-            return
-        phase = phase_of(self.scheduler, future)
-        if not phase:
-            # Its answer is there and about to be settled, or its worker is dead and about to be
-            # buried: the outcome decides, if it comes.
-            self._deadlines.look_again(future, timeout, started, UNDECIDED)
-            return
-        ran = min(self.scheduler.seconds_running(future), waited)
-        self.supervisor.ladder.stop_task(future)
-        doing = {"decoding": ", still decoding its arguments", "encoding": ", encoding its result"}
-        error = TaskTimeoutError(
-            f"the task did not end within its timeout of {timeout:g} s: "
-            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s{doing.get(phase, '')}",
-            details={"timeout": timeout, "waited": waited - ran, "ran": ran, "phase": phase},
-        )
-        self.scheduler.fail(future, error)
 
     def stop_task(self, future: Future[Any]) -> bool:
         """Stop a running call (see `Future.stop`)."""
