@@ -181,9 +181,11 @@ def test_timeout_error_names_the_phase(make: Make, gate: Any) -> None:
     executor = make(1, stop_grace=HURRIED)
     executor.wait_ready(60)
     started = gate("started")
-    future = executor.options(timeout=0.5).submit(tasks.identity, SlowToLoad(started))
-    error = future.exception(60)
-    assert isinstance(error, errors.TaskTimeoutError)
-    assert started.is_open()
+    while True:
+        future = executor.options(timeout=0.3).submit(tasks.identity, SlowToLoad(started))
+        error = future.exception(60)
+        assert isinstance(error, errors.TaskTimeoutError)
+        if error.details["phase"] != "queued":
+            break
     assert error.details["phase"] == "decoding" and "decoding" in str(error)
     expect_capacity(executor, gate, workers=1)
