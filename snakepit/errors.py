@@ -27,6 +27,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "SnakepitError",
+    "TaskInterrupt",
     "TaskStoppedError",
     "TaskTimeoutError",
     "WorkerCrashedError",
@@ -67,11 +68,28 @@ class WorkerCrashedError(SnakepitError, BrokenProcessPool):
 
 
 class TaskTimeoutError(SnakepitError, TimeoutError):
-    """The task did not end within its deadline. `details`: timeout, waited, ran (seconds)."""
+    """The task did not end within its deadline.
+
+    `details`: timeout, waited, ran (seconds), phase ("queued", "decoding", "running", "encoding").
+    """
 
 
 class TaskStoppedError(SnakepitError, CancelledError):
-    """The task was running and was stopped on request."""
+    """The task was running and was stopped on request.
+
+    Its `__cause__`, if there is one, shows where TaskInterrupt met it.
+    """
+
+
+class TaskInterrupt(BaseException):
+    """Raised inside a task that is to stop and did not look at `snakepit.cancelled()`.
+
+    Not an Exception, so that `except Exception` lets it pass. A task may clean up when it comes,
+    in the grace time that is left; one that goes on instead is ended with its worker.
+    """
+
+    def __init__(self, message: str = "the task was asked to stop") -> None:
+        super().__init__(message)
 
 
 class PoolNotReadyError(SnakepitError, BrokenProcessPool):

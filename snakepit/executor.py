@@ -17,13 +17,14 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.template import can_use_template
 from snakepit.pool import local
 from snakepit.pool import pool as processes
 from snakepit.pool.local import LocalConfig, LocalPool
 from snakepit.pool.mapping import MapResults, MapRun
 from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool
-from snakepit.pool.terms import Terms, checked_terms
+from snakepit.pool.terms import Terms, checked_terms, session_key
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class Executor(concurrent.futures.Executor):
     `start_timeout`: seconds that a worker has to start, its initializer included, before it is
     killed and counts as failed; by default 60. Three failed starts in a row break the pool.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
+    `cancel_running`: `cancel()` of a future also stops a call that runs (`options` can say
+    otherwise). `stop_grace`: what a call that is stopped, or late, is given before it is made to
+    end: `snakepit.Graces` or a dict of its fields, in seconds.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
     ran on it, with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
@@ -114,9 +118,12 @@ class Executor(concurrent.futures.Executor):
         env: Mapping[str, str] | None = None,
         inline_threshold: int = 10_240,
         start_timeout: float | None = None,
+        cancel_running: bool = False,
+        stop_grace: Graces | Mapping[str, float] | None = None,
         name: str = "default",
     ) -> None:
         size = _checked_size(max_workers)
+        graces = Graces.checked(stop_grace)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
         _check_count("max_tasks_per_child", max_tasks_per_child)
@@ -133,7 +140,7 @@ class Executor(concurrent.futures.Executor):
                         f"{option} is for workers that are processes; profile='local' has none"
                     )
             self._pool: ProcessPool | LocalPool = LocalPool(
-                LocalConfig(size, initializer, tuple(initargs), name)
+                LocalConfig(size, initializer, tuple(initargs), name, graces)
             )
         elif profile == "process":
             context = _chosen_context(mp_context, start_method)
@@ -149,12 +156,15 @@ class Executor(concurrent.futures.Executor):
                     inline_threshold=_checked_threshold(inline_threshold),
                     start_timeout=_checked_start_timeout(start_timeout),
                     name=name,
+                    graces=graces,
                 )
             )
         else:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
         self._max_workers = size
-        self._terms = Terms()
+        self._terms = Terms(cancel_running=cancel_running)
+        # Plain calls take the shortest way, which carries no terms.
+        self._submit_terms = self._terms if cancel_running else None
         # Dropped without shutdown, the pool still ends once its calls are done.
         self._finalizer = weakref.finalize(self, self._pool.close)
         self._finalizer.atexit = False
@@ -165,7 +175,7 @@ class Executor(concurrent.futures.Executor):
         What cannot be pickled is the future's error, EncodeError. Raises PoolShutdownError (a
         RuntimeError) after `shutdown` and PoolNotReadyError when the initializer failed.
         """
-        return self._pool.submit(fn, args, kwargs)
+        return self._pool.submit(fn, args, kwargs, self._submit_terms)
 
     def map(
         self,
@@ -206,7 +216,7 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         priority: Literal["high", "normal", "low"] = "normal",
         session: str | None = None,
-        cancel_running: bool = False,
+        cancel_running: bool | None = None,
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         idempotent: bool = False,
@@ -216,7 +226,7 @@ class Executor(concurrent.futures.Executor):
         `timeout`: seconds for queueing, running and answering together, then TaskTimeoutError, and
         a worker that still runs the call is replaced. `priority`: of what is queued, higher goes
         first. `session`: calls of one session go to the worker that ran it last, if it is free.
-        `cancel_running`: `cancel()` also stops a call that runs.
+        `cancel_running`: `cancel()` also stops a call that runs; None: as the executor has it.
 
         `retry`: a call that raises is tried again as this policy says, with the arguments that it
         was submitted with; `timeout` is for all attempts together. `breaker`: calls that it refuses
@@ -229,12 +239,20 @@ class Executor(concurrent.futures.Executor):
             timeout=timeout,
             priority=priority,
             session=session,
-            cancel_running=cancel_running,
+            cancel_running=self._terms.cancel_running if cancel_running is None else cancel_running,
             retry=retry,
             breaker=breaker,
             idempotent=idempotent,
         )
         return PoolView(self._pool, terms)
+
+    def cancel(self, *, session: str) -> int:
+        """Stop all calls of a session, and return how many there were to stop.
+
+        Those that are queued are cancelled at once; those that run are stopped as by
+        `Future.stop`.
+        """
+        return self._pool.cancel_session(session_key(session))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; end the workers when those that were taken are done.
@@ -259,15 +277,19 @@ class Executor(concurrent.futures.Executor):
         return None
 
     def terminate_workers(self) -> None:
-        """End all workers by SIGTERM, after a second by SIGKILL.
+        """End all workers by SIGTERM, after a grace time (`stop_grace`) by SIGKILL.
 
-        Running calls fail, queued ones are cancelled.
+        Running calls fail, queued ones are cancelled. Threads cannot be ended by force: their
+        calls are stopped as by `Future.stop`.
         """
         self._finalizer.detach()
         self._pool.end_workers(signal.SIGTERM)
 
     def kill_workers(self) -> None:
-        """End all workers by SIGKILL. Running calls fail, queued ones are cancelled."""
+        """End all workers by SIGKILL. Running calls fail, queued ones are cancelled.
+
+        Threads cannot be killed: they are interrupted, and left behind at once.
+        """
         self._finalizer.detach()
         self._pool.end_workers(signal.SIGKILL)
 

@@ -21,6 +21,7 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, WAKE_ALL, add32, cas32, fence, load32, load64, now_ns, pause, popcount64, sleep_on, store32,
     swap32, wake,
 )
+from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
 from snakepit._core.task cimport Owner, Task
 
@@ -54,6 +55,9 @@ cdef class Completions(Owner):
                 continue
             swap32(&header.armed, 0)
             add32(&self.helped, 1)
+            # This thread may run a task itself: an interrupt meant for that must not meet what is settled here for
+            # others, nor keep the role from being given up.
+            hold()
             try:
                 while True:
                     self.collect(task)
@@ -67,7 +71,10 @@ cdef class Completions(Owner):
                     if reason == EINTR:
                         PyErr_CheckSignals()
             finally:
-                self.leave(task)
+                try:
+                    self.leave(task)
+                finally:
+                    release()
         return 0
 
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:

@@ -28,6 +28,12 @@ cdef class WorkerLane:
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
     cdef Message answer
+    cdef unsigned long thread           # that runs the tasks
+    cdef bint inside                    # in the task's function: the one place where an interrupt may be raised
+    cdef bint heard                     # the interrupting signal came since the claim
+    cdef readonly bint interrupted      # the claimed task was interrupted
+    cdef int holds                      # sections of our own under way that no interrupt may break ...
+    cdef bint owed                      # ... and one came meanwhile
     cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
 
     cdef uint32_t take(self) noexcept nogil
@@ -38,6 +44,7 @@ cdef class WorkerLane:
     cdef void note_claim(self) noexcept nogil
     cdef void wake_another(self) noexcept nogil
     cdef int leave_as_child(self, problem) except -1
+    cdef int await_signal(self) except -1
     cdef void publish_slot(self) noexcept nogil
     cdef void push(self, uint32_t index) noexcept nogil
     cdef uint32_t open_mail(self) noexcept nogil

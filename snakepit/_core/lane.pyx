@@ -22,13 +22,21 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.layout cimport (
-    CALL, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
-    MAIL_SUBMIT, POSTED, PRIORITIES, Header, Ring, Slot, claim_generation, claim_state, claim_word,
+    CALL, CALLED, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
+    MAIL_SUBMIT, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT, STOP_MASK, Header, Ring, Slot, claim_generation,
+    claim_state, claim_word,
 )
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
 from snakepit._core.task cimport Message
 
+from snakepit.errors import TaskInterrupt
+
+cdef extern from "Python.h":
+    object call_object "PyObject_Call"(object function, object args, object kwargs)
+    unsigned long PyThread_get_thread_ident() nogil
+
 cdef enum:
+    PROMPTLY_NS = 50_000_000            # how long a signal that was announced may take
     RETIRE = 0xFFFFFFFE                 # `take`: the lane shall end
     SIGNALLED = 0xFFFFFFFD              # `take`: a signal came
     LEAST_SPIN_NS = 4_000
@@ -71,6 +79,7 @@ cdef class WorkerLane:
     def announce(self, int pid) -> None:
         """Say that this lane is ready for work."""
         self.me.pid = pid
+        self.thread = PyThread_get_thread_ident()
         self.me.heartbeat_ns = now_ns()
         store32(&self.me.state, LANE_READY)
 
@@ -91,6 +100,7 @@ cdef class WorkerLane:
                 store32(&self.me.state, LANE_RETIRING)
                 return None
             self.slot = found
+            self.heard = self.interrupted = self.owed = False
             return self.control.slots[found].kind
 
     cdef uint32_t take(self) noexcept nogil:
@@ -292,6 +302,68 @@ cdef class WorkerLane:
             return function, (tuple(value), {})
         return function, value
 
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def call(self, function, tuple args, dict kwargs):
+        """Call the function of the claimed task: the only place where TaskInterrupt is raised.
+
+        Signal handlers run between bytecodes, so none runs from the function's end to where `inside` is lowered. The
+        stop word is the handshake with the owner: either it announces its signal before RETURNED stands there, and the
+        signal is waited for here, or it sends none. So no later task meets it, not even as an interrupted system call.
+        """
+        cdef uint32_t *word = &self.control.slots[self.slot].cancel
+        cdef bint late = add32(word, CALLED) & STOP_MASK
+        try:
+            if late:
+                self.interrupted = True
+                raise TaskInterrupt("the task was asked to stop before its function was called")
+            self.inside = True
+            return call_object(function, args, kwargs)
+        finally:
+            self.inside = False
+            if (add32(word, RETURNED) & STOP_MASK) >= STOP_INTERRUPT:
+                self.await_signal()
+
+    def interrupt(self, _number, _frame):
+        """The handler of the interrupting signal; raises TaskInterrupt once a task, and only inside its function."""
+        self.heard = True
+        if not self.inside or self.interrupted:
+            return
+        if (load32(&self.control.slots[self.slot].cancel) & STOP_MASK) < STOP_INTERRUPT:
+            return
+        if self.holds:
+            self.owed = True
+            return
+        self.interrupted = True
+        raise TaskInterrupt("the task was asked to stop")
+
+    def hold_interrupts(self) -> None:
+        """Put off an interrupt until `release_interrupts`: what follows must not be left half done."""
+        if PyThread_get_thread_ident() == self.thread:
+            self.holds += 1
+
+    def release_interrupts(self) -> None:
+        """End what `hold_interrupts` began; raises TaskInterrupt if one came meanwhile."""
+        if PyThread_get_thread_ident() != self.thread:
+            return
+        self.holds -= 1
+        if self.owed and not self.holds:
+            self.owed = False
+            if self.inside and not self.interrupted:
+                self.interrupted = True
+                raise TaskInterrupt("the task was asked to stop")
+
+    cdef int await_signal(self) except -1:
+        """Let the signal come that the owner has announced; not for ever, for the owner may be gone."""
+        cdef uint64_t until = now_ns() + PROMPTLY_NS
+        cdef uint32_t word = 0
+        PyErr_CheckSignals()
+        while not self.heard and now_ns() < until:
+            with nogil:
+                sleep_on(&word, 0, now_ns() + 1_000_000)
+            PyErr_CheckSignals()
+        return 0
+
     # -- answering -----------------------------------------------------------------------------------------------------
 
     def encode(self, value, bint is_error=False, int items=0):
@@ -340,6 +412,8 @@ cdef class WorkerLane:
         answer.clear()
         with nogil:
             self.publish_slot()
+        # The slot may carry another task by now, whose stop word is not ours to read.
+        self.slot = NO_SLOT
 
     cdef void publish_slot(self) noexcept nogil:
         cdef Slot *slot = &self.control.slots[self.slot]
@@ -436,7 +510,13 @@ cdef class WorkerLane:
     @property
     def stop_requested(self) -> bool:
         """Whether the owner asked the running task to stop."""
-        return self.slot != NO_SLOT and load32(&self.control.slots[self.slot].cancel) != 0
+        cdef uint32_t slot = self.slot
+        return slot != NO_SLOT and (load32(&self.control.slots[slot].cancel) & STOP_MASK) != 0
+
+    @property
+    def claimed_ns(self) -> int:
+        """When the running task was claimed, in monotonic nanoseconds."""
+        return self.started_ns
 
     @property
     def deadline_ns(self) -> int:

@@ -62,6 +62,14 @@ cdef enum:
     FUNCTION_INSIDE = 4                 # the payload carries the function as well
     KEPT = 8                            # the owner keeps the segment for another attempt: the worker takes a copy
 
+# What is asked of a task, and how far its worker is with it: the parts of `Slot.cancel`.
+cdef enum:
+    STOP_FLAG = 1                       # the owner asks it to stop
+    STOP_INTERRUPT = 2                  # the owner sends the worker its interrupting signal
+    STOP_MASK = 0xFF
+    CALLED = 0x100                      # the worker has called the task's function
+    RETURNED = 0x200                    # and that is over: no interrupt is sent from here on
+
 # What a lane's process is doing, for readers of the state; nothing is decided by it.
 cdef enum:
     LANE_VACANT = 0
@@ -138,7 +146,7 @@ cdef struct Slot:
     uint8_t priority
     uint32_t definition_epoch
     uint32_t segment                    # arena segment + 1, or 0
-    uint32_t cancel                     # set by the owner: the task is asked to stop
+    uint32_t cancel                     # STOP_* set by the owner, CALLED and RETURNED added by the worker
     uint64_t task                       # the owner's number of the task
     uint64_t deadline_ns                # monotonic; 0: none
     uint64_t session                    # the session's key; 0: none

@@ -631,13 +631,6 @@ cdef class Scheduler(Completions):
             return 0.0
         return (now_ns() - self.control.lanes[lane].started_ns) * 1e-9
 
-    def ask_to_stop(self, Task task) -> bool:
-        """Raise the cooperative flag of a running task; False when it does not run."""
-        if self.lane_of_task(task, True) < 0:
-            return False
-        store32(&self.control.slots[task.slot].cancel, 1)
-        return True
-
     def close(self) -> None:
         """Take no more tasks."""
         pthread_mutex_lock(&self.mutex)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("snakepit")
 
 MOST_FAILED_STARTS = 3  # in a row; then the pool is broken
-TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 
 
@@ -249,4 +248,4 @@ class Supervisor:
             if self.workers.get(worker.lane) is worker:
                 worker.send(signal.SIGKILL)
 
-        self.at(time.monotonic() + TERM_GRACE, kill)
+        self.at(time.monotonic() + self._pool.graces.terminate, kill)

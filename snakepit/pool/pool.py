@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,14 @@ from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.scheduler import Scheduler
-from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
+from snakepit._core.stopping import tasks_of_session
+from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle.autopsy import Recording
+from snakepit.lifecycle.deadlines import ProcessDeadlines
+from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
 from snakepit.pool.memory import arena
@@ -68,6 +72,7 @@ class PoolConfig:
     inline_threshold: int = 10_240
     start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
     name: str = "default"
+    graces: Graces = field(default_factory=Graces)
 
 
 class ProcessPool:
@@ -112,7 +117,10 @@ class ProcessPool:
         self.scheduler = Scheduler(
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
+        self.graces = config.graces
         self.supervisor = Supervisor(self)
+        self._deadlines = ProcessDeadlines(self)
+        self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._life = threading.Condition()
         self._started = False
         self._closed = False
@@ -179,7 +187,7 @@ class ProcessPool:
             self.scheduler.fail(future, error)
             return future
         if terms is not None and terms.timeout is not None:
-            self._watch_deadline(future, terms.timeout)
+            self._deadlines.add(future, terms.timeout)
         return future
 
     def submit_items(
@@ -201,6 +209,8 @@ class ProcessPool:
         future: Future[Any] = Future()
         future.context = self
         future.set_hook(on_settled)
+        if terms.cancel_running:
+            future._cancel_running = True
         try:
             self.scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
             self.scheduler.submit_items(future, definition, function, kind, items)
@@ -208,7 +218,7 @@ class ProcessPool:
             self.scheduler.fail(future, error)
             return future
         if terms.timeout is not None:
-            self._watch_deadline(future, terms.timeout)
+            self._deadlines.add(future, terms.timeout)
         return future
 
     # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
@@ -251,7 +261,7 @@ class ProcessPool:
             self.scheduler.watch()
         left = call.seconds_left()
         if left is not None:
-            self._watch_deadline(attempt, left)
+            self._deadlines.add(attempt, left)
 
     def later(self, seconds: float, note: Callable[[], None]) -> None:
         """Have `note()` run in the supervisor's thread in `seconds`."""
@@ -268,32 +278,6 @@ class ProcessPool:
             self.start()
         return self._functions.snapshot_for_map(function)
 
-    def _watch_deadline(self, future: Future[Any], timeout: float) -> None:
-        reference = weakref.ref(future)
-        started = time.monotonic()
-        self.supervisor.at(started + timeout, lambda: self._expire(reference(), timeout, started))
-
-    def _expire(self, future: Future[Any] | None, timeout: float, started: float) -> None:
-        if future is None or future.done():
-            return
-        waited = time.monotonic() - started
-        if self.scheduler.cancel_queued(future):
-            error = TaskTimeoutError(
-                f"the task did not start within its timeout of {timeout:g} s: "
-                f"all workers of pool {self.name!r} were busy",
-                details={"timeout": timeout, "waited": waited, "ran": 0.0},
-            )
-            self.scheduler.fail(future, error)
-            return
-        ran = min(self.scheduler.seconds_running(future), waited)
-        self.supervisor.ladder.stop_task(future)
-        error = TaskTimeoutError(
-            f"the task did not end within its timeout of {timeout:g} s: "
-            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s",
-            details={"timeout": timeout, "waited": waited - ran, "ran": ran},
-        )
-        self.scheduler.fail(future, error)
-
     def stop_task(self, future: Future[Any]) -> bool:
         """Stop a running call (see `Future.stop`)."""
         if self.scheduler.lane_of_task(future) < 0:
@@ -308,6 +292,10 @@ class ProcessPool:
         # The worker's end is not the future's any more: cancelled, it takes no later outcome.
         self.supervisor.tell(lambda: self.supervisor.ladder.stop_task(future))
         return future.mark_cancelled()
+
+    def cancel_session(self, session: int) -> int:
+        """Stop all calls of a session; returns how many."""
+        return sum(future.stop() for future in set(tasks_of_session(self.scheduler, session)))
 
     # -- what workers say --------------------------------------------------------------------------
 
@@ -344,7 +332,7 @@ class ProcessPool:
             _running.add(self)
             if self._template is not None:
                 self._template.start()
-            for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
+            for role, body in (("supervisor", self._supervise), ("collector", self._collect)):
                 thread = threading.Thread(
                     target=body, name=f"snakepit-{self.name}-{role}", daemon=True
                 )
@@ -355,6 +343,13 @@ class ProcessPool:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
                 self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+
+    def _supervise(self) -> None:
+        self.scheduler.spare_this_thread(self._callbacks.add)
+        try:
+            self.supervisor.run()
+        finally:
+            self.scheduler.spare_this_thread(None)
 
     def _collect(self) -> None:
         while not self._over or self.scheduler.unsettled:
@@ -507,12 +502,17 @@ class ProcessPool:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in self._own_threads():
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 if thread.is_alive():
                     return False
         return True
+
+    def _own_threads(self) -> Iterator[threading.Thread]:
+        yield from self._threads
+        # Asked for last, when nobody can start another.
+        yield from self._callbacks.threads()
 
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""

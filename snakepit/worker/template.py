@@ -32,6 +32,7 @@ WORKER_MODULES = (
     "snakepit.worker.loop",
     "snakepit.worker.context",
     "snakepit.worker.recording",
+    "snakepit.worker.children",
     "snakepit.pool.memory",
     "snakepit._core.lane",
     "snakepit._core.lifeline",

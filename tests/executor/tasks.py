@@ -17,6 +17,9 @@ from typing import Any, NoReturn
 PATIENCE = 60.0
 """Seconds that a task waits at a gate before it gives up."""
 
+HELPER: Any = None
+"""A process that an initializer has started."""
+
 
 class Gate:
     """A door that any process can open, look at, and wait for; it is a file."""
