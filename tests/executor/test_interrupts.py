@@ -347,8 +347,10 @@ def test_two_stops_and_a_deadline_are_one_interrupt(make: Make, gate: Any, log: 
 
     while True:
         future = executor.options(timeout=0.3).submit(work)
-        done = future.done
-        wait_until(lambda: started.is_open() or done(), "the task to start, or be late")  # noqa: B023 - waits here
+        wait_until(
+            lambda future=future: started.is_open() or future.done(),  # type: ignore[misc]
+            "the task to start, or be late",
+        )
         if started.is_open():
             break
     threads = [threading.Thread(target=future.stop) for _ in range(2)]
