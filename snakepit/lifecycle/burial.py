@@ -39,9 +39,11 @@ class Burial:
         expected = worker.expected or self._supervisor.ending or code == 0
         if not expected:
             self._supervisor.crashes += 1
+        self._supervisor.recycler.buried(worker, at_ease=code == 0)
         if not worker.ready and not expected:
             self._supervisor.start_failed(
-                RuntimeError(f"worker {worker.pid} {describe_exit(code)} while it started")
+                RuntimeError(f"worker {worker.pid} {describe_exit(code)} while it started"),
+                spare=worker.spare,
             )
         if lost is not None:
             self._pool.scheduler.fail(lost, self._epitaph(worker, lost, code))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ class Worker:
         self.ready = False
         self.expected = False  # its end was asked for
         self.victim: Task | None = None  # the task because of which we end it
+        self.born = time.monotonic()
+        self.spare = False  # started to take over from another
+        self.due: str | None = None  # why it shall be replaced
+        self.ends_at: float | None = None  # when it is too old
+        self.tasks_when_weighed = -1
+        self.stuck = False  # ended because it gave no sign of life
 
     def send(self, sig: int) -> None:
         """Send a signal to the worker's whole process group."""

@@ -18,7 +18,7 @@ from snakepit._core.local import LocalQueue
 from snakepit.errors import PoolNotReadyError, TaskTimeoutError
 from snakepit.pool.futures import Future
 from snakepit.pool.pool import Terms
-from snakepit.pool.stats import PoolStats
+from snakepit.pool.stats import LifecycleStats, PoolStats
 
 logger = logging.getLogger("snakepit")
 
@@ -323,6 +323,16 @@ class LocalPool:
     def stats(self) -> PoolStats:
         """Read the counters."""
         return PoolStats.read(self.queue, self.size, self._ready)
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Threads have no life of their own to tell of."""
+        return LifecycleStats.read(self.name, self.size, None, None)
+
+    def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
+        """Refuse: what a thread leaves behind stays in the process."""
+        raise ValueError(
+            "recycling is for workers that are processes; profile='local' has none"
+        )
 
 
 class _Substitute:

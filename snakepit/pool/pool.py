@@ -18,19 +18,24 @@ from typing import Any
 from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
+from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
+from snakepit.lifecycle.health import HealthPolicy
+from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.lifecycle.worker import Worker
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
 from snakepit.pool.memory import arena
 from snakepit.pool.nested import NestedTasks
-from snakepit.pool.stats import PoolStats
+from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
     MAIL_READY,
+    MAIL_WORN,
     PassedDescriptor,
     WorkerSpec,
     worker_main,
@@ -56,7 +61,8 @@ class PoolConfig:
     context: BaseContext | None = None  # None: the template
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
-    max_tasks_per_child: int | None = None
+    recycling: RecyclingPolicy = RecyclingPolicy()
+    health: HealthPolicy = HealthPolicy()
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
@@ -114,7 +120,8 @@ class ProcessPool:
         self.scheduler = Scheduler(
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
-        self.supervisor = Supervisor(self)
+        self.roster = Roster(control)
+        self.supervisor = Supervisor(self, config.recycling, config.health)
         self._life = threading.Condition()
         self._started = False
         self._closed = False
@@ -262,6 +269,8 @@ class ProcessPool:
     ) -> None:  # fmt: skip
         if kind == MAIL_READY:
             self.supervisor.tell(lambda: self.supervisor.worker_ready(lane))
+        elif kind == MAIL_WORN:
+            self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
         elif kind == MAIL_FAILED:
             try:
                 error, text = self.scheduler.channel.decode_bytes(
@@ -308,8 +317,8 @@ class ProcessPool:
             except Exception:
                 logger.exception("snakepit pool %s: error while settling tasks", self.name)
 
-    def start_process(self, lane: int, client: int) -> Any:
-        """Start a worker process for a lane."""
+    def start_process(self, lane: int, client: int, spare: bool = False) -> Any:
+        """Start a worker process for a lane; a spare waits until another leaves."""
         assert self._lifeline is not None
         link = self.nested.open_link(lane)
         passed = [self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno()]
@@ -329,10 +338,13 @@ class ProcessPool:
             patience=ARENA_PATIENCE,
             initializer=self._initializer,
             env=self._env,
-            max_tasks=self._config.max_tasks_per_child,
+            max_tasks=self._config.recycling.max_tasks,
+            worn_after=self._config.recycling.tasks_until_worn() or None,
             workers=self.size,
         )
         self.scheduler.prepare_lane(lane, client)
+        if spare:
+            self.roster.hold(lane)
         try:
             return self._start(spec)
         finally:
@@ -384,13 +396,33 @@ class ProcessPool:
                 f"{self.ready_workers()} of {self.size} workers were ready after {timeout:g} s"
             )
 
+    def _serving(self) -> list[Worker]:
+        serves = self.roster.serves
+        workers = list(self.supervisor.workers.values())
+        return [worker for worker in workers if worker.ready and serves(worker.lane)]
+
     def ready_workers(self) -> int:
-        """Return how many workers are ready for work."""
-        return sum(worker.ready for worker in list(self.supervisor.workers.values()))
+        """Return how many workers are ready for work; spares are not counted."""
+        return len(self._serving())
 
     def worker_pids(self) -> list[int]:
-        """Return the pids of the ready workers."""
-        return [worker.pid for worker in list(self.supervisor.workers.values()) if worker.ready]
+        """Return the pids of the ready workers, without spares."""
+        return [worker.pid for worker in self._serving()]
+
+    def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
+        """Replace a worker, or all (see `Executor.recycle_worker`)."""
+        if lane is not None and lane not in self.supervisor.workers:
+            known = ", ".join(str(lane) for lane in sorted(self.supervisor.workers)) or "none"
+            raise ValueError(f"pool {self.name!r} has no worker {lane!r}; its workers are: {known}")
+        if not self._started:
+            return
+        errand = Errand(set())
+        self.supervisor.tell(lambda: self.supervisor.recycler.recycle(lane, errand))
+        if wait and not self._over and not errand.done.wait(timeout):
+            raise TimeoutError(
+                f"{len(errand.pids)} workers were not replaced within {timeout:g} s: "
+                "each ends after the task that it runs, and a successor has to be ready"
+            )
 
     def set_broken(self, error: PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
@@ -483,6 +515,10 @@ class ProcessPool:
         # Else multiprocessing would try to join them when the child ends.
         children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
         children.difference_update([worker.process for worker in self.supervisor.workers.values()])
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Read who works, and what became of those who did."""
+        return LifecycleStats.read(self.name, self.size, self.scheduler, self.supervisor)
 
     def stats(self) -> PoolStats:
         """Read the counters."""

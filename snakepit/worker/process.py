@@ -42,6 +42,7 @@ class WorkerSpec:
     initializer: bytes | None  # pickled (function, args)
     env: dict[str, str]
     max_tasks: int | None
+    worn_after: int | None  # tasks after which it says that it needs a successor
     workers: int
 
 
@@ -74,10 +75,15 @@ def worker_main(spec: WorkerSpec) -> None:
         del initializer, initargs
     lane.announce(os.getpid())
     lane.post(MAIL_READY, os.getpid())
-    loop.run(lane, spec.max_tasks)
+    if spec.worn_after is not None:
+        if not loop.run(lane, spec.worn_after):
+            return
+        lane.post(MAIL_WORN, os.getpid())
+    if loop.run(lane, spec.max_tasks):
+        lane.leave()
 
 
-MAIL_READY, MAIL_FAILED = 3, 4
+MAIL_READY, MAIL_FAILED, MAIL_WORN = 3, 4, 9
 
 
 def leave_owner(spec: WorkerSpec) -> None:
