@@ -461,6 +461,11 @@ cdef class WorkerLane:
         return self.control.slots[self.slot].deadline_ns if self.slot != NO_SLOT else 0
 
     @property
+    def replaced(self) -> bool:
+        """Whether this lane ends because a spare has taken its place."""
+        return load32(&self.me.retire) == ORDER_EXCHANGE
+
+    @property
     def completed(self) -> int:
         """How many tasks this lane has completed."""
         return self.me.completed

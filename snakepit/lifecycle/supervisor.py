@@ -26,6 +26,7 @@ from snakepit.lifecycle.ladder import Ladder
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.memory import release_client, reserve_client
+from snakepit.worker.priority import become_ordinary
 
 if TYPE_CHECKING:
     from snakepit.pool.pool import ProcessPool
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("snakepit")
 
 MOST_FAILED_STARTS = 3  # in a row; then the pool is broken
+SPARE_PATIENCE = 0.25  # seconds that a spare may take to start while others have the CPUs
 LONGEST_BACKOFF = 30.0  # seconds between two tries to start a spare
 TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
@@ -185,6 +187,8 @@ class Supervisor:
         self._by_sentinel[worker.sentinel] = worker
         self._poller.register(worker.sentinel, select.POLLIN)
         self.recycler.started(worker)
+        if spare:
+            self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
         self._started += 1
         if self._started > self._pool.size:
             self.restarts += 1
@@ -195,7 +199,14 @@ class Supervisor:
         return self._pool.roster.holds(worker.lane)
 
     def hurry(self, worker: Worker) -> None:
-        """Let a spare that starts in its own time have the CPU: it is needed now."""
+        """Let a spare that starts in nobody else's time have the CPU: it is needed now."""
+        if not worker.ready:
+            become_ordinary(worker.pid)
+
+    def _hurry_if_starting(self, worker: Worker) -> None:
+        if self.workers.get(worker.lane) is worker and not worker.ready:
+            self.hurry(worker)
+            self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
 
     def start_failed(self, error: BaseException, *, spare: bool = False) -> None:
         """A worker could not be started, or died while it was: try again later, or give up.

@@ -341,6 +341,7 @@ class ProcessPool:
             max_tasks=self._config.recycling.max_tasks,
             worn_after=self._config.recycling.tasks_until_worn() or None,
             workers=self.size,
+            spare=spare,
         )
         self.scheduler.prepare_lane(lane, client)
         if spare:
@@ -357,6 +358,7 @@ class ProcessPool:
             target=worker_main, args=(spec,), name=f"snakepit-{self.name}-{spec.lane}"
         )
         if self._template is not None:
+            process.in_no_hurry = spec.spare
             process.start()
             return process
         with _starting:

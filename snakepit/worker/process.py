@@ -44,6 +44,7 @@ class WorkerSpec:
     max_tasks: int | None
     worn_after: int | None  # tasks after which it says that it needs a successor
     workers: int
+    spare: bool  # waits until another leaves
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -55,16 +56,21 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.lane import WorkerLane
     from snakepit._core.lifeline import hold_lifeline
     from snakepit.pool.memory import set_arena
-    from snakepit.worker import context, loop
+    from snakepit.worker import context, loop, priority
 
     leave_owner(spec)
+    # Its thread has the class of the one that starts it, and may never have to wait.
+    priority.become_ordinary()
     hold_lifeline(spec.lifeline.fd)
+    if spec.spare:
+        priority.become_idle()
     arena = Arena(spec.arena.fd, spec.client)
     set_arena(arena)
     control = Control(spec.control.fd)
     channel = Channel(arena, spec.threshold, spec.patience, _careful_dumps)
     lane = WorkerLane(control, channel, DefinitionReader(control, arena, pickle.loads), spec.lane)
     context.enter(lane, spec.link.fd, spec.workers)
+    priority.become_ordinary()
     if spec.initializer is not None:
         try:
             initializer, initargs = pickle.loads(spec.initializer)
@@ -77,10 +83,20 @@ def worker_main(spec: WorkerSpec) -> None:
     lane.post(MAIL_READY, os.getpid())
     if spec.worn_after is not None:
         if not loop.run(lane, spec.worn_after):
-            return
+            return _end(lane)
         lane.post(MAIL_WORN, os.getpid())
     if loop.run(lane, spec.max_tasks):
+        # Not idly: others may wait for its lane.
         lane.leave()
+    else:
+        _end(lane)
+
+
+def _end(lane: Any) -> None:
+    if lane.replaced:
+        from snakepit.worker.priority import become_idle
+
+        become_idle()
 
 
 MAIL_READY, MAIL_FAILED, MAIL_WORN = 3, 4, 9
