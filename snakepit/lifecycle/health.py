@@ -118,13 +118,18 @@ class Health:
         worker = suspicion.worker
         del self._suspects[worker.lane]
         self.replaced += 1
+        worker.stuck = worker.expected = True
+        # From now on it claims nothing. If it has come to life and claimed a task just before, it
+        # ends after that.
+        self._pool.scheduler.retire_lane(worker.lane)
+        if self._roster.running_since(worker.lane) and not suspicion.stopped:
+            return
         what = "is stopped" if process_state(worker.pid) == "T" else "takes no work"
         logger.warning(
             "snakepit pool %s: worker %d (pid %d) %s and gave no sign of life for %.3g s; "
             "it is replaced",
             self._pool.name, worker.lane, worker.pid, what, silent,
         )  # fmt: skip
-        worker.stuck = worker.expected = True
         # Not SIGTERM: a stopped process would not see it.
         worker.send(signal.SIGKILL)
 

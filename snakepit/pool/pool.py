@@ -341,24 +341,25 @@ class ProcessPool:
             max_tasks=self._config.recycling.max_tasks,
             worn_after=self._config.recycling.tasks_until_worn() or None,
             workers=self.size,
-            spare=spare,
         )
         self.scheduler.prepare_lane(lane, client)
         if spare:
             self.roster.hold(lane)
         try:
-            return self._start(spec)
+            # With a hard limit of tasks, the place of a spare is about to be free.
+            idly = spare and self._config.recycling.max_tasks is None
+            return self._start(spec, in_no_hurry=idly)
         finally:
             link.close_theirs()
             for fd in copies:
                 os.close(fd)
 
-    def _start(self, spec: WorkerSpec) -> Any:
+    def _start(self, spec: WorkerSpec, *, in_no_hurry: bool) -> Any:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=worker_main, args=(spec,), name=f"snakepit-{self.name}-{spec.lane}"
         )
         if self._template is not None:
-            process.in_no_hurry = spec.spare
+            process.in_no_hurry = in_no_hurry
             process.start()
             return process
         with _starting:

@@ -44,13 +44,17 @@ def become_idle() -> None:
             pass
 
 
-def become_ordinary(pid: int = 0) -> None:
-    """Bring this thread, or the main thread of the process `pid`, back to the ordinary class."""
+def become_ordinary(pid: int = 0) -> bool:
+    """Bring this thread, or the main thread of the process `pid`, back to the ordinary class.
+
+    False if it was there already: somebody hurried it.
+    """
     if hasattr(os, "SCHED_IDLE") and (pid or _ordinary is not None):
         try:
             if os.sched_getscheduler(pid) == os.SCHED_IDLE:
-                os.sched_setscheduler(
-                    pid, os.SCHED_OTHER if _ordinary is None else _ordinary, os.sched_param(0)
-                )
+                policy = os.SCHED_OTHER if _ordinary is None else _ordinary
+                os.sched_setscheduler(pid, policy, os.sched_param(0))
+                return True
         except OSError:
             pass
+    return False

@@ -44,7 +44,6 @@ class WorkerSpec:
     max_tasks: int | None
     worn_after: int | None  # tasks after which it says that it needs a successor
     workers: int
-    spare: bool  # waits until another leaves
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -60,9 +59,9 @@ def worker_main(spec: WorkerSpec) -> None:
 
     leave_owner(spec)
     # Its thread has the class of the one that starts it, and may never have to wait.
-    priority.become_ordinary()
+    in_no_hurry = priority.become_ordinary()
     hold_lifeline(spec.lifeline.fd)
-    if spec.spare:
+    if in_no_hurry:
         priority.become_idle()
     arena = Arena(spec.arena.fd, spec.client)
     set_arena(arena)
