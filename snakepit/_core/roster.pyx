@@ -13,7 +13,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport cas32, fence, load32, load64, now_ns, store32, wake
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, lowest_bit, test_bit
+from snakepit._core.counters cimport clear_bit, lowest_bit
 from snakepit._core.layout cimport (
     LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE,
     PRIORITIES, Lane,

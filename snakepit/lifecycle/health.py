@@ -141,5 +141,3 @@ def process_state(pid: int) -> str:
             return chr(file.read().rpartition(b") ")[2][0])
     except (OSError, IndexError):
         return ""
-
-

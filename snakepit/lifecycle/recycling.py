@@ -1,7 +1,7 @@
 """Recycling: which workers shall be replaced, and the spares that take over from them.
 
-A worker that is *due* (by age, tasks, memory or on request) goes on until a spare is ready; then the
-two exchange places between two tasks (`_core/roster.pyx`). A running task is never ended by it.
+A worker that is *due* (by age, tasks, memory or on request) goes on until a spare is ready; then
+the two exchange places between two tasks (`_core/roster.pyx`). A running task is never ended by it.
 """
 
 from __future__ import annotations

@@ -43,9 +43,7 @@ EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 class Supervisor:
     """Supervises the workers of `pool`; `run` is the thread's body."""
 
-    def __init__(
-        self, pool: ProcessPool, recycling: RecyclingPolicy, health: HealthPolicy
-    ) -> None:
+    def __init__(self, pool: ProcessPool, recycling: RecyclingPolicy, health: HealthPolicy) -> None:
         self._pool = pool
         self.workers: dict[int, Worker] = {}
         self.crashes = 0
@@ -166,7 +164,9 @@ class Supervisor:
             return
         self._not_before = 0.0
         while (spare := self.recycler.next_start()) is not None:
-            lane = next((lane for lane in range(self._pool.lanes) if lane not in self.workers), None)
+            lane = next(
+                (lane for lane in range(self._pool.lanes) if lane not in self.workers), None
+            )
             # Without a lane, the next burial makes room.
             if lane is None or not self._start(lane, spare) or self._notes:
                 return

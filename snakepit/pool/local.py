@@ -330,9 +330,7 @@ class LocalPool:
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Refuse: what a thread leaves behind stays in the process."""
-        raise ValueError(
-            "recycling is for workers that are processes; profile='local' has none"
-        )
+        raise ValueError("recycling is for workers that are processes; profile='local' has none")
 
 
 class _Substitute:

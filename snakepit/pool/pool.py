@@ -61,8 +61,8 @@ class PoolConfig:
     context: BaseContext | None = None  # None: the template
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
-    recycling: RecyclingPolicy = RecyclingPolicy()
-    health: HealthPolicy = HealthPolicy()
+    recycling: RecyclingPolicy = field(default_factory=RecyclingPolicy)
+    health: HealthPolicy = field(default_factory=HealthPolicy)
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240

@@ -1,7 +1,7 @@
 """Letting a worker start and end in time that nobody else wants.
 
-A spare and a worker that made room for one run under SCHED_IDLE: for the kernel a CPU that runs only
-such tasks is free, so that a call which comes meanwhile is neither queued behind them nor sent
+A spare and a worker that made room for one run under SCHED_IDLE: for the kernel a CPU that runs
+only such tasks is free, so that a call which comes meanwhile is neither queued behind them nor sent
 elsewhere. A spare returns to the ordinary class before anything of the user's runs in it. Where
 that way back is not permitted (it takes CAP_SYS_NICE or RLIMIT_NICE), nobody enters.
 """

@@ -82,7 +82,8 @@ def worker_main(spec: WorkerSpec) -> None:
     lane.post(MAIL_READY, os.getpid())
     if spec.worn_after is not None:
         if not loop.run(lane, spec.worn_after):
-            return _end(lane)
+            _end(lane)
+            return
         lane.post(MAIL_WORN, os.getpid())
     if loop.run(lane, spec.max_tasks):
         # Not idly: others may wait for its lane.

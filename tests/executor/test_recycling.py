@@ -1,4 +1,4 @@
-"""Replacing workers by age, work, memory and on request: without a gap, and without losing a call."""
+"""Replacing workers by age, work, memory and on request, without a gap or a lost call."""
 
 from __future__ import annotations
 
@@ -41,9 +41,12 @@ def recycled(executor: snakepit.Executor, reason: str) -> int:
 def test_workers_are_replaced_by_age(make: Make) -> None:
     executor = make(2, worker_ttl="100ms")
     pids = set()
-    wait_until(
-        lambda: pids.add(executor.submit(os.getpid).result(60)) or recycled(executor, "age") >= 4
-    )
+
+    def replaced() -> bool:
+        pids.add(executor.submit(os.getpid).result(60))
+        return recycled(executor, "age") >= 4
+
+    wait_until(replaced, "the replacements")
     assert len(pids) > 1
     stats = executor.lifecycle_stats()
     assert (stats.crashes, stats.recycled["requests"], stats.recycled["tasks"]) == (0, 0, 0)
@@ -52,8 +55,9 @@ def test_workers_are_replaced_by_age(make: Make) -> None:
 def test_workers_are_replaced_by_the_number_of_their_calls(make: Make) -> None:
     executor = make(2, worker_max_requests=5)
     wait_until(
-        lambda: executor.submit(tasks.square, 3).result(60) == 9
-        and recycled(executor, "requests") >= 4
+        lambda: (
+            executor.submit(tasks.square, 3).result(60) == 9 and recycled(executor, "requests") >= 4
+        )
     )
     assert executor.lifecycle_stats().crashes == 0
 
