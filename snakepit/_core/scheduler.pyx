@@ -37,6 +37,7 @@ from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, Rem
 cdef enum:
     BATCH = 128                         # completions handled between two looks at the shared list
     AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
+    ENOUGH = 8 * BATCH                  # completions that a caller settles for others once it has its own
     SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
 
 cdef int forks = 0                      # how often this process is a fork of the one that imported us
@@ -300,7 +301,11 @@ cdef class Scheduler(Completions):
 
     # -- collecting ----------------------------------------------------------------------------------------------------
 
-    cdef int collect(self) except -1:
+    cdef bint has_completed(self) noexcept nogil:
+        return (load32(&self.control.header.done) != 0 or load32(&self.backlog) != 0
+                or (load32(&self.first_mail) != 0 and load32(&self.delivering) == 0))
+
+    cdef int collect(self, Task wanted=None) except -1:
         cdef uint32_t batch[BATCH]
         cdef uint32_t count, i
         cdef int total = 0
@@ -328,15 +333,20 @@ cdef class Scheduler(Completions):
             total += count
             self.wake_lanes()
             if self.outstanding() == 0:
-                store32(&self.observers, 0)
-                if not self.open:
+                # Whoever starts to observe in between says so after it has submitted: we see one or the other.
+                swap32(&self.observers, 0)
+                if self.outstanding():
+                    store32(&self.observers, 1)
+                elif not self.open:
                     self.on_idle()
+            if total >= ENOUGH and wanted is not None and wanted.is_settled() and problem is None:
+                return total
 
     cdef uint32_t take_completed(self, uint32_t *batch, uint32_t most) noexcept nogil:
         """Take up to `most` completed slots, oldest first."""
         cdef uint32_t head, following, count = 0
         cdef Slot *slots = self.control.slots
-        if load32(&self.control.header.done) == 0 and self.backlog == 0:
+        if load32(&self.control.header.done) == 0 and load32(&self.backlog) == 0:
             return 0
         pthread_mutex_lock(&self.mutex)
         if self.backlog == 0:
