@@ -18,7 +18,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from snakepit.lifecycle.graces import Graces
+from snakepit.lifecycle.health import HealthPolicy
+from snakepit.lifecycle.recycling import RecyclingPolicy
 from snakepit.lifecycle.template import can_use_template
+from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool import local
 from snakepit.pool import pool as processes
 from snakepit.pool.local import LocalConfig, LocalPool
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
     from snakepit.pool.retry import RetryPolicy
-    from snakepit.pool.stats import PoolStats
+    from snakepit.pool.stats import LifecycleStats, PoolStats
 
 __all__ = ["Executor", "PoolView"]
 
@@ -88,7 +91,14 @@ class Executor(concurrent.futures.Executor):
     instead.
     `initializer(*initargs)` runs in each worker before its first call; if it raises, the pool is
     broken and says why.
-    `max_tasks_per_child`: calls (or chunks of map) after which a worker is replaced; None: never.
+    `max_tasks_per_child`: calls (or chunks of map) that a worker runs at most; None: no limit.
+    `worker_ttl` (seconds, or text such as "1h"), `worker_max_requests` (calls or chunks) and
+    `memory_threshold_mb` (megabytes of the worker's own memory, or text such as "2GiB"): age, work
+    and size at which a worker is replaced, after the call that it runs and once a successor is
+    ready; None: never.
+    `heartbeat_interval`: seconds between two looks at the workers' health, None for no looks;
+    `heartbeat_timeout`: seconds and `max_missed`: looks without a sign of life after which a worker
+    that should have taken a call, or whose process is stopped, is replaced. A long call is none.
     `preload`: names of modules to import once in the template. `env`: environment variables of the
     workers, in force before they import anything; BLAS and OpenMP libraries get one thread each
     unless it or the environment says otherwise.
@@ -113,6 +123,12 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
+        worker_ttl: float | str | None = None,
+        worker_max_requests: int | None = None,
+        memory_threshold_mb: float | str | None = None,
+        heartbeat_interval: float | str | None = 1.0,
+        heartbeat_timeout: float | str = 10.0,
+        max_missed: int = 3,
         start_method: Literal["template", "forkserver", "spawn", "fork"] | None = None,
         preload: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
@@ -127,11 +143,18 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
         _check_count("max_tasks_per_child", max_tasks_per_child)
+        recycling = _checked_recycling(
+            worker_ttl, worker_max_requests, memory_threshold_mb, max_tasks_per_child
+        )
+        health = _checked_health(heartbeat_interval, heartbeat_timeout, max_missed)
         if profile == "local":
             for option, value in (
                 ("mp_context", mp_context),
                 ("start_method", start_method),
                 ("max_tasks_per_child", max_tasks_per_child),
+                ("worker_ttl", worker_ttl),
+                ("worker_max_requests", worker_max_requests),
+                ("memory_threshold_mb", memory_threshold_mb),
                 ("env", env),
                 ("start_timeout", start_timeout),
             ):
@@ -150,7 +173,8 @@ class Executor(concurrent.futures.Executor):
                     context=context,
                     initializer=initializer,
                     initargs=tuple(initargs),
-                    max_tasks_per_child=max_tasks_per_child,
+                    recycling=recycling,
+                    health=health,
                     preload=_checked_preload(preload, context),
                     env={str(key): str(value) for key, value in (env or {}).items()},
                     inline_threshold=_checked_threshold(inline_threshold),
@@ -304,6 +328,24 @@ class Executor(concurrent.futures.Executor):
         """Return the pids of the workers that are ready; an empty list for profile "local"."""
         return self._pool.worker_pids()
 
+    def recycle_worker(
+        self, worker_id: int | None = None, *, wait: bool = True, timeout: float | None = None
+    ) -> None:
+        """Replace one worker (`id` in `lifecycle_stats`), or all, one after the other.
+
+        Each ends after the call that it runs and once a successor is ready: no call is lost, and no
+        capacity. `wait`: return only when they are gone; `timeout`: seconds to wait for that, then
+        TimeoutError, and the replacement goes on. Raises ValueError when there is no such worker,
+        and with profile "local".
+        """
+        if timeout is not None:
+            timeout = checked_seconds("timeout", timeout)
+        self._pool.recycle(worker_id, wait, timeout)
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Return who works in the pool now, and what became of earlier workers."""
+        return self._pool.lifecycle_stats()
+
     def stats(self) -> PoolStats:
         """Return what the pool saw so far."""
         return self._pool.stats()
@@ -403,6 +445,31 @@ def _checked_start_timeout(value: float | None) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"start_timeout must be more than 0 seconds and finite, not {value}")
     return float(value)
+
+
+def _checked_recycling(
+    ttl: object, requests: object, memory: object, max_tasks: int | None
+) -> RecyclingPolicy:
+    return RecyclingPolicy(
+        ttl=None if ttl is None else checked_seconds("worker_ttl", ttl),
+        max_requests=None if requests is None else checked_count("worker_max_requests", requests),
+        memory=None if memory is None else checked_bytes("memory_threshold_mb", memory, 10**6),
+        max_tasks=max_tasks,
+    )
+
+
+def _checked_health(interval: object, timeout: object, max_missed: object) -> HealthPolicy:
+    seconds = checked_seconds("heartbeat_timeout", timeout)
+    missed = checked_count("max_missed", max_missed)
+    if interval is None:
+        return HealthPolicy(None, seconds, missed)
+    every = checked_seconds("heartbeat_interval", interval)
+    if every > seconds:
+        raise ValueError(
+            f"heartbeat_timeout ({seconds:g} s) must be at least heartbeat_interval ({every:g} s): "
+            "no worker can answer more often than it is looked at"
+        )
+    return HealthPolicy(every, seconds, missed)
 
 
 def _checked_threshold(value: int) -> int:

@@ -37,6 +37,9 @@ cdef class WorkerLane:
     cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
 
     cdef uint32_t take(self) noexcept nogil
+    cdef uint32_t obey(self) noexcept nogil
+    cdef bint hand_over(self) noexcept nogil
+    cdef void put_down(self) noexcept nogil
     cdef uint32_t find(self) noexcept nogil
     cdef uint32_t steal(self) noexcept nogil
     cdef bint spin(self) noexcept nogil

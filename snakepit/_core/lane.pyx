@@ -23,8 +23,8 @@ from snakepit._core.counters cimport clear_bit, count_bits, lowest_bit, set_bit,
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.layout cimport (
     CALL, CALLED, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
-    MAIL_SUBMIT, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT, STOP_MASK, Header, Ring, Slot, claim_generation,
-    claim_state, claim_word,
+    MAIL_SUBMIT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT,
+    STOP_MASK, Header, Ring, Slot, claim_generation, claim_state, claim_word,
 )
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
 from snakepit._core.task cimport Message
@@ -107,8 +107,9 @@ cdef class WorkerLane:
         cdef uint32_t found
         while True:
             if load32(&self.me.retire):
-                found = RETIRE
-                break
+                found = self.obey()
+                if found != NO_SLOT:
+                    break
             found = self.find()
             if found != NO_SLOT:
                 self.slot = found
@@ -132,11 +133,68 @@ cdef class WorkerLane:
                 found = SIGNALLED
                 break
         if found == RETIRE:
-            clear_bit(self.control.header.searching, self.index)
-            clear_bit(self.control.header.running, self.index)
-            self.searching = False
-            self.running = False
+            self.put_down()
         return found
+
+    cdef void put_down(self) noexcept nogil:
+        """Claim nothing any more: nobody shall count on this lane."""
+        clear_bit(self.control.header.searching, self.index)
+        clear_bit(self.control.header.running, self.index)
+        self.searching = False
+        self.running = False
+
+    cdef uint32_t obey(self) noexcept nogil:
+        """Do as told by `retire`: NO_SLOT to go on serving, RETIRE or SIGNALLED."""
+        cdef uint32_t order
+        while True:
+            order = load32(&self.me.retire)
+            if order == ORDER_RETIRE:
+                # Whoever takes a place that was ours need not wait for our burial. A spare that is not wanted any more
+                # had none.
+                if self.me.completed:
+                    self.hand_over()
+                return RETIRE
+            if order == ORDER_EXCHANGE:
+                if load64(&self.me.private.head) < load64(&self.me.private.tail):
+                    return NO_SLOT      # Offered to us: first this, it would lie here until our burial.
+                if self.hand_over():
+                    return RETIRE
+                # Another was quicker. The owner asks again when the next spare is ready.
+                cas32(&self.me.retire, ORDER_EXCHANGE, ORDER_SERVE)
+                continue
+            if order != ORDER_HOLD:
+                return NO_SLOT
+            if self.searching or self.running:
+                self.put_down()
+            store32(&self.me.wake, 0)
+            fence()
+            if load32(&self.control.header.closing):
+                return RETIRE
+            # Whoever lets us in changes the order first and the word that we sleep on after it.
+            if load32(&self.me.retire) == ORDER_HOLD and sleep_on(&self.me.wake, 0, 0) == EINTR:
+                return SIGNALLED
+
+    cdef bint hand_over(self) noexcept nogil:
+        """Let a spare that is ready serve in our place; False when there is none."""
+        cdef uint32_t i
+        cdef Lane *other
+        for i in range(self.control.n_lanes):
+            other = &self.control.lanes[i]
+            if (load32(&other.retire) == ORDER_HOLD and load32(&other.state) == LANE_READY
+                    and cas32(&other.retire, ORDER_HOLD, ORDER_SERVE)):
+                store32(&other.wake, 1)
+                wake(&other.wake, 1)
+                return True
+        return False
+
+    def leave(self) -> bool:
+        """Serve no more, and hand over to a spare; False when none was ready."""
+        cdef bint handed
+        with nogil:
+            handed = self.hand_over()
+            self.put_down()
+        store32(&self.me.state, LANE_RETIRING)
+        return handed
 
     cdef uint32_t find(self) noexcept nogil:
         """Claim the next task from the private ring, the shared rings, or the private ring of a busy lane."""
@@ -263,6 +321,8 @@ cdef class WorkerLane:
             else:
                 while load32(&self.me.wake) == 0 and reason == 0:
                     reason = sleep_on(&self.me.wake, 0, 0)
+            # The answer to who rang to see whether this loop still goes round.
+            self.me.heartbeat_ns = now_ns()
         if not clear_bit(header.sleeping, self.index):
             # Somebody woke us and counted us as searching.
             self.searching = True
@@ -522,6 +582,11 @@ cdef class WorkerLane:
     def deadline_ns(self) -> int:
         """The running task's deadline in monotonic nanoseconds, 0 for none."""
         return self.control.slots[self.slot].deadline_ns if self.slot != NO_SLOT else 0
+
+    @property
+    def replaced(self) -> bool:
+        """Whether this lane ends because a spare has taken its place."""
+        return load32(&self.me.retire) == ORDER_EXCHANGE
 
     @property
     def completed(self) -> int:

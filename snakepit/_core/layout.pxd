@@ -47,6 +47,7 @@ cdef enum:
     MAIL_WANT = 6                       # a worker waits for a task that it submitted
     MAIL_CANCEL = 7                     # a worker gives up a task that it submitted
     CHUNK = 8                           # one chunk of a stream
+    MAIL_WORN = 9                       # a worker has run as many tasks as it should before it is replaced
 
 # How a payload is encoded.
 cdef enum:
@@ -76,6 +77,14 @@ cdef enum:
     LANE_STARTING = 1
     LANE_READY = 2
     LANE_RETIRING = 3
+
+# What a lane is told, `Lane.retire`. A spare is held until a worker that leaves hands over to it (or the owner lets it
+# in), so that as many lanes serve as the pool has workers: never fewer, and never more.
+cdef enum:
+    ORDER_SERVE = 0
+    ORDER_RETIRE = 1                    # end after the running task
+    ORDER_EXCHANGE = 2                  # end after the running task, if a spare takes over; else go on serving
+    ORDER_HOLD = 3                      # a spare: claim nothing yet
 
 
 cdef struct Ring:
@@ -121,7 +130,7 @@ cdef struct Lane:
     uint32_t state                      # LANE_*
     int32_t pid
     uint32_t client                     # the worker's number as a user of the arena
-    uint32_t retire                     # 1: end after the running task; 2: end now if idle
+    uint32_t retire                     # ORDER_*; only by compare-and-swap, except that RETIRE holds for good
     uint32_t inbox                      # 0, or mail slot index + 1: answers for the worker
     uint32_t inbox_bell                 # futex word beside it
     uint32_t incarnation

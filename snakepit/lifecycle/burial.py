@@ -126,6 +126,7 @@ class Burial:
 
     def _count(self, worker: Worker, served: bool, completed: int, autopsy: Autopsy) -> None:
         """Draw the conclusions from a worker's end: was it a crash, a failed start, one of many?"""
+        self._supervisor.recycler.buried(worker, at_ease=autopsy.exit_code == 0)
         if worker.expected or self._supervisor.ending:
             self.tainted.clear(worker.lane)
         elif not served:
@@ -134,7 +135,8 @@ class Burial:
             self._supervisor.start_failed(
                 RuntimeError(
                     f"worker {worker.pid} {autopsy.summary()} while it started{last_words(autopsy)}"
-                )
+                ),
+                spare=worker.spare,
             )
         elif autopsy.exit_code == 0 and autopsy.phase == "idle":
             self.tainted.clear(worker.lane)

@@ -120,12 +120,16 @@ class Template:
             self._ready = True
         return self._socket
 
-    def spawn(self, fds: list[int]) -> tuple[int, int]:
-        """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd."""
+    def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
+        """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd.
+
+        `in_no_hurry`: it starts in time that nobody else wants.
+        """
+        request = b"spare" if in_no_hurry else b"spawn"
         with self._lock:
             try:
                 connection = self._await_ready()
-                socket.send_fds(connection, [b"spawn"], fds)
+                socket.send_fds(connection, [request], fds)
                 answer, (pidfd,), _, _ = socket.recv_fds(connection, 32, 1)
             except (OSError, ValueError) as error:
                 self._discard()
@@ -205,7 +209,9 @@ class TemplatePopen(popen_fork.Popen):
         reader, writer = os.pipe()
         life_reader, life_writer = os.pipe()
         try:
-            self.pid, self.sentinel = self._template.spawn([reader, life_reader, *self._fds])
+            self.pid, self.sentinel = self._template.spawn(
+                [reader, life_reader, *self._fds], in_no_hurry=process_obj.in_no_hurry
+            )
         except BaseException:
             os.close(writer)
             os.close(life_writer)
@@ -259,6 +265,7 @@ class TemplateProcess(process.BaseProcess):
     def __init__(self, template: Template, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._template = template
+        self.in_no_hurry = False
 
     @staticmethod
     def _Popen(process_obj: Any) -> TemplatePopen:  # the name that multiprocessing calls

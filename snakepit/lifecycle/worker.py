@@ -7,6 +7,7 @@ import multiprocessing.process
 import os
 import select
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ class Worker:
         self.reaped = False
         self.exit_code: int | None = None
         self.peak_memory: int | None = None  # bytes, known when it is reaped
+        self.born = time.monotonic()
+        self.spare = False  # started to take over from another
+        self.due: str | None = None  # why it shall be replaced
+        self.ends_at: float | None = None  # when it is too old
+        self.tasks_when_weighed = -1
+        self.stuck = False  # ended because it gave no sign of life
 
     def _keep_for_us(self) -> None:
         """Take a child of this process out of multiprocessing's hands, which reap whom they see."""

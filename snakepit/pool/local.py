@@ -30,7 +30,7 @@ from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.ladder import ThreadLadder
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.futures import Future
-from snakepit.pool.stats import PoolStats
+from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
 from snakepit.pool.timers import Timers
 
@@ -487,6 +487,14 @@ class LocalPool:
     def stats(self) -> PoolStats:
         """Read the counters."""
         return PoolStats.read(self.queue, self.size, self._ready)
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Threads have no life of their own to tell of."""
+        return LifecycleStats.read(self.name, self.size, None, None)
+
+    def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
+        """Refuse: what a thread leaves behind stays in the process."""
+        raise ValueError("recycling is for workers that are processes; profile='local' has none")
 
 
 class _Substitute:

@@ -18,25 +18,30 @@ from typing import TYPE_CHECKING, Any
 from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
+from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit._core.stopping import tasks_of_session
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.deadlines import ProcessDeadlines
 from snakepit.lifecycle.graces import Graces
+from snakepit.lifecycle.health import HealthPolicy
+from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.lifecycle.worker import Worker
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
 from snakepit.pool.memory import arena
 from snakepit.pool.nested import NestedTasks
-from snakepit.pool.stats import PoolStats
+from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
     MAIL_READY,
+    MAIL_WORN,
     PassedDescriptor,
     WorkerSpec,
     worker_main,
@@ -66,7 +71,8 @@ class PoolConfig:
     context: BaseContext | None = None  # None: the template
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
-    max_tasks_per_child: int | None = None
+    recycling: RecyclingPolicy = field(default_factory=RecyclingPolicy)
+    health: HealthPolicy = field(default_factory=HealthPolicy)
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
@@ -117,8 +123,9 @@ class ProcessPool:
         self.scheduler = Scheduler(
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
+        self.roster = Roster(control)
         self.graces = config.graces
-        self.supervisor = Supervisor(self)
+        self.supervisor = Supervisor(self, config.recycling, config.health)
         self._deadlines = ProcessDeadlines(self)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._life = threading.Condition()
@@ -305,6 +312,8 @@ class ProcessPool:
     ) -> None:  # fmt: skip
         if kind == MAIL_READY:
             self.supervisor.tell(lambda: self.supervisor.worker_ready(lane))
+        elif kind == MAIL_WORN:
+            self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
         elif kind == MAIL_FAILED:
             try:
                 error, text = self.scheduler.channel.decode_bytes(
@@ -358,8 +367,8 @@ class ProcessPool:
             except Exception:
                 logger.exception("snakepit pool %s: error while settling tasks", self.name)
 
-    def start_process(self, lane: int, client: int) -> Any:
-        """Start a worker process for a lane."""
+    def start_process(self, lane: int, client: int, spare: bool = False) -> Any:
+        """Start a worker process for a lane; a spare waits until another leaves."""
         assert self._lifeline is not None
         link = self.nested.open_link(lane)
         recording = self.recordings[lane] = Recording()
@@ -383,22 +392,28 @@ class ProcessPool:
             patience=ARENA_PATIENCE,
             initializer=self._initializer,
             env=self._env,
-            max_tasks=self._config.max_tasks_per_child,
+            max_tasks=self._config.recycling.max_tasks,
+            worn_after=self._config.recycling.tasks_until_worn() or None,
             workers=self.size,
         )
         self.scheduler.prepare_lane(lane, client)
+        if spare:
+            self.roster.hold(lane)
         try:
-            return self._start(spec)
+            # With a hard limit of tasks, the place of a spare is about to be free.
+            idly = spare and self._config.recycling.max_tasks is None
+            return self._start(spec, in_no_hurry=idly)
         finally:
             link.close_theirs()
             for fd in copies:
                 os.close(fd)
 
-    def _start(self, spec: WorkerSpec) -> Any:
+    def _start(self, spec: WorkerSpec, *, in_no_hurry: bool) -> Any:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=worker_main, args=(spec,), name=f"snakepit-{self.name}-{spec.lane}"
         )
         if self._template is not None:
+            process.in_no_hurry = in_no_hurry
             process.start()
             return process
         with _starting:
@@ -443,13 +458,33 @@ class ProcessPool:
         """Seconds that a worker has to get ready."""
         return self._config.start_timeout
 
+    def _serving(self) -> list[Worker]:
+        serves = self.roster.serves
+        workers = list(self.supervisor.workers.values())
+        return [worker for worker in workers if worker.ready and serves(worker.lane)]
+
     def ready_workers(self) -> int:
-        """Return how many workers are ready for work."""
-        return sum(worker.ready for worker in list(self.supervisor.workers.values()))
+        """Return how many workers are ready for work; spares are not counted."""
+        return len(self._serving())
 
     def worker_pids(self) -> list[int]:
-        """Return the pids of the ready workers."""
-        return [worker.pid for worker in list(self.supervisor.workers.values()) if worker.ready]
+        """Return the pids of the ready workers, without spares."""
+        return [worker.pid for worker in self._serving()]
+
+    def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
+        """Replace a worker, or all (see `Executor.recycle_worker`)."""
+        if lane is not None and lane not in self.supervisor.workers:
+            known = ", ".join(str(lane) for lane in sorted(self.supervisor.workers)) or "none"
+            raise ValueError(f"pool {self.name!r} has no worker {lane!r}; its workers are: {known}")
+        if not self._started:
+            return
+        errand = Errand(set())
+        self.supervisor.tell(lambda: self.supervisor.recycler.recycle(lane, errand))
+        if wait and not self._over and not errand.done.wait(timeout):
+            raise TimeoutError(
+                f"{len(errand.pids)} workers were not replaced within {timeout:g} s: "
+                "each ends after the task that it runs, and a successor has to be ready"
+            )
 
     def set_broken(self, error: PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
@@ -551,6 +586,10 @@ class ProcessPool:
         # Else multiprocessing would try to join them when the child ends.
         children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
         children.difference_update([worker.process for worker in self.supervisor.workers.values()])
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Read who works, and what became of those who did."""
+        return LifecycleStats.read(self.name, self.size, self.scheduler, self.supervisor)
 
     def stats(self) -> PoolStats:
         """Read the counters."""

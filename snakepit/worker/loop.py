@@ -28,14 +28,15 @@ CALL, CALL_EACH, CALL_STAR = 0, 1, 2
 _LONGEST_TEXT = 4000
 
 
-def run(lane: WorkerLane, max_tasks: int | None = None) -> None:
-    """Run tasks on `lane` until its worker is told to end, or has run `max_tasks`."""
+def run(lane: WorkerLane, max_tasks: int | None = None) -> bool:
+    """Run tasks on `lane` until its worker has run `max_tasks`; False if it is told to end."""
     children.keep_those_so_far()
     while max_tasks is None or lane.completed < max_tasks:
         kind = lane.claim()
         if kind is None:
-            return
+            return False
         run_claimed(lane, kind)
+    return True
 
 
 def run_claimed(lane: WorkerLane, kind: int) -> None:

@@ -26,6 +26,8 @@ import types
 from multiprocessing import process, spawn, util
 from typing import Any
 
+from snakepit.worker import priority
+
 # What every worker needs: imported once, here.
 WORKER_MODULES = (
     "snakepit.worker.process",
@@ -74,6 +76,7 @@ def main(fd: int) -> None:
     connection.send(pickle.dumps(report))
     if report is not None:
         return
+    priority.learn_whether_permitted()
     # What exists now is never garbage: keep the collector from touching, and so copying, these
     # pages in workers.
     gc.collect()
@@ -82,8 +85,8 @@ def main(fd: int) -> None:
         request, fds, _, _ = socket.recv_fds(connection, 64, 250)
         if not request:
             os._exit(0)
-        if request == b"spawn":
-            _spawn(connection, fds)
+        if request in (b"spawn", b"spare"):
+            _spawn(connection, fds, in_no_hurry=request == b"spare")
         else:
             connection.send(_reap(int(request)))
 
@@ -110,12 +113,14 @@ def _prepare(preparation: dict[str, Any]) -> None:
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
 
 
-def _spawn(connection: socket.socket, fds: list[int]) -> None:
+def _spawn(connection: socket.socket, fds: list[int], *, in_no_hurry: bool) -> None:
     # Imported modules may have threads by now; they are not in the child, as after any fork.
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            if in_no_hurry:
+                priority.become_idle()
             connection.close()
             code = _run_worker(fds)
         except BaseException:
