@@ -263,14 +263,19 @@ class Supervisor:
             self.recycler.ready(worker)
         self._pool.note_ready()
 
-    def worker_failed(self, lane: int, error: BaseException, text: str) -> None:
-        """A worker's initializer raised: others would too, so the pool stops trying."""
+    def worker_failed(
+        self, lane: int, pid: int, error: BaseException, text: str, *, spare: bool
+    ) -> None:
+        """A worker's initializer raised: others would too, so the pool stops trying.
+
+        Unless it was a spare's: who should have been replaced goes on.
+        """
         worker = self.workers.get(lane)
-        if worker is not None:
+        if worker is not None and worker.pid == pid:
             worker.expected = True
-            if self._pool.roster.holds(lane):
-                self.start_failed(error, spare=True)
-                return
+        if spare:
+            self.start_failed(error, spare=True)
+            return
         self._break(
             PoolNotReadyError(
                 f"the initializer of pool {self._pool.name!r} raised "

@@ -321,7 +321,11 @@ class ProcessPool:
                 )
             except BaseException as problem:
                 error, text = problem, ""
-            self.supervisor.tell(lambda: self.supervisor.worker_failed(lane, error, text))
+            # Known here and not in the supervisor's thread, which may bury the worker first.
+            spare = self.roster.holds(lane)
+            self.supervisor.tell(
+                lambda: self.supervisor.worker_failed(lane, number, error, text, spare=spare)
+            )
         else:
             self.nested.deliver(kind, lane, number, encoding, flags, payload, segment, length)
 

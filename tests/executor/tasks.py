@@ -93,6 +93,12 @@ def record(log: Log, line: object) -> object:
     return line
 
 
+def log_both(log: Log, number: int) -> int:
+    log.add("+")
+    log.add("-")
+    return number
+
+
 def sleep_and_return(seconds: float, value: Any = None) -> Any:
     time.sleep(seconds)
     return value

@@ -28,12 +28,6 @@ def keep(size: int) -> int:
     return os.getpid()
 
 
-def log_both(log: tasks.Log, number: int) -> int:
-    log.add("+")
-    log.add("-")
-    return number
-
-
 def recycled(executor: snakepit.Executor, reason: str) -> int:
     return executor.lifecycle_stats().recycled[reason]
 
@@ -150,7 +144,7 @@ def test_running_call_is_not_disturbed(make: Make, gate: Any) -> None:
 
 def test_no_more_calls_run_at_once_than_there_are_workers(make: Make, log: tasks.Log) -> None:
     executor = make(2, max_tasks_per_child=2)
-    assert results(executor.submit(log_both, log, n) for n in range(60)) == list(range(60))
+    assert results(executor.submit(tasks.log_both, log, n) for n in range(60)) == list(range(60))
     level = most = 0
     for line in log.lines():
         level += 1 if line == "+" else -1
