@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = [
     "ArenaFullError",
+    "DataDirError",
     "DecodeError",
     "EncodeError",
     "ForkedPoolError",
@@ -74,6 +75,13 @@ class PoolShutdownError(SnakepitError, RuntimeError):
 
 class ForkedPoolError(SnakepitError, RuntimeError):
     """A pool was used in a process that forked after making it; make one there instead."""
+
+
+class DataDirError(SnakepitError, OSError):
+    """The directory that was named for the process registry cannot be written to.
+
+    `details`: data_dir.
+    """
 
 
 class ArenaFullError(SnakepitError, MemoryError):

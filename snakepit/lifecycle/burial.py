@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from snakepit.errors import TaskStoppedError, WorkerCrashedError
+from snakepit.lifecycle.registry import registry
 from snakepit.pool.memory import release_client
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Burial:
             os.killpg(worker.pid, signal.SIGKILL)
         self._supervisor.forget(worker)
         worker.process.join()
+        registry.release(worker.row)
         code = worker.process.exitcode
         lost = self._pool.scheduler.lane_lost(worker.lane)
         self._pool.nested.forget(worker.lane)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from snakepit.errors import PoolNotReadyError
 from snakepit.lifecycle.burial import Burial
 from snakepit.lifecycle.ladder import Ladder
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.memory import release_client, reserve_client
 
@@ -134,14 +135,18 @@ class Supervisor:
         while self._missing() > 0 and time.monotonic() >= self._not_before:
             lane = next(lane for lane in range(self._pool.lanes) if lane not in self.workers)
             client = reserve_client()
+            row = registry.reserve("worker")
             try:
                 process = self._pool.start_process(lane, client)
             except Exception as error:
+                registry.release(row)
                 self._pool.nested.forget(lane)
                 release_client(client)
                 self.start_failed(error)
                 return
             worker = Worker(lane, client, process)
+            worker.row = row
+            registry.activate(row, worker.pid)
             self.workers[lane] = worker
             self._by_sentinel[worker.sentinel] = worker
             self._poller.register(worker.sentinel, select.POLLIN)

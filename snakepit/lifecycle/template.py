@@ -15,6 +15,8 @@ from multiprocessing import context, popen_fork, process, reduction, spawn, util
 from typing import Any
 
 from snakepit.errors import PoolNotReadyError
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
 # Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
@@ -26,6 +28,10 @@ ONE_THREAD_EACH = {
     "NUMEXPR_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
 }
+
+# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is stopped
+# or hangs, and is replaced.
+ANSWER_PATIENCE = 5.0
 
 
 def can_use_template() -> bool:
@@ -54,6 +60,7 @@ class Template:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self._row = 0  # of the process registry
 
     def start(self) -> None:
         """Start the process, if it does not run."""
@@ -69,13 +76,18 @@ class Template:
             f"from snakepit.worker.template import main; main({theirs.fileno()})"
         )
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        row = self._row = registry.reserve("template")
         with theirs:
             self._process = subprocess.Popen(
-                [os.fsdecode(spawn.get_executable()), *flags, "-c", code],
+                [
+                    os.fsdecode(spawn.get_executable()), *flags, "-c", code,
+                    run_ids.FLAG, run_ids.current(),
+                ],  # fmt: skip
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._env},
+                env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
             )
+        registry.activate(row, self._process.pid)
         preparation = spawn.get_preparation_data("snakepit-template")
         preparation.pop("init_main_from_name", None)
         main_file = preparation.pop("init_main_from_path", None)
@@ -104,6 +116,7 @@ class Template:
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
+            self._socket.settimeout(ANSWER_PATIENCE)
         return self._socket
 
     def spawn(self, fds: list[int]) -> tuple[int, int]:
@@ -132,6 +145,12 @@ class Template:
                 self._discard()
                 return None
 
+    def abandon(self) -> None:
+        """End a template that is still importing, from any thread: who waits for it stops waiting."""
+        template = self._process
+        if template is not None and not self._ready:
+            template.kill()
+
     def _discard(self) -> None:
         if self._socket is not None:
             self._socket.close()
@@ -140,6 +159,7 @@ class Template:
             self._process.kill()
             self._process.wait()
             self._process = None
+        registry.release(self._row)
 
     def stop(self) -> None:
         """End the process and wait for it."""
@@ -154,6 +174,7 @@ class Template:
                     self._process.kill()
                     self._process.wait()
                 self._process = None
+            registry.release(self._row)
 
 
 class TemplatePopen(popen_fork.Popen):

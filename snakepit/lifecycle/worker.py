@@ -19,6 +19,7 @@ class Worker:
         self.process = process
         self.pid: int = process.pid
         self.sentinel: int = process.sentinel
+        self.row = 0  # of the process registry
         self.ready = False
         self.expected = False  # its end was asked for
         self.victim: Task | None = None  # the task because of which we end it

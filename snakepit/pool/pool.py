@@ -20,6 +20,8 @@ from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.scheduler import Scheduler
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
 from snakepit.pool.functions import FunctionRegistry
@@ -283,6 +285,7 @@ class ProcessPool:
         with self._life:
             if self._started or self._closed:
                 return
+            registry.check()
             self._lifeline = os.pipe()
             self.supervisor.prepare()
             # Before a worker can be forked: a fork lets go of the pools that it finds here.
@@ -331,6 +334,7 @@ class ProcessPool:
             env=self._env,
             max_tasks=self._config.max_tasks_per_child,
             workers=self.size,
+            run_id=run_ids.current(),
         )
         self.scheduler.prepare_lane(lane, client)
         try:
@@ -451,6 +455,8 @@ class ProcessPool:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
         self.close(cancel_futures=True)
         if self._started:
+            if self._template is not None:
+                self._template.abandon()
             self.supervisor.tell(lambda: self.supervisor.end_workers(sig))
 
     def is_over(self) -> bool:
@@ -522,6 +528,6 @@ def close_all(*, interrupted: bool) -> None:
         # The interpreter would only print a traceback of its own innards for it.
         print("KeyboardInterrupt: the calls still under way are given up", file=sys.stderr)
         for pool in pools:
-            pool.end_workers(signal.SIGTERM)
+            pool.end_workers(signal.SIGKILL)
         for pool in pools:
             pool.join()

@@ -43,6 +43,7 @@ class WorkerSpec:
     env: dict[str, str]
     max_tasks: int | None
     workers: int
+    run_id: str
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -52,7 +53,7 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.control import Control
     from snakepit._core.definitions import DefinitionReader
     from snakepit._core.lane import WorkerLane
-    from snakepit._core.lifeline import hold_lifeline
+    from snakepit._core.lifeline import end_descendants, hold_lifeline
     from snakepit.pool.memory import set_arena
     from snakepit.worker import context, loop
 
@@ -75,6 +76,7 @@ def worker_main(spec: WorkerSpec) -> None:
     lane.announce(os.getpid())
     lane.post(MAIL_READY, os.getpid())
     loop.run(lane, spec.max_tasks)
+    end_descendants()
 
 
 MAIL_READY, MAIL_FAILED = 3, 4
@@ -90,6 +92,9 @@ def leave_owner(spec: WorkerSpec) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     os.environ.update(spec.env)
+    # By these is found what outlives the worker (worker/keeper.py, lifecycle/orphans.py).
+    os.environ["SNAKEPIT_RUN_ID"] = spec.run_id
+    os.environ["SNAKEPIT_WORKER"] = f"{spec.run_id}:{os.getpid()}"
 
 
 def report_failure(lane: Any, error: BaseException) -> None:
