@@ -15,7 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from snakepit._core.atomics cimport cas32, fence, load32, now_ns, store32, swap32
 
 cdef object make_condition = threading.Condition
-cdef object creating = threading.Lock()
+cdef object creating = threading.RLock()  # a signal handler may need what it guards
 cdef tuple STATE_NAMES = ("PENDING", "RUNNING", "PENDING", "FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
 cdef dict STATE_NUMBERS = {
     "PENDING": PENDING, "RUNNING": RUNNING_STATE, "FINISHED": FINISHED, "CANCELLED": CANCELLED,

@@ -56,7 +56,7 @@ class Template:
     def __init__(self, preload: tuple[str, ...], env: dict[str, str]) -> None:
         self._preload = preload
         self._env = env
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may start the pool again, on top
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False

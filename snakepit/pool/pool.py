@@ -118,6 +118,7 @@ class ProcessPool:
         )
         self.supervisor = Supervisor(self)
         self._life = threading.Condition()
+        self._begun = False
         self._started = False
         self._closed = False
         self._over = False
@@ -283,26 +284,33 @@ class ProcessPool:
         Raises PoolShutdownError's cause when the pool was closed before.
         """
         with self._life:
-            if self._started or self._closed:
+            # A signal handler may come here on top of this very call: what it submits waits.
+            if self._begun or self._closed:
                 return
             registry.check()
-            self._lifeline = os.pipe()
-            self.supervisor.prepare()
-            # Before a worker can be forked: a fork lets go of the pools that it finds here.
-            _running.add(self)
-            if self._template is not None:
-                self._template.start()
-            for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
-                thread = threading.Thread(
-                    target=body, name=f"snakepit-{self.name}-{role}", daemon=True
-                )
-                thread.start()
-                self._threads.append(thread)
+            self._begun = True
+            try:
+                self._start_threads()
+            except BaseException:
+                self._begun = False
+                raise
             self._started = True
             if self._forks:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
                 self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+
+    def _start_threads(self) -> None:
+        self._lifeline = os.pipe()
+        self.supervisor.prepare()
+        # Before a worker can be forked: a fork lets go of the pools that it finds here.
+        _running.add(self)
+        if self._template is not None:
+            self._template.start()
+        for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
+            thread = threading.Thread(target=body, name=f"snakepit-{self.name}-{role}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _collect(self) -> None:
         while not self._over or self.scheduler.unsettled:
@@ -435,7 +443,7 @@ class ProcessPool:
                 task.mark_cancelled()
         with self._life:
             self._closed = True
-            started = self._started
+            started = self._begun
         if started:
             self.supervisor.tell(lambda: None)
         else:
