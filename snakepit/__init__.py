@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 
     from snakepit import errors as errors
     from snakepit.executor import Executor as Executor
+    from snakepit.pool.breaker import CircuitBreaker as CircuitBreaker
     from snakepit.pool.futures import Future as Future
     from snakepit.pool.memory import share as share
     from snakepit.pool.memory import shared_array as shared_array
+    from snakepit.pool.retry import RetryPolicy as RetryPolicy
     from snakepit.pool.stats import PoolStats as PoolStats
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
@@ -22,9 +24,11 @@ __version__ = "0.1.0"
 # Loaded when first used: `import snakepit` itself costs next to nothing, and a worker loads only
 # what it needs.
 _HOMES = {
+    "CircuitBreaker": "snakepit.pool.breaker",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
     "PoolStats": "snakepit.pool.stats",
+    "RetryPolicy": "snakepit.pool.retry",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
     "share": "snakepit.pool.memory",

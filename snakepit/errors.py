@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = [
     "ArenaFullError",
+    "CircuitOpenError",
     "DataDirError",
     "DecodeError",
     "EncodeError",
@@ -89,6 +90,19 @@ class ArenaFullError(SnakepitError, MemoryError):
 
     `details`: wanted, in_use, budget (bytes).
     """
+
+
+class CircuitOpenError(SnakepitError, RuntimeError):
+    """A circuit breaker refused the call, which did not run.
+
+    `details`: breaker (its name), failures (in a row), retry_after (seconds; 0.0 when it waits for
+    a probe).
+    """
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds, from when the call was refused, until the breaker lets a probe through."""
+        return float(self.details.get("retry_after", 0.0))
 
 
 class EncodeError(SnakepitError, pickle.PicklingError, TypeError):

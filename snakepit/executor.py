@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -24,11 +23,14 @@ from snakepit.pool import local
 from snakepit.pool import pool as processes
 from snakepit.pool.local import LocalConfig, LocalPool
 from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.pool.pool import PRIORITIES, PoolConfig, ProcessPool, Terms
+from snakepit.pool.pool import PoolConfig, ProcessPool
+from snakepit.pool.terms import Terms, checked_terms
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
+    from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
+    from snakepit.pool.retry import RetryPolicy
     from snakepit.pool.stats import PoolStats
 
 __all__ = ["Executor", "PoolView"]
@@ -202,6 +204,9 @@ class Executor(concurrent.futures.Executor):
         priority: Literal["high", "normal", "low"] = "normal",
         session: str | None = None,
         cancel_running: bool = False,
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        idempotent: bool = False,
     ) -> PoolView:
         """Return a view of this executor whose calls carry these terms.
 
@@ -209,19 +214,24 @@ class Executor(concurrent.futures.Executor):
         a worker that still runs the call is replaced. `priority`: of what is queued, higher goes
         first. `session`: calls of one session go to the worker that ran it last, if it is free.
         `cancel_running`: `cancel()` also stops a call that runs.
+
+        `retry`: a call that raises is tried again as this policy says, with the arguments that it
+        was submitted with; `timeout` is for all attempts together. `breaker`: calls that it refuses
+        fail with CircuitOpenError; it hears how each attempt ends. `idempotent`: to run the call
+        twice does no harm, so that it is tried once more, in another worker, when its worker dies.
+        With `retry`, `breaker` or `timeout`, `map` sends its items one by one.
+        Raises ValueError and TypeError for terms that make no sense.
         """
-        if timeout is not None and not timeout > 0:
-            raise ValueError(
-                f"timeout must be a number of seconds above 0, or None, not {timeout!r}"
-            )
-        if priority not in PRIORITIES:
-            raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
-        key = (
-            0
-            if session is None
-            else (zlib.crc32(session.encode()) << 32 | zlib.adler32(session.encode())) or 1
+        terms = checked_terms(
+            timeout=timeout,
+            priority=priority,
+            session=session,
+            cancel_running=cancel_running,
+            retry=retry,
+            breaker=breaker,
+            idempotent=idempotent,
         )
-        return PoolView(self._pool, Terms(timeout, PRIORITIES[priority], key, cancel_running))
+        return PoolView(self._pool, terms)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; end the workers when those that were taken are done.
@@ -304,8 +314,13 @@ def start_map(
     """Start a `map` on a pool: its first chunks are read and submitted before this returns."""
     _check_count("chunksize", chunksize)
     _check_count("buffersize", buffersize)
-    if terms.timeout is not None and chunksize is None:
-        chunksize = 1  # The timeout is a call's, not a chunk's.
+    if terms.by_call and chunksize is None:
+        chunksize = 1  # The terms are those of a call, not of a chunk.
+    if chunksize != 1 and (terms.retry is not None or terms.breaker is not None):
+        raise ValueError(
+            f"with retry or breaker, map sends its items one by one: chunksize={chunksize} cannot "
+            "be; leave it out, or let the function take a list and submit lists"
+        )
     number = pool.number_for_map(fn)
 
     def submit_chunk(

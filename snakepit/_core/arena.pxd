@@ -70,6 +70,7 @@ cdef class Arena:
 
     cdef Segment allocate(self, uint64_t size, uint64_t deadline)
     cdef Segment adopt(self, uint32_t index, uint64_t size)
+    cdef Segment copy_of(self, uint32_t index, uint64_t size, uint64_t deadline)
     cdef bint has_shared(self) noexcept
     cdef SharedSegment find_shared(self, char *address, uint64_t size)
     cdef SharedSegment open_shared(self, uint32_t index)

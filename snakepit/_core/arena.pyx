@@ -17,7 +17,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from snakepit._core.atomics cimport (
     WAKE_ALL, add32, and64, cas32, cas64, fence, load32, load64, now_ns, or64, sleep_on, store32,
@@ -403,6 +403,14 @@ cdef class Arena:
         if not cas64(&entry.state, word, ours):
             raise RuntimeError(f"segment {index} changed hands while it was passed on")
         segment.word = ours
+        return segment
+
+    cdef Segment copy_of(self, uint32_t index, uint64_t size, uint64_t deadline):
+        """Copy a segment that its holder keeps. Raises ArenaFullError (see `allocate`)."""
+        cdef char *source = self.address_of(index)
+        cdef Segment segment = self.allocate(size, deadline)
+        with nogil:
+            memcpy(segment.base, source, size)
         return segment
 
     cdef bint under_pressure(self) noexcept nogil:

@@ -17,10 +17,11 @@ cdef class Completions(Owner):
     cdef uint64_t spin_ns
     cdef uint64_t last_left_ns
 
-    cdef int collect(self) except -1
+    cdef int collect(self, Task wanted=*) except -1
+    cdef bint has_completed(self) noexcept nogil
     cdef void arm(self) noexcept nogil
     cdef void nudge(self, uint32_t bell) noexcept nogil
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil
-    cdef int leave(self) except -1
+    cdef int leave(self, Task task) except -1
     cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1
     cdef bint may_spin(self) noexcept nogil

@@ -19,8 +19,8 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.layout cimport (
-    CALL, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, LANE_READY, LANE_RETIRING, MAIL, MAIL_SUBMIT,
-    POSTED, PRIORITIES, Header, Ring, Slot, claim_generation, claim_state, claim_word,
+    CALL, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
+    MAIL_SUBMIT, POSTED, PRIORITIES, Header, Ring, Slot, claim_generation, claim_state, claim_word,
 )
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
 from snakepit._core.task cimport Message
@@ -247,7 +247,12 @@ cdef class WorkerLane:
         cdef uint64_t length = slot.length
         cdef const uint8_t *payload
         if slot.flags & IN_SEGMENT:
-            segment = self.arena.adopt(slot.segment - 1, length)
+            if slot.flags & KEPT:
+                segment = self.arena.copy_of(
+                    slot.segment - 1, length, slot.deadline_ns or now_ns() + self.channel.patience_ns
+                )
+            else:
+                segment = self.arena.adopt(slot.segment - 1, length)
             payload = <const uint8_t *>segment.base
         else:
             payload = self.control.payload(self.slot, length)

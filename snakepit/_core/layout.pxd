@@ -60,6 +60,7 @@ cdef enum:
     IN_SEGMENT = 1                      # the payload lies in an arena segment
     IS_ERROR = 2                        # the result is an exception
     FUNCTION_INSIDE = 4                 # the payload carries the function as well
+    KEPT = 8                            # the owner keeps the segment for another attempt: the worker takes a copy
 
 # What a lane's process is doing, for readers of the state; nothing is decided by it.
 cdef enum:

@@ -42,6 +42,10 @@ cdef class LocalQueue(Owner):
         task.priority = priority
         task.session = session
 
+    def adopt(self, Task call) -> None:
+        """Have callers wait for `call` as for a task of this queue, though only attempts at it are queued."""
+        call.owner = self
+
     def submit(self, Task task, function, tuple args, dict kwargs) -> None:
         """Queue a call. Raises PoolShutdownError."""
         cdef bint open_

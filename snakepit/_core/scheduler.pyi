@@ -55,6 +55,16 @@ class Scheduler(Completions):
         kind: int,
         items: list[Any],
     ) -> None: ...
+    def encode(
+        self,
+        call: Task,
+        definition: Published | None,
+        function: Callable[..., Any] | None,
+        kind: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None: ...
+    def attempt(self, task: Task, call: Task, first: bool) -> None: ...
     def submit_encoded(
         self,
         task: Task,

@@ -24,7 +24,7 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    DONE, FILLING, FREE, IN_SEGMENT, IS_ERROR, LANE_STARTING, LANE_VACANT, MAIL,
+    CALL, DONE, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_STARTING, LANE_VACANT, MAIL,
     NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_generation, cell_slot, cell_word,
     claim_generation, claim_lane, claim_state, claim_word,
 )
@@ -37,6 +37,7 @@ from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, Rem
 cdef enum:
     BATCH = 128                         # completions handled between two looks at the shared list
     AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
+    ENOUGH = 8 * BATCH                  # completions that a caller settles for others once it has its own
     SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
 
 cdef int forks = 0                      # how often this process is a fork of the one that imported us
@@ -137,6 +138,47 @@ cdef class Scheduler(Completions):
         else:
             self.channel.encode_call(task, function, (items,), {}, task.deadline_ns)
         self.enter(task)
+
+    def encode(self, Task call, Published definition, function, int kind, tuple args, dict kwargs):
+        """Encode a call, or a chunk of `map` (kind CALL_EACH or CALL_STAR, its items alone in `args`), into `call`.
+
+        It is not queued: `attempt` does that, as often as need be. Raises EncodeError, ArenaFullError.
+        """
+        call.owner = self
+        call.kind = kind
+        if kind != CALL:
+            call.items = len(args[0])
+        if definition is not None:
+            call.function = definition
+            call.definition = definition.number
+            call.epoch = definition.epoch
+            if kind != CALL:
+                self.channel.encode_value(call, args[0], call.deadline_ns)
+            else:
+                self.channel.encode_call(call, None, args, kwargs, call.deadline_ns)
+        else:
+            self.channel.encode_call(call, function, args, kwargs, call.deadline_ns)
+        if call.flags & IN_SEGMENT:
+            call.flags |= KEPT
+
+    def attempt(self, Task task, Task call, bint first):
+        """Queue `task`, an attempt at a call that `encode` prepared. Only the first is refused by a closed pool."""
+        task.kind = call.kind
+        task.items = call.items
+        task.encoding = call.encoding
+        task.flags = call.flags
+        task.inline = call.inline
+        # Shared by both, so that a worker which still copies it after the call was settled finds it unchanged.
+        task.segment = call.segment
+        task.shared = call.shared
+        task.length = call.length
+        task.function = call.function
+        task.definition = call.definition
+        task.epoch = call.epoch
+        task.priority = call.priority
+        task.session = call.session
+        task.deadline_ns = call.deadline_ns
+        self.enter(task, not first)
 
     def submit_encoded(self, Task task, Published definition, int encoding, int flags, bytes payload, Segment segment,
                        uint64_t length):
@@ -299,7 +341,11 @@ cdef class Scheduler(Completions):
 
     # -- collecting ----------------------------------------------------------------------------------------------------
 
-    cdef int collect(self) except -1:
+    cdef bint has_completed(self) noexcept nogil:
+        return (load32(&self.control.header.done) != 0 or load32(&self.backlog) != 0
+                or (load32(&self.first_mail) != 0 and load32(&self.delivering) == 0))
+
+    cdef int collect(self, Task wanted=None) except -1:
         cdef uint32_t batch[BATCH]
         cdef uint32_t count, i
         cdef int total = 0
@@ -327,15 +373,20 @@ cdef class Scheduler(Completions):
             total += count
             self.wake_lanes()
             if self.outstanding() == 0:
-                store32(&self.observers, 0)
-                if not self.open:
+                # Whoever starts to observe in between says so after it has submitted: we see one or the other.
+                swap32(&self.observers, 0)
+                if self.outstanding():
+                    store32(&self.observers, 1)
+                elif not self.open:
                     self.on_idle()
+            if total >= ENOUGH and wanted is not None and wanted.is_settled() and problem is None:
+                return total
 
     cdef uint32_t take_completed(self, uint32_t *batch, uint32_t most) noexcept nogil:
         """Take up to `most` completed slots, oldest first."""
         cdef uint32_t head, following, count = 0
         cdef Slot *slots = self.control.slots
-        if load32(&self.control.header.done) == 0 and self.backlog == 0:
+        if load32(&self.control.header.done) == 0 and load32(&self.backlog) == 0:
             return 0
         pthread_mutex_lock(&self.mutex)
         if self.backlog == 0:

@@ -142,6 +142,14 @@ cdef class Task(Message):
         """Settle the task as cancelled, wherever it is; False when it was settled before."""
         return self.settle_cancelled(True)
 
+    def conclude(self, outcome, error):
+        """Settle a task that no worker answers itself: by what its last attempt came to."""
+        self.settle(outcome, error)
+
+    def drop_message(self):
+        """Let go of the encoded call."""
+        self.clear()
+
     def partial_outcome(self):
         """What a failed chunk of `map` had done before its error: a list, or None."""
         return self.outcome

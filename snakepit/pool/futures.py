@@ -40,6 +40,11 @@ class Future(Task, concurrent.futures.Future[T]):
 
     _cancel_running = False
 
+    @property
+    def attempts(self) -> int:
+        """How many attempts at the call have begun, if `options` let it have several; else 1."""
+        return 1
+
     def stop(self) -> bool:
         """Stop the call, also when it runs already; return whether there was anything to stop.
 

@@ -12,13 +12,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakepit._core.local import LocalQueue
-from snakepit.errors import PoolNotReadyError, TaskTimeoutError
+from snakepit.errors import PoolNotReadyError, PoolShutdownError, TaskTimeoutError
 from snakepit.pool.futures import Future
-from snakepit.pool.pool import Terms
 from snakepit.pool.stats import PoolStats
+from snakepit.pool.terms import Terms
+from snakepit.pool.timers import Timers
+
+if TYPE_CHECKING:
+    from snakepit.pool.attempts import Calls, GuardedCall
 
 logger = logging.getLogger("snakepit")
 
@@ -92,6 +96,9 @@ class LocalPool:
         self._ready = 0
         self._timers: set[threading.Timer] = set()
         self._waiting_maps: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.calls: Calls | None = None  # of several attempts; made when there is one
+        self._retries = Timers(f"snakepit-{config.name}-timers")
+        self._closed = False
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -104,6 +111,11 @@ class LocalPool:
             self.start()
         if self.broken is not None:
             raise self._why_broken()
+        if terms is not None and terms.guarded:
+            return self._submit_guarded(terms, lambda: (function, args, kwargs))
+        if self._closed:
+            # The queue itself may still be open, for calls that are to be tried again.
+            raise PoolShutdownError("cannot schedule new futures after shutdown")
         if future is None:
             future = InnerFuture() if self._is_nested(terms) else Future()
         future.context = self
@@ -124,6 +136,10 @@ class LocalPool:
         on_settled: Any,
     ) -> Future[Any]:
         """Queue a chunk of `map`; `on_settled(future)` is called when it is settled."""
+        if terms.guarded:
+            return self._submit_guarded(
+                terms, lambda: (_Chunk(function, kind), (items,), {}), on_settled
+            )
         nested = self._is_nested(terms)
         future: Future[Any] = InnerFuture() if nested else Future()
         if on_settled is not None:
@@ -133,6 +149,61 @@ class LocalPool:
             # Who takes chunks as they come waits for none of them in particular.
             self.run_beside(future)
         return future
+
+    # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
+
+    def _submit_guarded(
+        self, terms: Terms, make: Callable[[], Any], on_settled: Any = None
+    ) -> Future[Any]:
+        from snakepit.pool.attempts import Calls, GuardedCall
+
+        if len(self._threads) < self.size:
+            self.start()
+        with self._life:
+            if self.calls is None:
+                self.calls = Calls()
+        call = GuardedCall(self, terms)
+        call.set_hook(on_settled)
+        call.nested = self._is_nested(terms)
+        call.begin(make, 0, (), {})
+        return call
+
+    def prepare_call(
+        self, call: GuardedCall, make: Any, kind: int, args: Any, kwargs: Any, number: Any
+    ) -> None:
+        """Keep what makes the function and arguments of each attempt."""
+        call.call = make
+        self.queue.adopt(call)
+
+    def queue_attempt(self, call: GuardedCall, first: bool) -> None:
+        """Queue an attempt. Raises PoolShutdownError, PoolNotReadyError."""
+        if self.broken is not None:
+            raise self._why_broken()
+        if first and self._closed:
+            raise PoolShutdownError("cannot schedule new futures after shutdown")
+        function, args, kwargs = call.call()
+        attempt: Future[Any] = InnerFuture() if call.nested else Future()
+        call.follow(attempt)
+        left = call.seconds_left()
+        self.queue.set_terms(attempt, left, call.terms.priority, call.terms.session)
+        self.queue.submit(attempt, function, args, kwargs)
+        if left is not None:
+            self._watch_deadline(attempt, left)
+        if call.nested:
+            # Every thread of the pool may be waiting for calls of its own calls.
+            self.run_beside(attempt)
+
+    def later(self, seconds: float, note: Callable[[], None]) -> None:
+        """Have `note()` run in `seconds`."""
+        self._retries.after(seconds, note)
+        # The call may have been cancelled, and the pool closed, an instant ago.
+        self.call_ended()
+
+    def call_ended(self) -> None:
+        """A call left `calls`: a closed pool may be able to end now."""
+        if self._closed and not self.calls:
+            self._retries.clear()
+            self.queue.close()
 
     def _is_nested(self, terms: Terms | None) -> bool:
         return getattr(_here, "pool", None) is self or (terms is not None and terms.nested)
@@ -177,7 +248,7 @@ class LocalPool:
     def start(self) -> None:
         """Start the threads that are missing."""
         with self._life:
-            while len(self._threads) < self.size and self.queue.is_open:
+            while len(self._threads) < self.size and self.queue.is_open and not self._closed:
                 thread = threading.Thread(
                     target=self._work,
                     name=f"snakepit-{self.name}-{len(self._threads)}",
@@ -290,9 +361,14 @@ class LocalPool:
             else:
                 running.finish_reading()
         if cancel_futures:
+            # First, so that no attempt enters behind the back of what withdraws them.
+            if self.calls is not None:
+                self.calls.end()
             for task in self.queue.withdraw_all():
                 task.mark_cancelled()
-        self.queue.close()
+        # The threads are still needed by calls that are to be tried again.
+        self._closed = True
+        self.call_ended()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool's threads have ended; False if not after `timeout` seconds."""

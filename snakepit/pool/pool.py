@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
@@ -29,6 +29,7 @@ from snakepit.pool.futures import Future
 from snakepit.pool.memory import arena
 from snakepit.pool.nested import NestedTasks
 from snakepit.pool.stats import PoolStats
+from snakepit.pool.terms import Terms
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
@@ -38,14 +39,17 @@ from snakepit.worker.process import (
     worker_main,
 )
 
+if TYPE_CHECKING:
+    from snakepit.pool.attempts import Calls, GuardedCall
+
 logger = logging.getLogger("snakepit")
 
+CALL = 0
 SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
-PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 _starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
 
@@ -65,17 +69,6 @@ class PoolConfig:
     name: str = "default"
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What a call is run under."""
-
-    timeout: float | None = None
-    priority: int = 1
-    session: int = 0
-    cancel_running: bool = False
-    nested: bool = False  # submitted by a task, from whatever thread
-
-
 class ProcessPool:
     """Runs calls in `config.size` processes. Workers start with `start` or the first call."""
 
@@ -86,6 +79,7 @@ class ProcessPool:
         # gone.
         self.lanes = min(config.size + max(2, config.size // 8), 1024)
         self.broken: PoolNotReadyError | None = None
+        self.calls: Calls | None = None  # of several attempts; made when there is one
         self._config = config
         self._env = {
             **{k: v for k, v in ONE_THREAD_EACH.items() if k not in os.environ},
@@ -162,6 +156,8 @@ class ProcessPool:
             self.start()
         if self.broken is not None:
             raise self._why_broken()
+        if terms is not None and terms.guarded:
+            return self._submit_guarded(terms, function, CALL, args, kwargs)
         future: Future[Any] = Future()
         try:
             if terms is None and self.scheduler.submit_known(future, self, function, args, kwargs):
@@ -197,6 +193,10 @@ class ProcessPool:
         """Queue a chunk of `map`; `on_settled(future)` is called first when it settles."""
         if self.broken is not None:
             raise self._why_broken()
+        if terms.guarded:
+            return self._submit_guarded(
+                terms, function, kind, (items,), {}, (definition,), on_settled
+            )
         future: Future[Any] = Future()
         future.context = self
         future.set_hook(on_settled)
@@ -209,6 +209,57 @@ class ProcessPool:
         if terms.timeout is not None:
             self._watch_deadline(future, terms.timeout)
         return future
+
+    # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
+
+    def _submit_guarded(
+        self, terms: Terms, function: Any, kind: int, args: tuple[Any, ...],
+        kwargs: dict[str, Any], number: tuple[Any] | None = None, on_settled: Any = None,
+    ) -> Future[Any]:  # fmt: skip
+        from snakepit.pool.attempts import Calls, GuardedCall
+
+        with self._life:
+            if self.calls is None:
+                self.calls = Calls()
+        call = GuardedCall(self, terms)
+        call.set_hook(on_settled)
+        call.begin(function, kind, args, kwargs, number)
+        return call
+
+    def prepare_call(
+        self, call: GuardedCall, function: Any, kind: int, args: tuple[Any, ...],
+        kwargs: dict[str, Any], number: tuple[Any] | None,
+    ) -> None:  # fmt: skip
+        """Encode what all attempts share. Raises EncodeError, ArenaFullError, TypeError."""
+        if function is None:
+            raise TypeError("'NoneType' object is not callable")
+        terms = call.terms
+        (definition,) = number or (self._functions.lookup(function),)
+        self.scheduler.set_terms(call, call.seconds_left(), terms.priority, terms.session)
+        self.scheduler.encode(call, definition, function, kind, args, kwargs)
+
+    def queue_attempt(self, call: GuardedCall, first: bool) -> None:
+        """Queue an attempt. Raises PoolShutdownError, PoolNotReadyError."""
+        if self.broken is not None:
+            raise self._why_broken()
+        attempt: Future[Any] = Future()
+        call.follow(attempt)
+        self.scheduler.attempt(attempt, call, first)
+        if not first:
+            # Nothing was under way meanwhile, so nobody is known to watch.
+            self.scheduler.watch()
+        left = call.seconds_left()
+        if left is not None:
+            self._watch_deadline(attempt, left)
+
+    def later(self, seconds: float, note: Callable[[], None]) -> None:
+        """Have `note()` run in the supervisor's thread in `seconds`."""
+        self.supervisor.after(seconds, note)
+
+    def call_ended(self) -> None:
+        """A call left `calls`: a closed pool may be able to end now."""
+        if self._closed:
+            self._on_idle()
 
     def number_for_map(self, function: Callable[..., Any]) -> Any:
         """Return the number of a function for the calls of one map. Raises EncodeError."""
@@ -439,6 +490,9 @@ class ProcessPool:
                 running.finish_reading()
         self.scheduler.close()
         if cancel_futures:
+            # First, so that no attempt enters behind the back of what withdraws them.
+            if self.calls is not None:
+                self.calls.end()
             for task in self.scheduler.withdraw_all():
                 task.mark_cancelled()
         with self._life:
@@ -469,7 +523,7 @@ class ProcessPool:
 
     def is_over(self) -> bool:
         """Whether the pool is closed and has nothing left to do."""
-        return self._closed and self.scheduler.unsettled == 0
+        return self._closed and not self.calls and self.scheduler.unsettled == 0
 
     def _on_idle(self) -> None:
         if self._started:
