@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArenaFullError",
     "CircuitOpenError",
+    "DataDirError",
     "DecodeError",
     "EncodeError",
     "ForkedPoolError",
@@ -105,6 +106,13 @@ class PoolShutdownError(SnakepitError, RuntimeError):
 
 class ForkedPoolError(SnakepitError, RuntimeError):
     """A pool was used in a process that forked after making it; make one there instead."""
+
+
+class DataDirError(SnakepitError, OSError):
+    """The directory that was named for the process registry cannot be written to.
+
+    `details`: data_dir.
+    """
 
 
 class ArenaFullError(SnakepitError, MemoryError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import RecyclingPolicy
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.template import can_use_template
 from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool import local
@@ -44,6 +45,7 @@ T = TypeVar("T")
 MOST_WORKERS = 1000
 START_METHODS = ("template", "forkserver", "spawn", "fork")
 PROFILES = ("process", "local")
+EXIT_PATIENCE = 1.0  # seconds that the registry's writer has at the interpreter's exit
 
 
 class PoolView:
@@ -297,6 +299,13 @@ class Executor(concurrent.futures.Executor):
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             # Who pressed Ctrl-C does not want to wait for what is queued, nor for what runs.
             self._pool.end_workers(signal.SIGTERM)
+            try:
+                self.shutdown(wait=True)
+            except KeyboardInterrupt:
+                # Pressed twice: no grace for anybody.
+                self._pool.end_workers(signal.SIGKILL)
+                raise
+            return None
         self.shutdown(wait=True)
         return None
 
@@ -523,6 +532,7 @@ def _at_exit() -> None:
     last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     processes.close_all(interrupted=isinstance(last, KeyboardInterrupt))
     local.close_all()
+    registry.flush(EXIT_PATIENCE)
 
 
 # Before threads are joined; and once more after that, for pools that such a thread started, but

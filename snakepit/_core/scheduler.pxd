@@ -31,6 +31,7 @@ cdef class Scheduler(Completions):
     cdef dict known
     cdef object on_mail, on_idle        # what the pool wants to hear
     cdef pthread_mutex_t mutex
+    cdef uint64_t tables_size           # bytes of the mapping in which the tables below lie
     cdef void **tasks                   # by slot: the task that is in it, with one reference
     cdef uint32_t *free_slots           # a stack: the hottest slot is reused first
     cdef uint32_t n_free

@@ -15,7 +15,6 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_SetInterrupt
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from snakepit._core.arena cimport Arena, Segment
@@ -29,6 +28,7 @@ from snakepit._core.layout cimport (
     CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_STARTING, NOBODY, PRIORITIES, QUEUED, RUNNING, Header, Lane,
     Ring, Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
 )
+from snakepit._core.memory cimport map_private, unmap_private
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
 from snakepit._core.task cimport Task, deadline_after
 
@@ -73,13 +73,16 @@ cdef class Scheduler(Completions):
         self.on_idle = on_idle
         self.pid = forks
         self.spin_ns = control.header.spin_limit_ns
-        self.tasks = <void **>calloc(control.n_slots, sizeof(void *))
-        self.free_slots = <uint32_t *>calloc(control.n_slots, sizeof(uint32_t))
-        self.taken = <char *>calloc(control.n_slots + control.n_mail, 1)
-        self.session_of = <uint64_t *>calloc(AFFINITY, sizeof(uint64_t))
-        self.lane_of = <uint16_t *>calloc(AFFINITY, sizeof(uint16_t))
-        if not (self.tasks and self.free_slots and self.taken and self.session_of and self.lane_of):
-            raise MemoryError()
+        # Behind one another, those of the widest entries first: each begins where its entries may.
+        self.tables_size = (
+            <uint64_t>AFFINITY * (sizeof(uint64_t) + sizeof(uint16_t))
+            + <uint64_t>control.n_slots * (sizeof(void *) + sizeof(uint32_t) + 1) + control.n_mail
+        )
+        self.tasks = <void **>map_private(self.tables_size)
+        self.session_of = <uint64_t *>(self.tasks + control.n_slots)
+        self.free_slots = <uint32_t *>(self.session_of + AFFINITY)
+        self.lane_of = <uint16_t *>(self.free_slots + control.n_slots)
+        self.taken = <char *>(self.lane_of + AFFINITY)
         for i in range(control.n_slots):
             self.free_slots[i] = control.n_slots - 1 - i
         self.n_free = control.n_slots
@@ -95,11 +98,7 @@ cdef class Scheduler(Completions):
             for i in range(self.n_slots):
                 if self.tasks[i]:
                     Py_DECREF(<object>self.tasks[i])
-        free(self.tasks)
-        free(self.free_slots)
-        free(self.taken)
-        free(self.session_of)
-        free(self.lane_of)
+            unmap_private(<char *>self.tasks, self.tables_size)
         pthread_mutex_destroy(&self.mutex)
 
     # -- submitting ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
 
 cdef object make_condition = threading.Condition
-cdef object creating = threading.Lock()
+cdef object creating = threading.RLock()  # a signal handler may need what it guards
 cdef tuple STATE_NAMES = ("PENDING", "RUNNING", "PENDING", "FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
 cdef dict STATE_NUMBERS = {
     "PENDING": PENDING, "RUNNING": RUNNING_STATE, "FINISHED": FINISHED, "CANCELLED": CANCELLED,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from snakepit._core.burial import empty_lane
 from snakepit.errors import TaskStoppedError, WorkerCrashedError
 from snakepit.lifecycle.autopsy import Autopsy, OomWatch, signal_name
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.taint import TaintedLanes
 from snakepit.pool.memory import release_client
 
@@ -46,6 +47,7 @@ class Burial:
         self._step(worker, lambda: worker.send(signal.SIGKILL))
         self._step(worker, lambda: self._supervisor.forget(worker))
         self._step(worker, worker.reap)
+        self._step(worker, lambda: registry.release(worker.row))
         info = self._step(worker, lambda: self._pool.scheduler.lane_info(worker.lane)) or {}
         served = worker.ready or info.get("state") in ("ready", "retiring")
         lost = self._step(worker, lambda: empty_lane(self._pool.scheduler, worker.lane))

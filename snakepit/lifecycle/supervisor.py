@@ -25,6 +25,7 @@ from snakepit.lifecycle.burial import Burial
 from snakepit.lifecycle.health import Health, HealthPolicy
 from snakepit.lifecycle.ladder import Ladder
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.memory import release_client, reserve_client
 from snakepit.worker.priority import become_ordinary
@@ -178,9 +179,11 @@ class Supervisor:
 
     def _start(self, lane: int, spare: bool) -> bool:
         client = reserve_client()
+        row = registry.reserve("worker")
         try:
             process = self._pool.start_process(lane, client, spare)
         except Exception as error:
+            registry.release(row)
             self._pool.roster.vacate(lane)
             self._pool.nested.forget(lane)
             recording = self._pool.recordings.pop(lane, None)
@@ -191,6 +194,8 @@ class Supervisor:
             return False
         worker = Worker(lane, client, process, self._pool.recordings.pop(lane, None))
         worker.spare = spare
+        worker.row = row
+        registry.activate(row, worker.pid)
         self.workers[lane] = worker
         self._by_sentinel[worker.sentinel] = worker
         self._poller.register(worker.sentinel, select.POLLIN)

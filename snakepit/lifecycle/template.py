@@ -15,6 +15,8 @@ from multiprocessing import context, popen_fork, process, reduction, spawn, util
 from typing import Any
 
 from snakepit.errors import PoolNotReadyError
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
 # Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
@@ -26,6 +28,10 @@ ONE_THREAD_EACH = {
     "NUMEXPR_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
 }
+
+# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is stopped
+# or hangs, and is replaced.
+ANSWER_PATIENCE = 5.0
 
 
 START_PATIENCE = 300.0  # seconds; what it imports may be large
@@ -56,10 +62,11 @@ class Template:
     def __init__(self, preload: tuple[str, ...], env: dict[str, str]) -> None:
         self._preload = preload
         self._env = env
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may start the pool again, on top
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self._row = 0  # of the process registry
 
     def start(self) -> None:
         """Start the process, if it does not run."""
@@ -75,13 +82,22 @@ class Template:
             f"from snakepit.worker.template import main; main({theirs.fileno()})"
         )
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        row = self._row = registry.reserve("template")
         with theirs:
             self._process = subprocess.Popen(
-                [os.fsdecode(spawn.get_executable()), *flags, "-c", code],
+                [
+                    os.fsdecode(spawn.get_executable()),
+                    *flags,
+                    "-c",
+                    code,
+                    run_ids.FLAG,
+                    run_ids.current(),
+                ],  # fmt: skip
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._env},
+                env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
             )
+        registry.activate(row, self._process.pid)
         preparation = spawn.get_preparation_data("snakepit-template")
         preparation.pop("init_main_from_name", None)
         main_file = preparation.pop("init_main_from_path", None)
@@ -118,6 +134,7 @@ class Template:
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
+            self._socket.settimeout(ANSWER_PATIENCE)
         return self._socket
 
     def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
@@ -157,6 +174,12 @@ class Template:
                 self._discard()
                 return None
 
+    def abandon(self) -> None:
+        """End a template that is still importing, from any thread: who waits for it stops waiting."""
+        template = self._process
+        if template is not None and not self._ready:
+            template.kill()
+
     def _discard(self) -> None:
         if self._socket is not None:
             self._socket.close()
@@ -165,6 +188,7 @@ class Template:
             self._process.kill()
             self._process.wait()
             self._process = None
+        registry.release(self._row)
 
     def stop(self) -> None:
         """End the process and wait for it."""
@@ -179,6 +203,7 @@ class Template:
                     self._process.kill()
                     self._process.wait()
                 self._process = None
+            registry.release(self._row)
 
 
 class TemplatePopen(popen_fork.Popen):

@@ -33,6 +33,7 @@ class Worker:
         self._pidfd = -1
         self._keep_for_us()
         self.sentinel: int = self._pidfd if self._pidfd >= 0 else process.sentinel
+        self.row = 0  # of the process registry
         self.ready = False
         self.expected = False  # its end was asked for
         self.victim: Task | None = None  # the task because of which we end it

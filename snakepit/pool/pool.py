@@ -22,11 +22,13 @@ from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit._core.stopping import tasks_of_session
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
+from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.deadlines import ProcessDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
 from snakepit.lifecycle.worker import Worker
@@ -129,6 +131,7 @@ class ProcessPool:
         self._deadlines = ProcessDeadlines(self)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._life = threading.Condition()
+        self._begun = False
         self._started = False
         self._closed = False
         self._over = False
@@ -337,20 +340,16 @@ class ProcessPool:
         Raises PoolShutdownError's cause when the pool was closed before.
         """
         with self._life:
-            if self._started or self._closed:
+            # A signal handler may come here on top of this very call: what it submits waits.
+            if self._begun or self._closed:
                 return
-            self._lifeline = os.pipe()
-            self.supervisor.prepare()
-            # Before a worker can be forked: a fork lets go of the pools that it finds here.
-            _running.add(self)
-            if self._template is not None:
-                self._template.start()
-            for role, body in (("supervisor", self._supervise), ("collector", self._collect)):
-                thread = threading.Thread(
-                    target=body, name=f"snakepit-{self.name}-{role}", daemon=True
-                )
-                thread.start()
-                self._threads.append(thread)
+            registry.check()
+            self._begun = True
+            try:
+                self._start_threads()
+            except BaseException:
+                self._begun = False
+                raise
             self._started = True
             if self._forks:
                 # A fork copies the locks that other threads hold at that instant, those of imports
@@ -363,6 +362,18 @@ class ProcessPool:
             self.supervisor.run()
         finally:
             self.scheduler.spare_this_thread(None)
+
+    def _start_threads(self) -> None:
+        self._lifeline = os.pipe()
+        self.supervisor.prepare()
+        # Before a worker can be forked: a fork lets go of the pools that it finds here.
+        _running.add(self)
+        if self._template is not None:
+            self._template.start()
+        for role, body in (("supervisor", self._supervise), ("collector", self._collect)):
+            thread = threading.Thread(target=body, name=f"snakepit-{self.name}-{role}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _collect(self) -> None:
         while not self._over or self.scheduler.unsettled:
@@ -399,6 +410,7 @@ class ProcessPool:
             max_tasks=self._config.recycling.max_tasks,
             worn_after=self._config.recycling.tasks_until_worn() or None,
             workers=self.size,
+            run_id=run_ids.current(),
         )
         self.scheduler.prepare_lane(lane, client)
         if spare:
@@ -532,7 +544,7 @@ class ProcessPool:
                 task.mark_cancelled()
         with self._life:
             self._closed = True
-            started = self._started
+            started = self._begun
         if started:
             self.supervisor.tell(lambda: None)
         else:
@@ -557,6 +569,8 @@ class ProcessPool:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
         self.close(cancel_futures=True)
         if self._started:
+            if self._template is not None:
+                self._template.abandon()
             reason = "kill_workers" if sig == signal.SIGKILL else "terminate_workers"
             self.supervisor.tell(lambda: self.supervisor.end_workers(sig, reason))
 
@@ -633,6 +647,6 @@ def close_all(*, interrupted: bool) -> None:
         # The interpreter would only print a traceback of its own innards for it.
         print("KeyboardInterrupt: the calls still under way are given up", file=sys.stderr)
         for pool in pools:
-            pool.end_workers(signal.SIGTERM)
+            pool.end_workers(signal.SIGKILL)
         for pool in pools:
             pool.join()

@@ -45,6 +45,7 @@ class WorkerSpec:
     max_tasks: int | None
     worn_after: int | None  # tasks after which it says that it needs a successor
     workers: int
+    run_id: str
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -54,7 +55,7 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.control import Control
     from snakepit._core.definitions import DefinitionReader
     from snakepit._core.lane import WorkerLane
-    from snakepit._core.lifeline import hold_lifeline
+    from snakepit._core.lifeline import end_descendants, hold_lifeline
     from snakepit.pool.memory import set_arena
     from snakepit.worker import context, loop, priority
     from snakepit.worker.recording import start_recording
@@ -91,15 +92,19 @@ def worker_main(spec: WorkerSpec) -> None:
     if loop.run(lane, spec.max_tasks):
         # Not idly: others may wait for its lane.
         lane.leave()
+        end_descendants()
     else:
         _end(lane)
 
 
 def _end(lane: Any) -> None:
+    from snakepit._core.lifeline import end_descendants
+
     if lane.replaced:
         from snakepit.worker.priority import become_idle
 
         become_idle()
+    end_descendants()
 
 
 MAIL_READY, MAIL_FAILED, MAIL_WORN = 3, 4, 9
@@ -117,6 +122,9 @@ def leave_owner(spec: WorkerSpec) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.set_wakeup_fd(-1)
     os.environ.update(spec.env)
+    # By these is found what outlives the worker (worker/keeper.py, lifecycle/orphans.py).
+    os.environ["SNAKEPIT_RUN_ID"] = spec.run_id
+    os.environ["SNAKEPIT_WORKER"] = f"{spec.run_id}:{os.getpid()}"
 
 
 def report_failure(lane: Any, error: BaseException) -> None:
