@@ -48,6 +48,7 @@ CALL = 0
 SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
+NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 
@@ -111,6 +112,9 @@ class ProcessPool:
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
         self.supervisor = Supervisor(self)
+        # Guards `_begun` and `_closed`, by callers alone: held across the start, it must not be what
+        # the pool's own threads wait for, since a signal handler on top of the start may join them.
+        self._claim = threading.RLock()
         self._life = threading.Condition()
         self._begun = False
         self._started = False
@@ -334,7 +338,7 @@ class ProcessPool:
 
         Raises PoolShutdownError's cause when the pool was closed before.
         """
-        with self._life:
+        with self._claim:
             # A signal handler may come here on top of this very call: what it submits waits.
             if self._begun or self._closed:
                 return
@@ -349,7 +353,8 @@ class ProcessPool:
             if self._forks:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
-                self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+                with self._life:
+                    self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
 
     def _start_threads(self) -> None:
         self._lifeline = os.pipe()
@@ -427,8 +432,13 @@ class ProcessPool:
 
     def note_ready(self) -> None:
         """Tell who waits for readiness to look again."""
-        with self._life:
+        # Bounded, and then later: a signal handler may wait for the pool's end on top of a call that
+        # holds this lock.
+        if self._life.acquire(timeout=NOTE_PATIENCE):
             self._life.notify_all()
+            self._life.release()
+        else:
+            self.supervisor.after(NOTE_PATIENCE, self.note_ready)
 
     def await_ready(self, timeout: float | None = None) -> None:
         """Start the workers and wait until all are ready.
@@ -457,9 +467,8 @@ class ProcessPool:
 
     def set_broken(self, error: PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
-        with self._life:
-            self.broken = error
-            self._life.notify_all()
+        self.broken = error
+        self.note_ready()
         for task in self.scheduler.withdraw_all():
             self.scheduler.fail(task, self._why_broken())
 
@@ -495,7 +504,7 @@ class ProcessPool:
                 self.calls.end()
             for task in self.scheduler.withdraw_all():
                 task.mark_cancelled()
-        with self._life:
+        with self._claim:
             self._closed = True
             started = self._begun
         if started:
