@@ -80,8 +80,12 @@ class Template:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    os.fsdecode(spawn.get_executable()), *flags, "-c", code,
-                    run_ids.FLAG, run_ids.current(),
+                    os.fsdecode(spawn.get_executable()),
+                    *flags,
+                    "-c",
+                    code,
+                    run_ids.FLAG,
+                    run_ids.current(),
                 ],  # fmt: skip
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

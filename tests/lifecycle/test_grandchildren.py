@@ -108,7 +108,9 @@ def test_nothing_of_a_killed_owner_is_left(tmp_path: Path, method: str) -> None:
     script.finish()
 
 
-@pytest.mark.parametrize("stopped", ["executor.worker_pids()", "[executor._pool._template._process.pid]"])
+@pytest.mark.parametrize(
+    "stopped", ["executor.worker_pids()", "[executor._pool._template._process.pid]"]
+)
 def test_nothing_of_a_killed_owner_is_left_where_something_was_stopped(
     tmp_path: Path, stopped: str
 ) -> None:
@@ -140,7 +142,9 @@ def test_an_owner_killed_while_the_template_imports_for_ever(tmp_path: Path) -> 
 def test_forced_ends_do_not_wait_for_an_endless_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "endless.py").write_text(f"open({str(tmp_path / 'on')!r}, 'w').close()\nsum(range(10**13))\n")
+    (tmp_path / "endless.py").write_text(
+        f"open({str(tmp_path / 'on')!r}, 'w').close()\nsum(range(10**13))\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     executor = snakepit.Executor(1, preload=["endless"])
     future = executor.submit(int)

@@ -22,7 +22,9 @@ from snakepit.lifecycle.registry import registry
 from tests.support import is_running, start_script, wait_until
 
 Sleep = Callable[..., "subprocess.Popen[bytes]"]
-STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+STUBBORN = (
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+)
 
 
 @pytest.fixture
@@ -323,7 +325,9 @@ def test_kill_process_group(sleep: Sleep) -> None:
     assert leader.pid in members and len(members) == 2
     start = started_at(leader.pid)
     assert process_killer.kill_process_group(leader.pid, not_before=start + 10**9) == []
-    assert sorted(process_killer.kill_process_group(leader.pid, not_before=start)) == sorted(members)
+    assert sorted(process_killer.kill_process_group(leader.pid, not_before=start)) == sorted(
+        members
+    )
     wait_until(lambda: not any(is_running(pid) for pid in members), "the group to end")
 
 

@@ -16,7 +16,9 @@ def test_generated_ids_are_valid_and_differ() -> None:
     assert all(run_id.valid(one) for one in ids)
 
 
-@pytest.mark.parametrize("bad", ["", "abc123", "abcd1234", "ABC1234", "abc 123", "äbc1234", None, 7])
+@pytest.mark.parametrize(
+    "bad", ["", "abc123", "abcd1234", "ABC1234", "abc 123", "äbc1234", None, 7]
+)
 def test_anything_else_is_not_valid(bad: object) -> None:
     assert not run_id.valid(bad)
 
