@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from snakepit import errors as errors
+    from snakepit.errors import TaskInterrupt as TaskInterrupt
     from snakepit.executor import Executor as Executor
+    from snakepit.lifecycle.graces import Graces as Graces
     from snakepit.pool.breaker import CircuitBreaker as CircuitBreaker
     from snakepit.pool.futures import Future as Future
     from snakepit.pool.memory import share as share
@@ -27,8 +29,10 @@ _HOMES = {
     "CircuitBreaker": "snakepit.pool.breaker",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
+    "Graces": "snakepit.lifecycle.graces",
     "PoolStats": "snakepit.pool.stats",
     "RetryPolicy": "snakepit.pool.retry",
+    "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
     "share": "snakepit.pool.memory",

@@ -88,6 +88,7 @@ cdef class Arena:
     cdef void unlock(self) noexcept nogil
     cdef void let_go(self, uint32_t index) noexcept nogil
     cdef bint under_pressure(self) noexcept nogil
+    cdef void entrust(self, uint32_t index, int holder) noexcept nogil
 
 
 cdef class Segment:

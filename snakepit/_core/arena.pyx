@@ -393,15 +393,20 @@ cdef class Arena:
     cdef Segment adopt(self, uint32_t index, uint64_t size):
         """Take over a segment that its holder put into a slot for us."""
         cdef SegmentEntry *entry = &self.entries[index]
-        cdef uint64_t word = load64(&entry.state)
-        cdef uint64_t ours = word_of(generation_of(word) + 1, self.client, HELD)
+        cdef uint64_t word, ours
         cdef Segment segment = Segment.__new__(Segment)
         segment.arena = self
         segment.index = index
         segment.size = size
         segment.base = self.address_of(index)
-        if not cas64(&entry.state, word, ours):
-            raise RuntimeError(f"segment {index} changed hands while it was passed on")
+        while True:
+            word = load64(&entry.state)
+            if state_of(word) != HELD:
+                raise RuntimeError(f"segment {index} changed hands while it was passed on")
+            ours = word_of(generation_of(word) + 1, self.client, HELD)
+            # It fails when whoever buries the holder entrusts the segment to us just now.
+            if cas64(&entry.state, word, ours):
+                break
         segment.word = ours
         return segment
 
@@ -412,6 +417,13 @@ cdef class Arena:
         with nogil:
             memcpy(segment.base, source, size)
         return segment
+
+    cdef void entrust(self, uint32_t index, int holder) noexcept nogil:
+        """Make ours what a dead client put into a completed slot that we have not read yet."""
+        cdef SegmentEntry *entry = &self.entries[index]
+        cdef uint64_t word = load64(&entry.state)
+        if state_of(word) == HELD and client_of(word) == <uint64_t>holder:
+            cas64(&entry.state, word, word_of(generation_of(word) + 1, self.client, HELD))
 
     cdef bint under_pressure(self) noexcept nogil:
         """Whether views that live long should rather move to private memory."""

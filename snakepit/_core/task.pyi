@@ -2,7 +2,9 @@ from collections.abc import Callable
 from typing import Any, Self
 
 class Message: ...
-class Owner: ...
+
+class Owner:
+    def spare_this_thread(self, hand_over: Callable[[Any], object] | None) -> None: ...
 
 # What the standard library's code reaches for (`_state` and its like) is declared by its Future.
 class Task(Message):

@@ -14,6 +14,9 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport cas32, fence, load32, now_ns, store32, swap32
 
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
 cdef object make_condition = threading.Condition
 cdef object creating = threading.RLock()  # a signal handler may need what it guards
 cdef tuple STATE_NAMES = ("PENDING", "RUNNING", "PENDING", "FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
@@ -41,6 +44,14 @@ cdef class Message:
 
 
 cdef class Owner:
+    def spare_this_thread(self, hand_over) -> None:
+        """Have this thread run no callbacks: `hand_over(task)` gets what it settles. None: no thread any more.
+
+        Deadlines and dead workers are the matter of one thread; a callback that blocks must not hold up the others.
+        """
+        self.hand_over = hand_over
+        self.unblocking = 0 if hand_over is None else PyThread_get_thread_ident()
+
     cdef int help(self, Task task, uint64_t deadline) except -1:
         """Return when the task is settled or the deadline has passed."""
         raise NotImplementedError
@@ -122,7 +133,12 @@ cdef class Task(Message):
             on_settled, self.on_settled = self.on_settled, None
             on_settled(self)
         if self.callbacks is not None:
-            self._invoke_callbacks()
+            if self.owner is not None and self.owner.unblocking and (
+                self.owner.unblocking == PyThread_get_thread_ident()
+            ):
+                self.owner.hand_over(self)
+            else:
+                self._invoke_callbacks()
         return 0
 
     cdef bint settle_cancelled(self, bint tell) except -1:

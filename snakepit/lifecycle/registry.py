@@ -18,12 +18,11 @@ import logging
 import os
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from snakepit.errors import DataDirError
 from snakepit.lifecycle import run_id as run_ids

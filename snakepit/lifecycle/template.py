@@ -34,6 +34,12 @@ ONE_THREAD_EACH = {
 ANSWER_PATIENCE = 5.0
 
 
+START_PATIENCE = 300.0  # seconds; what it imports may be large
+# Seconds until a template that does not answer is given up. It answers in a millisecond; while it
+# is waited for, nothing else is supervised.
+ANSWER_PATIENCE = 3.0
+
+
 def can_use_template() -> bool:
     """Whether this system has what the template needs: fork, pidfds, passing of descriptors."""
     if not (hasattr(os, "fork") and hasattr(os, "pidfd_open") and hasattr(socket, "send_fds")):
@@ -105,7 +111,15 @@ class Template:
         self._start()
         assert self._socket is not None
         if not self._ready:
-            answer = self._socket.recv(1 << 20)
+            self._socket.settimeout(START_PATIENCE)
+            try:
+                answer = self._socket.recv(1 << 20)
+            except TimeoutError:
+                self._discard()
+                raise PoolNotReadyError(
+                    f"the template process was not ready after {START_PATIENCE:g} s"
+                ) from None
+            self._socket.settimeout(ANSWER_PATIENCE)
             if not answer:
                 self._discard()
                 raise PoolNotReadyError(
@@ -123,12 +137,16 @@ class Template:
             self._socket.settimeout(ANSWER_PATIENCE)
         return self._socket
 
-    def spawn(self, fds: list[int]) -> tuple[int, int]:
-        """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd."""
+    def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
+        """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd.
+
+        `in_no_hurry`: it starts in time that nobody else wants.
+        """
+        request = b"spare" if in_no_hurry else b"spawn"
         with self._lock:
             try:
                 connection = self._await_ready()
-                socket.send_fds(connection, [b"spawn"], fds)
+                socket.send_fds(connection, [request], fds)
                 answer, (pidfd,), _, _ = socket.recv_fds(connection, 32, 1)
             except (OSError, ValueError) as error:
                 self._discard()
@@ -137,14 +155,21 @@ class Template:
                 ) from error
             return int(answer), pidfd
 
-    def reap(self, pid: int) -> int | None:
-        """Return the exit code of a dead worker (negative: its signal), None if it is not known."""
+    def reap(self, pid: int) -> tuple[int, int] | None:
+        """Return the exit code of a dead worker (negative: its signal) and its peak memory.
+
+        None if they are not known.
+        """
         with self._lock:
             try:
                 if self._socket is None:
                     return None
                 self._socket.send(str(pid).encode())
-                return int(self._socket.recv(32))
+                answer = self._socket.recv(64)
+                if answer == b"unknown":
+                    return None
+                code, memory = answer.split()
+                return int(code), int(memory)
             except (OSError, ValueError):
                 self._discard()
                 return None
@@ -185,6 +210,8 @@ class TemplatePopen(popen_fork.Popen):
     """What multiprocessing asks of a started process, for one forked from a template."""
 
     method = "template"
+    status_unknown = False
+    peak_memory: int | None = None  # bytes, once it is reaped
     DupFd = TemplateDup
 
     def __init__(self, process_obj: TemplateProcess) -> None:
@@ -207,7 +234,9 @@ class TemplatePopen(popen_fork.Popen):
         reader, writer = os.pipe()
         life_reader, life_writer = os.pipe()
         try:
-            self.pid, self.sentinel = self._template.spawn([reader, life_reader, *self._fds])
+            self.pid, self.sentinel = self._template.spawn(
+                [reader, life_reader, *self._fds], in_no_hurry=process_obj.in_no_hurry
+            )
         except BaseException:
             os.close(writer)
             os.close(life_writer)
@@ -229,9 +258,21 @@ class TemplatePopen(popen_fork.Popen):
             poller.register(self.sentinel, select.POLLIN)
             if not poller.poll(0 if flag == os.WNOHANG else None):
                 return None
-            code = self._template.reap(self.pid)
-            self.returncode = 255 if code is None else code
+            known = self._template.reap(self.pid) or self._reap_adopted()
+            self.status_unknown = known is None
+            self.returncode, self.peak_memory = known or (255, None)
         return self.returncode
+
+    def _reap_adopted(self) -> tuple[int, None] | None:
+        """Collect a worker whose template is gone, if this process is who inherits orphans."""
+        try:
+            result = os.waitid(os.P_PIDFD, self.sentinel, os.WEXITED | os.WNOHANG)
+        except OSError:
+            return None
+        if result is None:
+            return None
+        killed = result.si_code != os.CLD_EXITED
+        return -result.si_status if killed else result.si_status, None
 
     def _send_signal(self, sig: int) -> None:
         if self.returncode is None:
@@ -249,6 +290,7 @@ class TemplateProcess(process.BaseProcess):
     def __init__(self, template: Template, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._template = template
+        self.in_no_hurry = False
 
     @staticmethod
     def _Popen(process_obj: Any) -> TemplatePopen:  # the name that multiprocessing calls

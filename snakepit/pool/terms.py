@@ -56,20 +56,23 @@ def checked_terms(
         _check_guards(retry, breaker)
     if not isinstance(idempotent, bool):
         raise TypeError(f"idempotent must be True or False, not {idempotent!r}")
-    key = (
-        0
-        if session is None
-        else (zlib.crc32(session.encode()) << 32 | zlib.adler32(session.encode())) or 1
-    )
     return Terms(
         timeout,
         PRIORITIES[priority],
-        key,
+        0 if session is None else session_key(session),
         cancel_running,
         retry=retry,
         breaker=breaker,
         idempotent=idempotent,
     )
+
+
+def session_key(session: str) -> int:
+    """Return the number by which a session is known to the scheduler; never 0. Raises TypeError."""
+    if not isinstance(session, str):
+        raise TypeError(f"session must be a string, not {session!r}")
+    name = session.encode()
+    return (zlib.crc32(name) << 32 | zlib.adler32(name)) or 1
 
 
 def _check_guards(retry: Any, breaker: Any) -> None:
