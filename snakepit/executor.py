@@ -27,6 +27,7 @@ from snakepit.pool.pool import PRIORITIES, PoolConfig, ProcessPool, Terms
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
+    from snakepit.diagnostics import PoolReport
     from snakepit.pool.futures import Future
     from snakepit.pool.stats import PoolStats
 
@@ -270,6 +271,17 @@ class Executor(concurrent.futures.Executor):
     def stats(self) -> PoolStats:
         """Return what the pool saw so far."""
         return self._pool.stats()
+
+    def dump(self, *, stacks: bool = True, timeout: float = 2.0) -> PoolReport:
+        """Return where every worker is: its state, its task, and the task's Python stack.
+
+        `str()` of it is the text that `snakepit dump` prints. A worker is neither interrupted nor
+        waited for: one that does not show its stack within `timeout` seconds, which all share, is
+        reported with the reason. `stacks=False`: without Python stacks.
+        """
+        from snakepit.diagnostics import dump_pool
+
+        return dump_pool(self._pool, stacks=stacks, timeout=timeout)
 
     def __repr__(self) -> str:
         stats = self.stats()

@@ -622,6 +622,7 @@ cdef class Scheduler(Completions):
         lane.pid = 0
         lane.client = client
         lane.incarnation += 1
+        self.control.stacks[index].pid = 0
         store32(&lane.state, LANE_STARTING)
 
     def retire_lane(self, uint32_t index) -> None:

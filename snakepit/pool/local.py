@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snakepit._core.local import LocalQueue
+from snakepit._core.stacks import this_thread
 from snakepit.errors import PoolNotReadyError, TaskTimeoutError
 from snakepit.pool.futures import Future
 from snakepit.pool.pool import Terms
@@ -33,6 +34,22 @@ class LocalConfig:
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     name: str = "default"
+
+
+class Seen:
+    """What one thread does, for who looks at the pool; only the thread itself writes it.
+
+    `address`: what `read_stack` takes for it, 0 while it is not ready for work.
+    `doing`: the function that runs and when it started, monotonic ns.
+    """
+
+    __slots__ = ("address", "completed", "doing", "thread")
+
+    def __init__(self, thread: str) -> None:
+        self.thread = thread
+        self.address = 0
+        self.completed = 0
+        self.doing: tuple[Any, int] | None = None
 
 
 class InnerFuture(Future[Any]):
@@ -88,6 +105,7 @@ class LocalPool:
         self._config = config
         self.queue = LocalQueue(self._on_idle)
         self._threads: list[threading.Thread] = []
+        self.seen: list[Seen] = []
         self._life = threading.Condition()
         self._ready = 0
         self._timers: set[threading.Timer] = set()
@@ -178,17 +196,18 @@ class LocalPool:
         """Start the threads that are missing."""
         with self._life:
             while len(self._threads) < self.size and self.queue.is_open:
+                seen = Seen(f"snakepit-{self.name}-{len(self._threads)}")
                 thread = threading.Thread(
-                    target=self._work,
-                    name=f"snakepit-{self.name}-{len(self._threads)}",
-                    daemon=True,
+                    target=self._work, args=(seen,), name=seen.thread, daemon=True
                 )
+                self.seen.append(seen)
                 self._threads.append(thread)
                 thread.start()
             _running.add(self)
 
-    def _work(self) -> None:
+    def _work(self, seen: Seen) -> None:
         _here.pool = self
+        _here.seen = seen
         if self._config.initializer is not None:
             try:
                 self._config.initializer(*self._config.initargs)
@@ -198,9 +217,11 @@ class LocalPool:
         with self._life:
             self._ready += 1
             self._life.notify_all()
+        seen.address = this_thread()
         while True:
             taken = self.queue.take()
             if taken is None:
+                seen.address = 0
                 return
             self._run(*taken)
             # Idle, the thread must not keep the last call's objects alive.
@@ -209,18 +230,25 @@ class LocalPool:
     def _run(self, task: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         started = time.monotonic_ns()
         outcome = error = None
+        seen: Seen | None = getattr(_here, "seen", None)  # None on a substitute's thread
+        outer = None
+        if seen is not None:
+            outer, seen.doing = seen.doing, (function, started)
         try:
             outcome = function(*args, **kwargs)
         except BaseException as raised:
             error = raised
             outcome = function.done if isinstance(function, _Chunk) else None
+        if seen is not None:
+            seen.doing = outer
+            seen.completed += 1
         try:
             self.queue.finish(task, outcome, error, started)
         except Exception:
             logger.exception("snakepit pool %s: error while settling a task", self.name)
         finally:
             # The exception's traceback refers to this frame, and the task to the exception.
-            del error, task, function, args, kwargs
+            del error, task, function, args, kwargs, outer
 
     def run_if_queued(self, future: Future[Any]) -> None:
         """Run a call on this thread if no thread has started it."""
@@ -362,13 +390,13 @@ class _Chunk:
     """Calls a function with each item, and keeps what was done before an error."""
 
     def __init__(self, function: Callable[..., Any], kind: int) -> None:
-        self._function = function
+        self.function = function
         self._kind = kind
         self.done: list[Any] = []
 
     def __call__(self, items: list[Any]) -> list[Any]:
         for item in items:
-            self.done.append(self._function(item) if self._kind == 1 else self._function(*item))
+            self.done.append(self.function(item) if self._kind == 1 else self.function(*item))
         return self.done
 
 

@@ -107,6 +107,7 @@ class ProcessPool:
             config.inline_threshold,
             usable_cpus(),
             SPIN_NS,
+            config.name,
         )
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)

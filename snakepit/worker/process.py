@@ -53,6 +53,7 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.definitions import DefinitionReader
     from snakepit._core.lane import WorkerLane
     from snakepit._core.lifeline import hold_lifeline
+    from snakepit._core.stacks import serve_stacks
     from snakepit.pool.memory import set_arena
     from snakepit.worker import context, loop
 
@@ -61,6 +62,7 @@ def worker_main(spec: WorkerSpec) -> None:
     arena = Arena(spec.arena.fd, spec.client)
     set_arena(arena)
     control = Control(spec.control.fd)
+    serve_stacks(control, spec.lane, os.getpid())
     channel = Channel(arena, spec.threshold, spec.patience, _careful_dumps)
     lane = WorkerLane(control, channel, DefinitionReader(control, arena, pickle.loads), spec.lane)
     context.enter(lane, spec.link.fd, spec.workers)
