@@ -18,6 +18,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.template import can_use_template
 from snakepit.pool import local
 from snakepit.pool import pool as processes
@@ -88,8 +89,10 @@ class Executor(concurrent.futures.Executor):
     broken and says why.
     `max_tasks_per_child`: calls (or chunks of map) after which a worker is replaced; None: never.
     `preload`: names of modules to import once in the template. `env`: environment variables of the
-    workers, in force before they import anything; BLAS and OpenMP libraries get one thread each
-    unless it or the environment says otherwise.
+    workers, in force before they import anything.
+    `blas_threads`: threads of BLAS and OpenMP libraries in each worker, in force before anything is
+    imported; "share": the usable CPUs divided among the workers; None: 1. Variables that `env` or
+    the environment sets win.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
@@ -111,6 +114,7 @@ class Executor(concurrent.futures.Executor):
         env: Mapping[str, str] | None = None,
         inline_threshold: int = 10_240,
         name: str = "default",
+        blas_threads: int | Literal["share"] | None = None,
     ) -> None:
         size = _checked_size(max_workers)
         if initializer is not None and not callable(initializer):
@@ -122,6 +126,7 @@ class Executor(concurrent.futures.Executor):
                 ("start_method", start_method),
                 ("max_tasks_per_child", max_tasks_per_child),
                 ("env", env),
+                ("blas_threads", blas_threads),
             ):
                 if value is not None:
                     raise ValueError(
@@ -143,6 +148,7 @@ class Executor(concurrent.futures.Executor):
                     env={str(key): str(value) for key, value in (env or {}).items()},
                     inline_threshold=_checked_threshold(inline_threshold),
                     name=name,
+                    blas_threads=checked_blas_threads(blas_threads),
                 )
             )
         else:

@@ -17,16 +17,6 @@ from typing import Any
 from snakepit.errors import PoolNotReadyError
 from snakepit.worker.template import TemplateDup
 
-# Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
-# otherwise.
-ONE_THREAD_EACH = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
-
 
 def can_use_template() -> bool:
     """Whether this system has what the template needs: fork, pidfds, passing of descriptors."""

@@ -20,8 +20,9 @@ from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.scheduler import Scheduler
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
+from snakepit.lifecycle.blas import blas_environment
 from snakepit.lifecycle.supervisor import Supervisor
-from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.lifecycle.template import Template, TemplateContext
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
 from snakepit.pool.memory import arena
@@ -61,6 +62,7 @@ class PoolConfig:
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
     name: str = "default"
+    blas_threads: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class ProcessPool:
         self.broken: PoolNotReadyError | None = None
         self._config = config
         self._env = {
-            **{k: v for k, v in ONE_THREAD_EACH.items() if k not in os.environ},
+            **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
             **config.env,
         }
         self._initializer = self._pickle_initializer(config)
