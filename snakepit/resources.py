@@ -21,11 +21,11 @@ def _group_folders(controller: str) -> list[Path]:
     groups: dict[str, str] = {}
     for line in (_read(_PROC / "cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
-        names, _, path = rest.partition(":")
+        names, _, place = rest.partition(":")
         if number == "0" and not names:
-            groups["2"] = path
+            groups["2"] = place
         elif controller in names.split(","):
-            groups["1"] = path
+            groups["1"] = place
     found: list[Path] = []
     for line in (_read(_PROC / "mountinfo") or "").splitlines():
         mount, _, system = line.partition(" - ")

@@ -14,7 +14,6 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport ETIMEDOUT, WAKE_ALL, add32, fence, load32, load64, now_ns, sleep_on, wake
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport test_bit
 from snakepit._core.layout cimport (
     FUNCTION_INSIDE, LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, LAYOUT_VERSION, MAGIC, MAX_LANES,
     NAME_BYTES, PRIORITIES, RUNNING, STACK_BYTES, Definition, Header, Lane, Slot, StackPage, claim_lane, claim_state,

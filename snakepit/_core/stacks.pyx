@@ -11,7 +11,7 @@ task notices nothing: no signal, no interrupted system call. A worker that is st
 up. Without a request the thread sleeps for good, in a stack of 64 KB.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.pystate cimport PyThreadState, PyThreadState_Get
+from cpython.pystate cimport PyThreadState_Get
 from libc.stdint cimport uint32_t, uintptr_t
 
 from snakepit._core.atomics cimport WAKE_ALL, fence, load32, sleep_on, store32, wake

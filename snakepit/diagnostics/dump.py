@@ -96,7 +96,10 @@ def _worker(
     if kernel in (None, "Z", "X"):
         state, why = "dead", "the worker is dead; its pool replaces it"
     elif kernel in ("T", "t"):
-        state, why = "stopped", "the worker is stopped (SIGSTOP or a debugger); SIGCONT continues it"
+        state, why = (
+            "stopped",
+            "the worker is stopped (SIGSTOP or a debugger); SIGCONT continues it",
+        )
     elif answer is None:
         why = _why_silent(kernel, number)
     elif not frames and task is not None:
@@ -142,7 +145,7 @@ def _stack_of(
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     numbers = [seen["task"] and seen["task"]["number"] for seen in (one, other)]
-    return numbers[0] == numbers[1] and one["incarnation"] == other["incarnation"]
+    return bool(numbers[0] == numbers[1] and one["incarnation"] == other["incarnation"])
 
 
 def _why_silent(kernel: str | None, number: int) -> str:

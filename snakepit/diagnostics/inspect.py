@@ -145,7 +145,7 @@ def _why_none(which: str | None, pools: list[FoundPool], problems: list[str]) ->
 
 
 def process_state(pid: int) -> str | None:
-    """Return the state letter of a process as the kernel has it (R, S, D, T, t, Z), None if gone."""
+    """Return the kernel's letter for what a process does (R, S, D, T, t, Z), None if gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()

@@ -31,7 +31,7 @@ def checked_blas_threads(value: object) -> int | str | None:
     Raises TypeError and ValueError, which name the option.
     """
     if value is None or value == SHARE:
-        return value  # type: ignore[return-value]
+        return value
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"blas_threads must be a whole number, 'share' or None, not {value!r}")
     if value < 1:

@@ -62,8 +62,7 @@ def fall(depth: int) -> None:
     if depth == 0:
         raise ValueError("the bottom")
     try:
-        for _ in (fall(depth - 1) for _ in range(2)):
-            pass
+        list(map(fall, (depth - 1 for _ in range(2))))
     finally:
         _ = [bytearray(64) for _ in range(depth)]
 
