@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["dump_pool", "dump_process", "parse_stack"]
 
 STACK_PATIENCE = 2.0  # seconds that all workers together may take to show their stacks
+_GLANCE = 0.05  # seconds between two looks whether a worker that does not answer still runs
 _WORKER_FOLDER = os.path.join("snakepit", "worker", "")
 
 
@@ -126,7 +127,7 @@ def _stack_of(
     """
     lane = seen["worker"]
     for _ in range(20):
-        answer = inspector.await_stack(lane, number, max(0.0, until - time.monotonic()))
+        answer = _await_stack(inspector, lane, seen["pid"], number, until)
         if answer is None:
             return None
         now = inspector.lane(lane)
@@ -141,6 +142,17 @@ def _stack_of(
             return None
     # Between two tasks that are this short there is nothing that anybody could be stuck in.
     return {**seen, "task": None}, flags | stacks.MOVED, user_frames(parse_stack(text))
+
+
+def _await_stack(
+    inspector: Inspector, lane: int, pid: int, number: int, until: float
+) -> tuple[int, bytes] | None:
+    """Wait for an answer, but no longer than the worker is able to give one."""
+    while True:
+        left = until - time.monotonic()
+        answer = inspector.await_stack(lane, number, max(0.0, min(left, _GLANCE)))
+        if answer is not None or left <= _GLANCE or not _is_up(pid):
+            return answer
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

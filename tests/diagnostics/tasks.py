@@ -41,7 +41,7 @@ def wait_for_item(release: Gate, item: int) -> int:
 def churn(seed: int, release: Gate) -> int:
     """Recurse, raise and allocate, in code that is made anew each time, until told to end."""
     rounds = 0
-    while not release.is_open():
+    while rounds == 0 or not release.is_open():
         name = f"made_{seed}_{rounds}"
         source = f"def {name}(n): return [n] if n == 0 else {name}(n - 1) + [n]"
         space: dict[str, object] = {}
