@@ -5,6 +5,11 @@ from snakepit._core.control cimport Control
 from snakepit._core.task cimport Owner, Task
 
 
+cdef enum:
+    THREAD_BELL = 1                     # what the collector thread sleeps on
+    HELPER_BELL = 2                     # what a caller who has its role sleeps on
+
+
 cdef class Completions(Owner):
     """Who takes finished calls off the completion list, and who wakes whom (see `completions.pyx`)."""
     cdef readonly Control control

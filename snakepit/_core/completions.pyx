@@ -21,12 +21,11 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, WAKE_ALL, add32, cas32, fence, load32, load64, now_ns, pause, popcount64, sleep_on, store32,
     swap32, wake,
 )
+from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
 from snakepit._core.task cimport Owner, Task
 
 cdef enum:
-    THREAD_BELL = 1
-    HELPER_BELL = 2
     PATROL_NS = 1_000_000
     CLOSE_CALLS_NS = 200_000            # calls that follow each other within this are worth a patrol
     LEAST_SPIN_NS = 4_000
@@ -56,6 +55,9 @@ cdef class Completions(Owner):
                 continue
             swap32(&header.armed, 0)
             add32(&self.helped, 1)
+            # This thread may run a task itself: an interrupt meant for that must not meet what is settled here for
+            # others, nor keep the role from being given up.
+            hold()
             try:
                 while True:
                     self.collect(task)
@@ -69,7 +71,10 @@ cdef class Completions(Owner):
                     if reason == EINTR:
                         PyErr_CheckSignals()
             finally:
-                self.leave(task)
+                try:
+                    self.leave(task)
+                finally:
+                    release()
         return 0
 
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:
@@ -90,7 +95,7 @@ cdef class Completions(Owner):
         store32(&task.parked, 1)
         swap32(&header.armed, HELPER_BELL)
         fence()
-        if load32(&header.done) or task.is_settled():
+        if self.has_completed() or task.is_settled():
             return 0
         reason = sleep_on(&header.bells[HELPER_BELL], bell, deadline)
         # What came soon would have been worth spinning for (see `WorkerLane.note_claim`).

@@ -16,7 +16,7 @@ from snakepit._core.atomics cimport ETIMEDOUT, WAKE_ALL, add32, fence, load32, l
 from snakepit._core.control cimport Control
 from snakepit._core.layout cimport (
     FUNCTION_INSIDE, LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, LAYOUT_VERSION, MAGIC, MAX_LANES,
-    NAME_BYTES, PRIORITIES, RUNNING, STACK_BYTES, Definition, Header, Lane, Slot, StackPage, claim_lane, claim_state,
+    NAME_BYTES, ORDER_HOLD, PRIORITIES, RUNNING, STACK_BYTES, STOP_MASK, Definition, Header, Lane, Slot, StackPage, claim_lane, claim_state,
 )
 from snakepit._core.queue cimport ring_length
 
@@ -125,6 +125,8 @@ cdef class Inspector:
             state = STATES.get(load32(&lane.state), "vacant")
             if state == "vacant":
                 return None
+            if state == "idle" and load32(&lane.retire) == ORDER_HOLD:
+                state = "spare"
             claimed = load64(&lane.claimed)
             found = {
                 "worker": index,
@@ -170,7 +172,8 @@ cdef class Inspector:
             "age": max(0.0, (<double>now - <double>started) * 1e-9),
             "deadline": None if slot.deadline_ns == 0 else (<double>slot.deadline_ns - <double>now) * 1e-9,
             "nested": slot.parent != 0,
-            "stopping": slot.cancel != 0,
+            "stopping": slot.cancel & STOP_MASK != 0,
+            "attempt": slot.attempt or None,
         }
         fence()
         return task if load64(&slot.claim) == claim else None

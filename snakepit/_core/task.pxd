@@ -30,6 +30,9 @@ cdef class Message:
 
 cdef class Owner:
     """What a task asks of whoever runs it."""
+    cdef unsigned long unblocking       # the thread that must not run callbacks, 0 for none ...
+    cdef object hand_over               # ... and who takes the tasks whose callbacks it would have run
+
     cdef int help(self, Task task, uint64_t deadline) except -1
     cdef bint withdraw(self, Task task) except -1
     cdef bint is_running(self, Task task) noexcept
@@ -67,6 +70,7 @@ cdef class Task(Message):
     cdef uint64_t parent
     cdef uint64_t submitted_ns
     cdef readonly uint64_t run_ns
+    cdef public uint32_t attempt        # which attempt at a call this is, from 1; 0: nobody counts
     cdef public object context          # the pool's own notes on the task
 
     cdef bint is_settled(self) noexcept nogil

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -203,26 +204,15 @@ def _dump_threads(pool: LocalPool, with_stacks: bool) -> PoolReport:
     from snakepit.pool.functions import name_of
 
     now = time.monotonic_ns()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
     workers = []
-    for number, seen in enumerate(list(pool.seen)):
-        task = None
+    for number, (ident, address, tasks) in enumerate(pool.queue.look()):
+        task = _thread_task(tasks[0], now, len(tasks) > 1, name_of) if tasks else None
         frames: tuple[Frame, ...] = ()
         why: str | None = None
         flags = 0
-        doing = seen.doing
-        if doing is not None:
-            function, started = doing
-            chunk = getattr(function, "function", None)
-            task = TaskReport(
-                number=seen.completed + 1,
-                function=name_of(chunk or function),
-                items=None,
-                age=max(0.0, (now - started) * 1e-9),
-                deadline=None,
-            )
-            del doing, function, chunk
-        if with_stacks and seen.address:
-            flags, text = stacks.read_stack(seen.address)
+        if with_stacks:
+            flags, text = stacks.read_stack(address)
             frames = _task_frames(parse_stack(text))
             if not frames and task is not None:
                 why = _why_empty(flags)
@@ -230,13 +220,13 @@ def _dump_threads(pool: LocalPool, with_stacks: bool) -> PoolReport:
             WorkerReport(
                 worker=number,
                 pid=os.getpid(),
-                state="running" if task is not None else "idle" if seen.address else "starting",
-                completed=seen.completed,
+                state="running" if task is not None else "idle",
+                completed=None,
                 task=task,
                 stack=frames,
                 no_stack=why,
                 inexact=bool(flags & stacks.MOVED),
-                thread=seen.thread,
+                thread=names.get(ident, f"thread {ident}"),
             )
         )
     counts = pool.queue.counts()
@@ -251,16 +241,25 @@ def _dump_threads(pool: LocalPool, with_stacks: bool) -> PoolReport:
     )
 
 
-def _task_frames(frames: list[Frame]) -> tuple[Frame, ...]:
-    ends = (
-        at
-        for at in range(len(frames) - 1, -1, -1)
-        if frames[at].function in ("LocalPool._run", "LocalPool._work")
+def _thread_task(
+    task: tuple[int, Any, int, int, int, bool], now: int, nested: bool, name_of: Any
+) -> TaskReport:
+    number, function, started, deadline, attempt, stopping = task
+    return TaskReport(
+        number=number,
+        function=name_of(getattr(function, "function", function)),
+        items=None,
+        age=max(0.0, (now - started) * 1e-9),
+        deadline=(deadline - now) * 1e-9 if deadline else None,
+        nested=nested,
+        stopping=stopping,
+        attempt=attempt or None,
     )
-    last = next(ends, None)
-    if last is None:
-        return tuple(frames)
-    # `_work` stands outside `_run`: between them, and inside, is what the thread runs.
-    if frames[last].function == "LocalPool._work" and last and "_run" in frames[last - 1].function:
-        last -= 1
-    return tuple(frames[:last])
+
+
+def _task_frames(frames: list[Frame]) -> tuple[Frame, ...]:
+    """Return the frames without those of the pool's thread at the outer end."""
+    for at in range(len(frames) - 1, -1, -1):
+        if frames[at].function == "LocalPool.run_tasks":
+            return tuple(frames[:at])
+    return tuple(frames)

@@ -62,15 +62,16 @@ class TaskReport:
 class WorkerReport:
     """Where one worker is.
 
-    `state`: "starting", "idle", "running", "retiring", "stopped" (by SIGSTOP or a debugger) or
+    `state`: "starting", "idle", "running", "retiring", "spare" (it waits to replace a worker), "stopped" (by SIGSTOP or a debugger) or
     "dead". `stack`: the frames of the task, innermost first, or of what the worker does instead.
+    `completed`: calls that it has done; None where threads do not count them.
     `no_stack` says why there is none. `inexact`: the task ran on while its stack was copied.
     """
 
     worker: int
     pid: int | None
     state: str
-    completed: int
+    completed: int | None
     task: TaskReport | None = None
     stack: tuple[Frame, ...] = ()
     no_stack: str | None = None
@@ -80,7 +81,8 @@ class WorkerReport:
     def lines(self) -> list[str]:
         """Return the text, line by line."""
         where = self.thread if self.thread is not None else f"pid {self.pid or '?'}"
-        lines = [f"worker {self.worker} ({where}): {self.state}, {self.completed} calls done"]
+        done = "" if self.completed is None else f", {self.completed} calls done"
+        lines = [f"worker {self.worker} ({where}): {self.state}{done}"]
         if self.task is not None:
             lines.append(f"  task {self.task.number}: {self.task}")
         if self.no_stack is not None:
