@@ -33,8 +33,8 @@ from snakepit.pool.terms import Terms, checked_terms, session_key
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
-    from snakepit.pool.breaker import CircuitBreaker
     from snakepit.diagnostics import PoolReport
+    from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
     from snakepit.pool.retry import RetryPolicy
     from snakepit.pool.stats import LifecycleStats, PoolStats

@@ -62,9 +62,10 @@ class TaskReport:
 class WorkerReport:
     """Where one worker is.
 
-    `state`: "starting", "idle", "running", "retiring", "spare" (it waits to replace a worker), "stopped" (by SIGSTOP or a debugger) or
-    "dead". `stack`: the frames of the task, innermost first, or of what the worker does instead.
-    `completed`: calls that it has done; None where threads do not count them.
+    `state`: "starting", "idle", "running", "retiring", "spare" (it waits to replace a worker),
+    "stopped" (by SIGSTOP or a debugger) or "dead". `completed`: calls that it has done; None where
+    threads do not count them. `stack`: the frames of the task, innermost first, or of what the
+    worker does instead.
     `no_stack` says why there is none. `inexact`: the task ran on while its stack was copied.
     """
 

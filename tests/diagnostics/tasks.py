@@ -17,6 +17,13 @@ def wait_below(depth: int, started: Gate, release: Gate) -> None:
         release.wait()
 
 
+def fail_once_and_wait(failed: Gate, started: Gate, release: Gate) -> None:
+    if not failed.is_open():
+        failed.open()
+        raise OSError("the first time it fails")
+    wait_below(0, started, release)
+
+
 def wait_in_generator(started: Gate, release: Gate) -> int:
     def numbers() -> Iterator[int]:
         started.open()
