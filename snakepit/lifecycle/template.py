@@ -19,16 +19,6 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
-# Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
-# otherwise.
-ONE_THREAD_EACH = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
-
 # Seconds that a template that is up has for an answer, which takes it a millisecond; then it is stopped
 # or hangs, and is replaced.
 ANSWER_PATIENCE = 5.0
