@@ -24,6 +24,11 @@ from snakepit._core.atomics cimport (
     store64, wake,
 )
 from snakepit._core.memory cimport Mapping, map_range
+from snakepit._core.points cimport (
+    ARENA_ADOPTED, ARENA_ADOPTING, ARENA_BACKED, ARENA_COMMITTED, ARENA_COUNTED, ARENA_CUT, ARENA_EMPTIED,
+    ARENA_EMPTYING, ARENA_ENTERED, ARENA_LISTED, ARENA_LOCKED, ARENA_RELEASED, ARENA_RELEASING, ARENA_SLABBED,
+    ARENA_TOOK, ARENA_TOPPED, ARENA_WAITING, BURIAL_RECLAIMING, WORKER_MAPPED, point,
+)
 
 from snakepit._core.memory import create_memory
 from snakepit.errors import ArenaFullError
@@ -132,6 +137,7 @@ cdef class Arena:
         self.pid = os.getpid()
         # Re-entrant: the collector may run a view's finaliser while this thread holds it.
         self.map_lock = threading.RLock()
+        point(WORKER_MAPPED)
         self.shared = {}
         self.shared_starts = []
         cdef uint64_t size = pages(sizeof(ArenaHeader)) + pages(MAX_SEGMENTS * sizeof(SegmentEntry))
@@ -167,6 +173,7 @@ cdef class Arena:
                 index = self.carve(size_class, capacity)
             entry = &self.entries[index]
             word = load64(&entry.state)
+            point(ARENA_TOOK)
             if entry.committed >= size or self.commit(index, word, size):
                 segment = Segment.__new__(Segment)
                 segment.arena = self
@@ -188,6 +195,7 @@ cdef class Arena:
         add32(&self.header.waiting, 1)
         # The first look after saying that we wait happens in the caller's next round; until then a release may have
         # gone unsaid, so the first sleep is short.
+        point(ARENA_WAITING)
         with nogil:
             sleep_on(&self.header.freed, seen, min(deadline, now_ns() + 5_000_000))
             add32(&self.header.waiting, <uint32_t>-1)
@@ -232,6 +240,7 @@ cdef class Arena:
         cdef uint64_t generation = generation_of(word) + 1
         cdef uint64_t kept = 0
         cdef uint32_t i
+        point(ARENA_RELEASING)
         if entry.committed > SMALL:
             for i in range(load32(&self.header.count)):
                 if state_of(load64(&self.entries[i].state)) == FREE_SEGMENT:
@@ -245,13 +254,16 @@ cdef class Arena:
         if entry.committed == 0:
             cas64(&entry.state, word, word_of(generation, 0, EMPTY))
         elif cas64(&entry.state, word, word_of(generation, 0, FREE_SEGMENT)):
+            point(ARENA_RELEASED)
             store32(&self.header.hints[entry.size_class], index + 1)
         self.tell_waiters()
 
     cdef void decommit(self, uint32_t index) noexcept nogil:
         """Return the memory of a BUSY segment to the system; it becomes EMPTY."""
         cdef SegmentEntry *entry = &self.entries[index]
+        point(ARENA_EMPTYING)
         if entry.committed and decommit_range(self.fd, entry.offset, pages(entry.committed)) == 0:
+            point(ARENA_EMPTIED)
             entry.committed = 0
         cdef uint64_t generation = generation_of(load64(&entry.state)) + 1
         store64(&entry.state, word_of(generation, 0, EMPTY if entry.committed == 0 else FREE_SEGMENT))
@@ -295,6 +307,7 @@ cdef class Arena:
         cdef int status = 0
         self.lock()
         with nogil:
+            point(ARENA_LOCKED)
             in_use = self.committed()
             if in_use + missing > self.header.budget:
                 self.trim(in_use + missing - self.header.budget)
@@ -304,7 +317,9 @@ cdef class Arena:
             else:
                 status = commit_range(self.fd, entry.offset + entry.committed, missing)
                 if status == 0:
+                    point(ARENA_BACKED)
                     entry.committed = wanted
+                    point(ARENA_COMMITTED)
             self.unlock()
         if status != 0:
             return False
@@ -350,21 +365,27 @@ cdef class Arena:
                 if header.slab + capacity > header.slab_end:
                     # Slabs start at multiples of their size, so that an offset tells its slab.
                     header.slab = (header.top + SLAB - 1) // SLAB * SLAB
+                    point(ARENA_TOPPED)
                     header.slab_end = header.slab + SLAB
+                    point(ARENA_SLABBED)
                     header.top = header.slab_end
                 entry.offset = header.slab
                 header.slab += capacity
             else:
                 entry.offset = header.top
                 header.top += capacity
+            point(ARENA_CUT)
             entry.capacity = capacity
             entry.committed = 0
             entry.size_class = size_class
             entry.next = header.classes[size_class]
             store64(&entry.state, word_of(1, self.client, HELD))
+            point(ARENA_ENTERED)
             # The count goes first: a segment in the class list that the scans do not see would never be reclaimed.
             store32(&header.count, index + 1)
+            point(ARENA_COUNTED)
             store32(&header.classes[size_class], index + 1)
+            point(ARENA_LISTED)
         finally:
             self.unlock()
         return index
@@ -400,9 +421,11 @@ cdef class Arena:
         segment.index = index
         segment.size = size
         segment.base = self.address_of(index)
+        point(ARENA_ADOPTING)
         if not cas64(&entry.state, word, ours):
             raise RuntimeError(f"segment {index} changed hands while it was passed on")
         segment.word = ours
+        point(ARENA_ADOPTED)
         return segment
 
     cdef bint under_pressure(self) noexcept nogil:
@@ -507,6 +530,7 @@ cdef class Arena:
         cdef uint64_t word
         cdef int freed = 0
         cdef SegmentEntry *entry
+        point(BURIAL_RECLAIMING)
         cas32(&self.header.lock, <uint32_t>client + 1, 0)
         for i in range(load32(&self.header.count)):
             entry = &self.entries[i]

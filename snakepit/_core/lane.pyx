@@ -22,6 +22,13 @@ from snakepit._core.layout cimport (
     CALL, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, LANE_READY, LANE_RETIRING, MAIL, MAIL_SUBMIT,
     POSTED, PRIORITIES, Header, Ring, Slot, claim_generation, claim_state, claim_word,
 )
+from snakepit._core.points cimport (
+    DECODE_ADOPTED, DECODE_BEGUN, DECODE_LOADED, ENCODE_BEGUN, ENCODE_DONE, LANE_BEDDED, LANE_CHOSE, LANE_CLAIMED,
+    LANE_COUNTED, LANE_LOOKING, LANE_NOTED, LANE_ROUSED, LANE_RUNNING, LANE_SEARCHING, LANE_STOLE, MAIL_FILLED,
+    MAIL_OPENED, MAIL_POSTED, PUBLISH_BEGUN, PUBLISH_COUNTED, PUBLISH_DONE, PUBLISH_FILLED, PUBLISH_LET_GO,
+    PUSH_COUNTED, PUSH_DISARMED, PUSH_LINKED, PUSH_PUSHED, PUSH_RUNG, WORKER_ANNOUNCED, WORKER_JOINED,
+    WORKER_RETIRING, point,
+)
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
 from snakepit._core.task cimport Message
 
@@ -44,12 +51,14 @@ cdef class WorkerLane:
         self.answer = Message()
         self.kept = []
         self.slot = NO_SLOT
+        point(WORKER_JOINED)
 
     def announce(self, int pid) -> None:
         """Say that this lane is ready for work."""
         self.me.pid = pid
         self.me.heartbeat_ns = now_ns()
         store32(&self.me.state, LANE_READY)
+        point(WORKER_ANNOUNCED)
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
@@ -66,6 +75,7 @@ cdef class WorkerLane:
                 continue
             if found == RETIRE:
                 store32(&self.me.state, LANE_RETIRING)
+                point(WORKER_RETIRING)
                 return None
             self.slot = found
             return self.control.slots[found].kind
@@ -76,9 +86,11 @@ cdef class WorkerLane:
             if load32(&self.me.retire):
                 found = RETIRE
                 break
+            point(LANE_LOOKING)
             found = self.find()
             if found != NO_SLOT:
                 self.slot = found
+                point(LANE_CLAIMED)
                 self.note_claim()
                 self.dozes = 0
                 return found
@@ -93,6 +105,7 @@ cdef class WorkerLane:
             found = self.steal()
             if found != NO_SLOT:
                 self.slot = found
+                point(LANE_STOLE)
                 self.note_claim()
                 return found
             if self.sleep() == EINTR:
@@ -143,6 +156,7 @@ cdef class WorkerLane:
         if not self.running:
             set_bit(header.running, self.index)
             self.running = True
+        point(LANE_RUNNING)
         if self.searching:
             clear_bit(header.searching, self.index)
             self.searching = False
@@ -171,13 +185,16 @@ cdef class WorkerLane:
         self.me.heartbeat_ns = self.started_ns
         self.me.started_ns = self.started_ns
         store64(&self.me.claimed, <uint64_t>self.slot + 1)
+        point(LANE_NOTED)
 
     cdef void wake_another(self) noexcept nogil:
         """Have a sleeping lane look for work, if there is one."""
         cdef Header *header = self.control.header
         cdef uint32_t other = lowest_bit(header.sleeping, self.control.n_lanes)
         if other < self.control.n_lanes and clear_bit(header.sleeping, other):
+            point(LANE_CHOSE)
             set_bit(header.searching, other)
+            point(LANE_COUNTED)
             store32(&self.control.lanes[other].wake, 1)
             wake(&self.control.lanes[other].wake, 1)
 
@@ -200,6 +217,7 @@ cdef class WorkerLane:
         if not self.searching:
             set_bit(header.searching, self.index)
             self.searching = True
+        point(LANE_SEARCHING)
         until = now + self.spin_ns
         while True:
             for _turn in range(32):
@@ -219,6 +237,7 @@ cdef class WorkerLane:
         clear_bit(header.searching, self.index)
         self.searching = False
         fence()
+        point(LANE_BEDDED)
         if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or load32(&self.me.retire)
                 or load32(&header.closing)):
             if self.dozes < MOST_DOZES:
@@ -230,6 +249,7 @@ cdef class WorkerLane:
             else:
                 while load32(&self.me.wake) == 0 and reason == 0:
                     reason = sleep_on(&self.me.wake, 0, 0)
+        point(LANE_ROUSED)
         if not clear_bit(header.sleeping, self.index):
             # Somebody woke us and counted us as searching.
             self.searching = True
@@ -246,8 +266,10 @@ cdef class WorkerLane:
         cdef Segment segment = None
         cdef uint64_t length = slot.length
         cdef const uint8_t *payload
+        point(DECODE_BEGUN)
         if slot.flags & IN_SEGMENT:
             segment = self.arena.adopt(slot.segment - 1, length)
+            point(DECODE_ADOPTED)
             payload = <const uint8_t *>segment.base
         else:
             payload = self.control.payload(self.slot, length)
@@ -256,6 +278,7 @@ cdef class WorkerLane:
             return function, ((args, kwargs) if slot.kind == CALL else args)
         function = self.definitions.get(slot.definition, slot.definition_epoch)
         value = self.channel.decode(slot.encoding, payload, length, segment)
+        point(DECODE_LOADED)
         if slot.kind != CALL:
             return function, (value,)
         if value is None:
@@ -274,12 +297,15 @@ cdef class WorkerLane:
         answer.length = 0
         answer.clear()
         answer.items = items
+        point(ENCODE_BEGUN)
         self.channel.encode_value(answer, value, slot.deadline_ns)
+        point(ENCODE_DONE)
 
     def publish(self):
         """Publish the encoded answer: from here on the task is done, whatever happens to this process."""
         cdef Message answer = self.answer
         cdef Slot *slot = &self.control.slots[self.slot]
+        point(PUBLISH_BEGUN)
         slot.encoding = answer.encoding
         slot.flags = answer.flags
         slot.items = answer.items
@@ -288,6 +314,7 @@ cdef class WorkerLane:
             slot.segment = answer.segment.index + 1
             # From now on the arena's table alone says that we hold it, until the owner adopts it or buries us.
             answer.segment.forget()
+            point(PUBLISH_LET_GO)
         else:
             slot.segment = 0
             if answer.length:
@@ -295,6 +322,7 @@ cdef class WorkerLane:
         if answer.shared is not None:
             self.kept.append((self.slot, self.generation, answer.shared))
         answer.clear()
+        point(PUBLISH_FILLED)
         with nogil:
             self.publish_slot()
 
@@ -305,7 +333,9 @@ cdef class WorkerLane:
         self.me.busy_ns += ran
         self.me.completed += 1
         store64(&self.me.claimed, 0)
+        point(PUBLISH_COUNTED)
         store64(&slot.claim, claim_word(self.generation, self.index, DONE))
+        point(PUBLISH_DONE)
         self.push(self.slot)
 
     cdef void push(self, uint32_t index) noexcept nogil:
@@ -316,13 +346,18 @@ cdef class WorkerLane:
         while True:
             head = load32(&header.done)
             slot.next = head
+            point(PUSH_LINKED)
             if cas32(&header.done, head, index + 1):
                 break
+        point(PUSH_PUSHED)
         if head == 0:
             bell = load32(&header.armed)
             if bell and cas32(&header.armed, bell, 0):
+                point(PUSH_DISARMED)
                 add32(&header.bells[bell], 1)
+                point(PUSH_COUNTED)
                 wake(&header.bells[bell], WAKE_ALL)
+        point(PUSH_RUNG)
 
     def post(self, int kind, uint64_t number, value=None, uint32_t definition=0, uint32_t epoch=0) -> None:
         """Send the owner a message of its own, whether or not a task runs. Thread-safe."""
@@ -343,6 +378,7 @@ cdef class WorkerLane:
         cdef Slot *slot
         with nogil:
             index = self.open_mail()
+            point(MAIL_OPENED)
         slot = &self.control.slots[index]
         slot.kind = kind
         slot.parent = number
@@ -360,7 +396,9 @@ cdef class WorkerLane:
         if message.shared is not None:
             self.kept.append((index, claim_generation(slot.claim), message.shared))
         with nogil:
+            point(MAIL_FILLED)
             store64(&slot.claim, claim_word(claim_generation(slot.claim), self.index, POSTED))
+            point(MAIL_POSTED)
             self.push(index)
         return 0
 

@@ -5,6 +5,8 @@ The worker reads a pipe whose only writer is the owner. A native thread, with no
 that even a task that never gives the GIL back cannot outlive the owner; the whole process group ends with the worker.
 (PR_SET_PDEATHSIG alone would not do: it is bound to the thread that forked, and is lost when that thread ends.)
 """
+from snakepit._core.points cimport WORKER_WATCHED, point
+
 cdef extern from * nogil:
     """
     #include <errno.h>
@@ -50,3 +52,4 @@ def hold_lifeline(int fd) -> None:
     status = start_watch(fd)
     if status:
         raise OSError(status, "cannot start the lifeline thread")
+    point(WORKER_WATCHED)
