@@ -9,10 +9,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from snakepit import errors as errors
+    from snakepit.errors import TaskInterrupt as TaskInterrupt
     from snakepit.executor import Executor as Executor
+    from snakepit.lifecycle.graces import Graces as Graces
+    from snakepit.pool.breaker import CircuitBreaker as CircuitBreaker
     from snakepit.pool.futures import Future as Future
     from snakepit.pool.memory import share as share
     from snakepit.pool.memory import shared_array as shared_array
+    from snakepit.pool.retry import RetryPolicy as RetryPolicy
     from snakepit.pool.stats import PoolStats as PoolStats
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
@@ -22,9 +26,13 @@ __version__ = "0.1.0"
 # Loaded when first used: `import snakepit` itself costs next to nothing, and a worker loads only
 # what it needs.
 _HOMES = {
+    "CircuitBreaker": "snakepit.pool.breaker",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
+    "Graces": "snakepit.lifecycle.graces",
     "PoolStats": "snakepit.pool.stats",
+    "RetryPolicy": "snakepit.pool.retry",
+    "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
     "share": "snakepit.pool.memory",

@@ -10,10 +10,15 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.autopsy import Autopsy
 
 __all__ = [
     "ArenaFullError",
+    "CircuitOpenError",
+    "DataDirError",
     "DecodeError",
     "EncodeError",
     "ForkedPoolError",
@@ -23,6 +28,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "SnakepitError",
+    "TaskInterrupt",
     "TaskStoppedError",
     "TaskTimeoutError",
     "WorkerCrashedError",
@@ -49,20 +55,46 @@ def _rebuild(cls: type[SnakepitError], message: str, details: dict[str, Any]) ->
 class WorkerCrashedError(SnakepitError, BrokenProcessPool):
     """The worker died while it ran this task. The pool replaced the worker and goes on.
 
-    `details`: worker, pid, exit_code (negative: the signal), signal (its name or None), task.
+    `details`: worker, pid, exit_code (negative: the signal), signal (its name or None), task,
+    autopsy (plain values; see `autopsy`).
     """
+
+    @property
+    def autopsy(self) -> Autopsy:
+        """What the worker died of: exit code or signal, memory, stack, last lines of stderr."""
+        from snakepit.lifecycle.autopsy import Autopsy
+
+        data = self.details.get("autopsy")
+        return Autopsy.from_data(data) if data is not None else Autopsy()
 
 
 class TaskTimeoutError(SnakepitError, TimeoutError):
-    """The task did not end within its deadline. `details`: timeout, waited, ran (seconds)."""
+    """The task did not end within its deadline.
+
+    `details`: timeout, waited, ran (seconds), phase ("queued", "decoding", "running", "encoding").
+    """
 
 
 class TaskStoppedError(SnakepitError, CancelledError):
-    """The task was running and was stopped on request."""
+    """The task was running and was stopped on request.
+
+    Its `__cause__`, if there is one, shows where TaskInterrupt met it.
+    """
+
+
+class TaskInterrupt(BaseException):
+    """Raised inside a task that is to stop and did not look at `snakepit.cancelled()`.
+
+    Not an Exception, so that `except Exception` lets it pass. A task may clean up when it comes,
+    in the grace time that is left; one that goes on instead is ended with its worker.
+    """
+
+    def __init__(self, message: str = "the task was asked to stop") -> None:
+        super().__init__(message)
 
 
 class PoolNotReadyError(SnakepitError, BrokenProcessPool):
-    """The pool cannot start workers: the initializer raised, or they die at once.
+    """The pool cannot start workers: the initializer raised, they die at once, or never get ready.
 
     `__cause__` says why.
     """
@@ -76,11 +108,31 @@ class ForkedPoolError(SnakepitError, RuntimeError):
     """A pool was used in a process that forked after making it; make one there instead."""
 
 
+class DataDirError(SnakepitError, OSError):
+    """The directory that was named for the process registry cannot be written to.
+
+    `details`: data_dir.
+    """
+
+
 class ArenaFullError(SnakepitError, MemoryError):
     """Shared memory is used up, and none came back in time.
 
     `details`: wanted, in_use, budget (bytes).
     """
+
+
+class CircuitOpenError(SnakepitError, RuntimeError):
+    """A circuit breaker refused the call, which did not run.
+
+    `details`: breaker (its name), failures (in a row), retry_after (seconds; 0.0 when it waits for
+    a probe).
+    """
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds, from when the call was refused, until the breaker lets a probe through."""
+        return float(self.details.get("retry_after", 0.0))
 
 
 class EncodeError(SnakepitError, pickle.PicklingError, TypeError):

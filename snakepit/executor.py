@@ -12,23 +12,30 @@ import signal
 import sys
 import threading
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+from snakepit.lifecycle.graces import Graces
+from snakepit.lifecycle.health import HealthPolicy
+from snakepit.lifecycle.recycling import RecyclingPolicy
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.template import can_use_template
+from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool import local
 from snakepit.pool import pool as processes
 from snakepit.pool.local import LocalConfig, LocalPool
 from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.pool.pool import PRIORITIES, PoolConfig, ProcessPool, Terms
+from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool
+from snakepit.pool.terms import Terms, checked_terms, session_key
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
+    from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
-    from snakepit.pool.stats import PoolStats
+    from snakepit.pool.retry import RetryPolicy
+    from snakepit.pool.stats import LifecycleStats, PoolStats
 
 __all__ = ["Executor", "PoolView"]
 
@@ -38,6 +45,7 @@ T = TypeVar("T")
 MOST_WORKERS = 1000
 START_METHODS = ("template", "forkserver", "spawn", "fork")
 PROFILES = ("process", "local")
+EXIT_PATIENCE = 1.0  # seconds that the registry's writer has at the interpreter's exit
 
 
 class PoolView:
@@ -85,11 +93,23 @@ class Executor(concurrent.futures.Executor):
     instead.
     `initializer(*initargs)` runs in each worker before its first call; if it raises, the pool is
     broken and says why.
-    `max_tasks_per_child`: calls (or chunks of map) after which a worker is replaced; None: never.
+    `max_tasks_per_child`: calls (or chunks of map) that a worker runs at most; None: no limit.
+    `worker_ttl` (seconds, or text such as "1h"), `worker_max_requests` (calls or chunks) and
+    `memory_threshold_mb` (megabytes of the worker's own memory, or text such as "2GiB"): age, work
+    and size at which a worker is replaced, after the call that it runs and once a successor is
+    ready; None: never.
+    `heartbeat_interval`: seconds between two looks at the workers' health, None for no looks;
+    `heartbeat_timeout`: seconds and `max_missed`: looks without a sign of life after which a worker
+    that should have taken a call, or whose process is stopped, is replaced. A long call is none.
     `preload`: names of modules to import once in the template. `env`: environment variables of the
     workers, in force before they import anything; BLAS and OpenMP libraries get one thread each
     unless it or the environment says otherwise.
+    `start_timeout`: seconds that a worker has to start, its initializer included, before it is
+    killed and counts as failed; by default 60. Three failed starts in a row break the pool.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
+    `cancel_running`: `cancel()` of a future also stops a call that runs (`options` can say
+    otherwise). `stop_grace`: what a call that is stopped, or late, is given before it is made to
+    end: `snakepit.Graces` or a dict of its fields, in seconds.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
     ran on it, with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
@@ -105,29 +125,47 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
+        worker_ttl: float | str | None = None,
+        worker_max_requests: int | None = None,
+        memory_threshold_mb: float | str | None = None,
+        heartbeat_interval: float | str | None = 1.0,
+        heartbeat_timeout: float | str = 10.0,
+        max_missed: int = 3,
         start_method: Literal["template", "forkserver", "spawn", "fork"] | None = None,
         preload: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         inline_threshold: int = 10_240,
+        start_timeout: float | None = None,
+        cancel_running: bool = False,
+        stop_grace: Graces | Mapping[str, float] | None = None,
         name: str = "default",
     ) -> None:
         size = _checked_size(max_workers)
+        graces = Graces.checked(stop_grace)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
         _check_count("max_tasks_per_child", max_tasks_per_child)
+        recycling = _checked_recycling(
+            worker_ttl, worker_max_requests, memory_threshold_mb, max_tasks_per_child
+        )
+        health = _checked_health(heartbeat_interval, heartbeat_timeout, max_missed)
         if profile == "local":
             for option, value in (
                 ("mp_context", mp_context),
                 ("start_method", start_method),
                 ("max_tasks_per_child", max_tasks_per_child),
+                ("worker_ttl", worker_ttl),
+                ("worker_max_requests", worker_max_requests),
+                ("memory_threshold_mb", memory_threshold_mb),
                 ("env", env),
+                ("start_timeout", start_timeout),
             ):
                 if value is not None:
                     raise ValueError(
                         f"{option} is for workers that are processes; profile='local' has none"
                     )
             self._pool: ProcessPool | LocalPool = LocalPool(
-                LocalConfig(size, initializer, tuple(initargs), name)
+                LocalConfig(size, initializer, tuple(initargs), name, graces)
             )
         elif profile == "process":
             context = _chosen_context(mp_context, start_method)
@@ -137,17 +175,22 @@ class Executor(concurrent.futures.Executor):
                     context=context,
                     initializer=initializer,
                     initargs=tuple(initargs),
-                    max_tasks_per_child=max_tasks_per_child,
+                    recycling=recycling,
+                    health=health,
                     preload=_checked_preload(preload, context),
                     env={str(key): str(value) for key, value in (env or {}).items()},
                     inline_threshold=_checked_threshold(inline_threshold),
+                    start_timeout=_checked_start_timeout(start_timeout),
                     name=name,
+                    graces=graces,
                 )
             )
         else:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
         self._max_workers = size
-        self._terms = Terms()
+        self._terms = Terms(cancel_running=cancel_running)
+        # Plain calls take the shortest way, which carries no terms.
+        self._submit_terms = self._terms if cancel_running else None
         # Dropped without shutdown, the pool still ends once its calls are done.
         self._finalizer = weakref.finalize(self, self._pool.close)
         self._finalizer.atexit = False
@@ -158,7 +201,7 @@ class Executor(concurrent.futures.Executor):
         What cannot be pickled is the future's error, EncodeError. Raises PoolShutdownError (a
         RuntimeError) after `shutdown` and PoolNotReadyError when the initializer failed.
         """
-        return self._pool.submit(fn, args, kwargs)
+        return self._pool.submit(fn, args, kwargs, self._submit_terms)
 
     def map(
         self,
@@ -199,27 +242,43 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         priority: Literal["high", "normal", "low"] = "normal",
         session: str | None = None,
-        cancel_running: bool = False,
+        cancel_running: bool | None = None,
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        idempotent: bool = False,
     ) -> PoolView:
         """Return a view of this executor whose calls carry these terms.
 
         `timeout`: seconds for queueing, running and answering together, then TaskTimeoutError, and
         a worker that still runs the call is replaced. `priority`: of what is queued, higher goes
         first. `session`: calls of one session go to the worker that ran it last, if it is free.
-        `cancel_running`: `cancel()` also stops a call that runs.
+        `cancel_running`: `cancel()` also stops a call that runs; None: as the executor has it.
+
+        `retry`: a call that raises is tried again as this policy says, with the arguments that it
+        was submitted with; `timeout` is for all attempts together. `breaker`: calls that it refuses
+        fail with CircuitOpenError; it hears how each attempt ends. `idempotent`: to run the call
+        twice does no harm, so that it is tried once more, in another worker, when its worker dies.
+        With `retry`, `breaker` or `timeout`, `map` sends its items one by one.
+        Raises ValueError and TypeError for terms that make no sense.
         """
-        if timeout is not None and not timeout > 0:
-            raise ValueError(
-                f"timeout must be a number of seconds above 0, or None, not {timeout!r}"
-            )
-        if priority not in PRIORITIES:
-            raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
-        key = (
-            0
-            if session is None
-            else (zlib.crc32(session.encode()) << 32 | zlib.adler32(session.encode())) or 1
+        terms = checked_terms(
+            timeout=timeout,
+            priority=priority,
+            session=session,
+            cancel_running=self._terms.cancel_running if cancel_running is None else cancel_running,
+            retry=retry,
+            breaker=breaker,
+            idempotent=idempotent,
         )
-        return PoolView(self._pool, Terms(timeout, PRIORITIES[priority], key, cancel_running))
+        return PoolView(self._pool, terms)
+
+    def cancel(self, *, session: str) -> int:
+        """Stop all calls of a session, and return how many there were to stop.
+
+        Those that are queued are cancelled at once; those that run are stopped as by
+        `Future.stop`.
+        """
+        return self._pool.cancel_session(session_key(session))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; end the workers when those that were taken are done.
@@ -240,19 +299,30 @@ class Executor(concurrent.futures.Executor):
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             # Who pressed Ctrl-C does not want to wait for what is queued, nor for what runs.
             self._pool.end_workers(signal.SIGTERM)
+            try:
+                self.shutdown(wait=True)
+            except KeyboardInterrupt:
+                # Pressed twice: no grace for anybody.
+                self._pool.end_workers(signal.SIGKILL)
+                raise
+            return None
         self.shutdown(wait=True)
         return None
 
     def terminate_workers(self) -> None:
-        """End all workers by SIGTERM, after a second by SIGKILL.
+        """End all workers by SIGTERM, after a grace time (`stop_grace`) by SIGKILL.
 
-        Running calls fail, queued ones are cancelled.
+        Running calls fail, queued ones are cancelled. Threads cannot be ended by force: their
+        calls are stopped as by `Future.stop`.
         """
         self._finalizer.detach()
         self._pool.end_workers(signal.SIGTERM)
 
     def kill_workers(self) -> None:
-        """End all workers by SIGKILL. Running calls fail, queued ones are cancelled."""
+        """End all workers by SIGKILL. Running calls fail, queued ones are cancelled.
+
+        Threads cannot be killed: they are interrupted, and left behind at once.
+        """
         self._finalizer.detach()
         self._pool.end_workers(signal.SIGKILL)
 
@@ -266,6 +336,24 @@ class Executor(concurrent.futures.Executor):
     def worker_pids(self) -> list[int]:
         """Return the pids of the workers that are ready; an empty list for profile "local"."""
         return self._pool.worker_pids()
+
+    def recycle_worker(
+        self, worker_id: int | None = None, *, wait: bool = True, timeout: float | None = None
+    ) -> None:
+        """Replace one worker (`id` in `lifecycle_stats`), or all, one after the other.
+
+        Each ends after the call that it runs and once a successor is ready: no call is lost, and no
+        capacity. `wait`: return only when they are gone; `timeout`: seconds to wait for that, then
+        TimeoutError, and the replacement goes on. Raises ValueError when there is no such worker,
+        and with profile "local".
+        """
+        if timeout is not None:
+            timeout = checked_seconds("timeout", timeout)
+        self._pool.recycle(worker_id, wait, timeout)
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Return who works in the pool now, and what became of earlier workers."""
+        return self._pool.lifecycle_stats()
 
     def stats(self) -> PoolStats:
         """Return what the pool saw so far."""
@@ -295,8 +383,13 @@ def start_map(
     """Start a `map` on a pool: its first chunks are read and submitted before this returns."""
     _check_count("chunksize", chunksize)
     _check_count("buffersize", buffersize)
-    if terms.timeout is not None and chunksize is None:
-        chunksize = 1  # The timeout is a call's, not a chunk's.
+    if terms.by_call and chunksize is None:
+        chunksize = 1  # The terms are those of a call, not of a chunk.
+    if chunksize != 1 and (terms.retry is not None or terms.breaker is not None):
+        raise ValueError(
+            f"with retry or breaker, map sends its items one by one: chunksize={chunksize} cannot "
+            "be; leave it out, or let the function take a list and submit lists"
+        )
     number = pool.number_for_map(fn)
 
     def submit_chunk(
@@ -353,6 +446,41 @@ def _check_count(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be >= 1, not {value}")
 
 
+def _checked_start_timeout(value: float | None) -> float:
+    if value is None:
+        return START_TIMEOUT
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"start_timeout must be a number of seconds, not {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"start_timeout must be more than 0 seconds and finite, not {value}")
+    return float(value)
+
+
+def _checked_recycling(
+    ttl: object, requests: object, memory: object, max_tasks: int | None
+) -> RecyclingPolicy:
+    return RecyclingPolicy(
+        ttl=None if ttl is None else checked_seconds("worker_ttl", ttl),
+        max_requests=None if requests is None else checked_count("worker_max_requests", requests),
+        memory=None if memory is None else checked_bytes("memory_threshold_mb", memory, 10**6),
+        max_tasks=max_tasks,
+    )
+
+
+def _checked_health(interval: object, timeout: object, max_missed: object) -> HealthPolicy:
+    seconds = checked_seconds("heartbeat_timeout", timeout)
+    missed = checked_count("max_missed", max_missed)
+    if interval is None:
+        return HealthPolicy(None, seconds, missed)
+    every = checked_seconds("heartbeat_interval", interval)
+    if every > seconds:
+        raise ValueError(
+            f"heartbeat_timeout ({seconds:g} s) must be at least heartbeat_interval ({every:g} s): "
+            "no worker can answer more often than it is looked at"
+        )
+    return HealthPolicy(every, seconds, missed)
+
+
 def _checked_threshold(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"inline_threshold must be a whole number of bytes, not {value!r}")
@@ -404,6 +532,7 @@ def _at_exit() -> None:
     last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     processes.close_all(interrupted=isinstance(last, KeyboardInterrupt))
     local.close_all()
+    registry.flush(EXIT_PATIENCE)
 
 
 # Before threads are joined; and once more after that, for pools that such a thread started, but

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import gc
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import shutil
 import signal
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import uuid
@@ -25,6 +28,11 @@ import pytest
 # Every process that a test starts inherits this mark, by which orphans are recognised.
 RUN_VARIABLE = "SNAKEPIT_TEST_RUN"
 os.environ[RUN_VARIABLE] = uuid.uuid4().hex
+# The registry of a developer's own processes is not the tests' to read or clean.
+if "SNAKEPIT_TEST_DATA_DIR" not in os.environ:
+    os.environ["SNAKEPIT_TEST_DATA_DIR"] = tempfile.mkdtemp(prefix="snakepit-tests-")
+    atexit.register(shutil.rmtree, os.environ["SNAKEPIT_TEST_DATA_DIR"], ignore_errors=True)
+os.environ["SNAKEPIT_DATA_DIR"] = os.environ["SNAKEPIT_TEST_DATA_DIR"]
 
 
 def gil_is_enabled() -> bool:

@@ -17,7 +17,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from snakepit._core.atomics cimport (
     WAKE_ALL, add32, and64, cas32, cas64, fence, load32, load64, now_ns, or64, sleep_on, store32,
@@ -414,19 +414,39 @@ cdef class Arena:
     cdef Segment adopt(self, uint32_t index, uint64_t size):
         """Take over a segment that its holder put into a slot for us."""
         cdef SegmentEntry *entry = &self.entries[index]
-        cdef uint64_t word = load64(&entry.state)
-        cdef uint64_t ours = word_of(generation_of(word) + 1, self.client, HELD)
+        cdef uint64_t word, ours
         cdef Segment segment = Segment.__new__(Segment)
         segment.arena = self
         segment.index = index
         segment.size = size
         segment.base = self.address_of(index)
         point(ARENA_ADOPTING)
-        if not cas64(&entry.state, word, ours):
-            raise RuntimeError(f"segment {index} changed hands while it was passed on")
+        while True:
+            word = load64(&entry.state)
+            if state_of(word) != HELD:
+                raise RuntimeError(f"segment {index} changed hands while it was passed on")
+            ours = word_of(generation_of(word) + 1, self.client, HELD)
+            # It fails when whoever buries the holder entrusts the segment to us just now.
+            if cas64(&entry.state, word, ours):
+                break
         segment.word = ours
         point(ARENA_ADOPTED)
         return segment
+
+    cdef Segment copy_of(self, uint32_t index, uint64_t size, uint64_t deadline):
+        """Copy a segment that its holder keeps. Raises ArenaFullError (see `allocate`)."""
+        cdef char *source = self.address_of(index)
+        cdef Segment segment = self.allocate(size, deadline)
+        with nogil:
+            memcpy(segment.base, source, size)
+        return segment
+
+    cdef void entrust(self, uint32_t index, int holder) noexcept nogil:
+        """Make ours what a dead client put into a completed slot that we have not read yet."""
+        cdef SegmentEntry *entry = &self.entries[index]
+        cdef uint64_t word = load64(&entry.state)
+        if state_of(word) == HELD and client_of(word) == <uint64_t>holder:
+            cas64(&entry.state, word, word_of(generation_of(word) + 1, self.client, HELD))
 
     cdef bint under_pressure(self) noexcept nogil:
         """Whether views that live long should rather move to private memory."""

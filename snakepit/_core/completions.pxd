@@ -5,6 +5,11 @@ from snakepit._core.control cimport Control
 from snakepit._core.task cimport Owner, Task
 
 
+cdef enum:
+    THREAD_BELL = 1                     # what the collector thread sleeps on
+    HELPER_BELL = 2                     # what a caller who has its role sleeps on
+
+
 cdef class Completions(Owner):
     """Who takes finished calls off the completion list, and who wakes whom (see `completions.pyx`)."""
     cdef readonly Control control
@@ -17,10 +22,11 @@ cdef class Completions(Owner):
     cdef uint64_t spin_ns
     cdef uint64_t last_left_ns
 
-    cdef int collect(self) except -1
+    cdef int collect(self, Task wanted=*) except -1
+    cdef bint has_completed(self) noexcept nogil
     cdef void arm(self) noexcept nogil
     cdef void nudge(self, uint32_t bell) noexcept nogil
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil
-    cdef int leave(self) except -1
+    cdef int leave(self, Task task) except -1
     cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1
     cdef bint may_spin(self) noexcept nogil

@@ -21,21 +21,27 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, WAKE_ALL, add32, cas32, fence, load32, load64, now_ns, pause, popcount64, sleep_on, store32,
     swap32, wake,
 )
+from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
 from snakepit._core.task cimport Owner, Task
 
 cdef enum:
-    THREAD_BELL = 1
-    HELPER_BELL = 2
     PATROL_NS = 1_000_000
     CLOSE_CALLS_NS = 200_000            # calls that follow each other within this are worth a patrol
     LEAST_SPIN_NS = 4_000
 
 
 cdef class Completions(Owner):
-    cdef int collect(self) except -1:
-        """Take the completion list and settle everything on it; returns how many slots that were."""
+    cdef int collect(self, Task wanted=None) except -1:
+        """Take the completion list and settle everything on it; returns how many slots that were.
+
+        Who waits for `wanted` does so in bounded time: it stops early, with work left, once that task is settled.
+        """
         raise NotImplementedError
+
+    cdef bint has_completed(self) noexcept nogil:
+        """Whether anything is there to collect."""
+        return False
 
     # -- a caller waits ------------------------------------------------------------------------------------------------
 
@@ -49,9 +55,12 @@ cdef class Completions(Owner):
                 continue
             swap32(&header.armed, 0)
             add32(&self.helped, 1)
+            # This thread may run a task itself: an interrupt meant for that must not meet what is settled here for
+            # others, nor keep the role from being given up.
+            hold()
             try:
                 while True:
-                    self.collect()
+                    self.collect(task)
                     if task.is_settled():
                         return 0
                     with nogil:
@@ -62,7 +71,10 @@ cdef class Completions(Owner):
                     if reason == EINTR:
                         PyErr_CheckSignals()
             finally:
-                self.leave()
+                try:
+                    self.leave(task)
+                finally:
+                    release()
         return 0
 
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:
@@ -83,7 +95,7 @@ cdef class Completions(Owner):
         store32(&task.parked, 1)
         swap32(&header.armed, HELPER_BELL)
         fence()
-        if load32(&header.done) or task.is_settled():
+        if self.has_completed() or task.is_settled():
             return 0
         reason = sleep_on(&header.bells[HELPER_BELL], bell, deadline)
         # What came soon would have been worth spinning for (see `WorkerLane.note_claim`).
@@ -101,7 +113,7 @@ cdef class Completions(Owner):
             busy += popcount64(load64(&header.running[word]) | load64(&header.searching[word]))
         return busy < header.cpus
 
-    cdef int leave(self) except -1:
+    cdef int leave(self, Task task) except -1:
         """Give up the helper's role and make sure that somebody watches the list."""
         cdef uint64_t now = now_ns()
         cdef bint close = now - self.last_left_ns < CLOSE_CALLS_NS
@@ -110,8 +122,12 @@ cdef class Completions(Owner):
         if load32(&self.patrol) and not load32(&self.waiting_callers) and not load32(&self.observers):
             return 0
         self.arm()
-        if load32(&self.control.header.done):
-            self.collect()
+        if self.has_completed():
+            self.collect(task)
+            if self.has_completed():
+                # The caller has settled enough for others: the rest is the thread's.
+                self.nudge(THREAD_BELL)
+                return 0
         if close and not load32(&self.waiting_callers) and not load32(&self.observers):
             if cas32(&self.patrol, 0, 1):
                 cas32(&self.control.header.armed, THREAD_BELL, 0)
@@ -174,11 +190,11 @@ cdef class Completions(Owner):
                 else:
                     if not load32(&self.helper):
                         self.arm()
-                        if not load32(&header.done):
+                        if not self.has_completed():
                             sleep_on(&header.bells[THREAD_BELL], bell, 0)
                     else:
                         sleep_on(&header.bells[THREAD_BELL], bell, 0)
-                if load32(&header.done):
+                if self.has_completed():
                     if not load32(&self.helper):
                         break
                     # We may have taken the helper's place at `armed` and so the ring that was meant for it.

@@ -17,6 +17,7 @@ cdef class WorkerLane:
     cdef readonly DefinitionReader definitions
     cdef readonly uint32_t index
     cdef Lane *me
+    cdef uint32_t born                  # `forks` when it was made
     cdef uint32_t slot                  # the claimed one
     cdef uint64_t generation
     cdef uint64_t turns
@@ -27,15 +28,26 @@ cdef class WorkerLane:
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
     cdef Message answer
+    cdef unsigned long thread           # that runs the tasks
+    cdef bint inside                    # in the task's function: the one place where an interrupt may be raised
+    cdef bint heard                     # the interrupting signal came since the claim
+    cdef readonly bint interrupted      # the claimed task was interrupted
+    cdef int holds                      # sections of our own under way that no interrupt may break ...
+    cdef bint owed                      # ... and one came meanwhile
     cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
 
     cdef uint32_t take(self) noexcept nogil
+    cdef uint32_t obey(self) noexcept nogil
+    cdef bint hand_over(self) noexcept nogil
+    cdef void put_down(self) noexcept nogil
     cdef uint32_t find(self) noexcept nogil
     cdef uint32_t steal(self) noexcept nogil
     cdef bint spin(self) noexcept nogil
     cdef int sleep(self) noexcept nogil
     cdef void note_claim(self) noexcept nogil
     cdef void wake_another(self) noexcept nogil
+    cdef int leave_as_child(self, problem) except -1
+    cdef int await_signal(self) except -1
     cdef void publish_slot(self) noexcept nogil
     cdef void push(self, uint32_t index) noexcept nogil
     cdef uint32_t open_mail(self) noexcept nogil

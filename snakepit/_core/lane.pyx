@@ -5,6 +5,9 @@ A lane looks for work in its private ring, then in the shared ones; with none, i
 that, then says in shared memory that it sleeps, looks once more, and sleeps. Whoever queues a task sees the word or the
 lane sees the task.
 """
+import os
+import sys
+
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -19,8 +22,9 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.layout cimport (
-    CALL, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, LANE_READY, LANE_RETIRING, MAIL, MAIL_SUBMIT,
-    POSTED, PRIORITIES, Header, Ring, Slot, claim_generation, claim_state, claim_word,
+    CALL, CALLED, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
+    MAIL_SUBMIT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT,
+    STOP_MASK, Header, Ring, Slot, claim_generation, claim_state, claim_word,
 )
 from snakepit._core.points cimport (
     DECODE_ADOPTED, DECODE_BEGUN, DECODE_LOADED, ENCODE_BEGUN, ENCODE_DONE, LANE_BEDDED, LANE_CHOSE, LANE_CLAIMED,
@@ -32,11 +36,37 @@ from snakepit._core.points cimport (
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
 from snakepit._core.task cimport Message
 
+from snakepit.errors import TaskInterrupt
+
+cdef extern from "Python.h":
+    object call_object "PyObject_Call"(object function, object args, object kwargs)
+    unsigned long PyThread_get_thread_ident() nogil
+
 cdef enum:
+    PROMPTLY_NS = 50_000_000            # how long a signal that was announced may take
     RETIRE = 0xFFFFFFFE                 # `take`: the lane shall end
     SIGNALLED = 0xFFFFFFFD              # `take`: a signal came
     LEAST_SPIN_NS = 4_000
     MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
+
+cdef uint32_t forks = 0                 # how often this process is a fork of the one that imported us
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _leave(code):
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit(code)
 
 
 cdef class WorkerLane:
@@ -47,6 +77,7 @@ cdef class WorkerLane:
         self.definitions = definitions
         self.index = index
         self.me = &self.control.lanes[index]
+        self.born = forks
         self.spin_ns = self.control.header.spin_limit_ns
         self.answer = Message()
         self.kept = []
@@ -56,6 +87,7 @@ cdef class WorkerLane:
     def announce(self, int pid) -> None:
         """Say that this lane is ready for work."""
         self.me.pid = pid
+        self.thread = PyThread_get_thread_ident()
         self.me.heartbeat_ns = now_ns()
         store32(&self.me.state, LANE_READY)
         point(WORKER_ANNOUNCED)
@@ -78,14 +110,16 @@ cdef class WorkerLane:
                 point(WORKER_RETIRING)
                 return None
             self.slot = found
+            self.heard = self.interrupted = self.owed = False
             return self.control.slots[found].kind
 
     cdef uint32_t take(self) noexcept nogil:
         cdef uint32_t found
         while True:
             if load32(&self.me.retire):
-                found = RETIRE
-                break
+                found = self.obey()
+                if found != NO_SLOT:
+                    break
             point(LANE_LOOKING)
             found = self.find()
             if found != NO_SLOT:
@@ -112,11 +146,68 @@ cdef class WorkerLane:
                 found = SIGNALLED
                 break
         if found == RETIRE:
-            clear_bit(self.control.header.searching, self.index)
-            clear_bit(self.control.header.running, self.index)
-            self.searching = False
-            self.running = False
+            self.put_down()
         return found
+
+    cdef void put_down(self) noexcept nogil:
+        """Claim nothing any more: nobody shall count on this lane."""
+        clear_bit(self.control.header.searching, self.index)
+        clear_bit(self.control.header.running, self.index)
+        self.searching = False
+        self.running = False
+
+    cdef uint32_t obey(self) noexcept nogil:
+        """Do as told by `retire`: NO_SLOT to go on serving, RETIRE or SIGNALLED."""
+        cdef uint32_t order
+        while True:
+            order = load32(&self.me.retire)
+            if order == ORDER_RETIRE:
+                # Whoever takes a place that was ours need not wait for our burial. A spare that is not wanted any more
+                # had none.
+                if self.me.completed:
+                    self.hand_over()
+                return RETIRE
+            if order == ORDER_EXCHANGE:
+                if load64(&self.me.private.head) < load64(&self.me.private.tail):
+                    return NO_SLOT      # Offered to us: first this, it would lie here until our burial.
+                if self.hand_over():
+                    return RETIRE
+                # Another was quicker. The owner asks again when the next spare is ready.
+                cas32(&self.me.retire, ORDER_EXCHANGE, ORDER_SERVE)
+                continue
+            if order != ORDER_HOLD:
+                return NO_SLOT
+            if self.searching or self.running:
+                self.put_down()
+            store32(&self.me.wake, 0)
+            fence()
+            if load32(&self.control.header.closing):
+                return RETIRE
+            # Whoever lets us in changes the order first and the word that we sleep on after it.
+            if load32(&self.me.retire) == ORDER_HOLD and sleep_on(&self.me.wake, 0, 0) == EINTR:
+                return SIGNALLED
+
+    cdef bint hand_over(self) noexcept nogil:
+        """Let a spare that is ready serve in our place; False when there is none."""
+        cdef uint32_t i
+        cdef Lane *other
+        for i in range(self.control.n_lanes):
+            other = &self.control.lanes[i]
+            if (load32(&other.retire) == ORDER_HOLD and load32(&other.state) == LANE_READY
+                    and cas32(&other.retire, ORDER_HOLD, ORDER_SERVE)):
+                store32(&other.wake, 1)
+                wake(&other.wake, 1)
+                return True
+        return False
+
+    def leave(self) -> bool:
+        """Serve no more, and hand over to a spare; False when none was ready."""
+        cdef bint handed
+        with nogil:
+            handed = self.hand_over()
+            self.put_down()
+        store32(&self.me.state, LANE_RETIRING)
+        return handed
 
     cdef uint32_t find(self) noexcept nogil:
         """Claim the next task from the private ring, the shared rings, or the private ring of a busy lane."""
@@ -250,6 +341,8 @@ cdef class WorkerLane:
                 while load32(&self.me.wake) == 0 and reason == 0:
                     reason = sleep_on(&self.me.wake, 0, 0)
         point(LANE_ROUSED)
+            # The answer to who rang to see whether this loop still goes round.
+            self.me.heartbeat_ns = now_ns()
         if not clear_bit(header.sleeping, self.index):
             # Somebody woke us and counted us as searching.
             self.searching = True
@@ -268,7 +361,12 @@ cdef class WorkerLane:
         cdef const uint8_t *payload
         point(DECODE_BEGUN)
         if slot.flags & IN_SEGMENT:
-            segment = self.arena.adopt(slot.segment - 1, length)
+            if slot.flags & KEPT:
+                segment = self.arena.copy_of(
+                    slot.segment - 1, length, slot.deadline_ns or now_ns() + self.channel.patience_ns
+                )
+            else:
+                segment = self.arena.adopt(slot.segment - 1, length)
             point(DECODE_ADOPTED)
             payload = <const uint8_t *>segment.base
         else:
@@ -287,12 +385,77 @@ cdef class WorkerLane:
             return function, (tuple(value), {})
         return function, value
 
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def call(self, function, tuple args, dict kwargs):
+        """Call the function of the claimed task: the only place where TaskInterrupt is raised.
+
+        Signal handlers run between bytecodes, so none runs from the function's end to where `inside` is lowered. The
+        stop word is the handshake with the owner: either it announces its signal before RETURNED stands there, and the
+        signal is waited for here, or it sends none. So no later task meets it, not even as an interrupted system call.
+        """
+        cdef uint32_t *word = &self.control.slots[self.slot].cancel
+        cdef bint late = add32(word, CALLED) & STOP_MASK
+        try:
+            if late:
+                self.interrupted = True
+                raise TaskInterrupt("the task was asked to stop before its function was called")
+            self.inside = True
+            return call_object(function, args, kwargs)
+        finally:
+            self.inside = False
+            if (add32(word, RETURNED) & STOP_MASK) >= STOP_INTERRUPT:
+                self.await_signal()
+
+    def interrupt(self, _number, _frame):
+        """The handler of the interrupting signal; raises TaskInterrupt once a task, and only inside its function."""
+        self.heard = True
+        if not self.inside or self.interrupted:
+            return
+        if (load32(&self.control.slots[self.slot].cancel) & STOP_MASK) < STOP_INTERRUPT:
+            return
+        if self.holds:
+            self.owed = True
+            return
+        self.interrupted = True
+        raise TaskInterrupt("the task was asked to stop")
+
+    def hold_interrupts(self) -> None:
+        """Put off an interrupt until `release_interrupts`: what follows must not be left half done."""
+        if PyThread_get_thread_ident() == self.thread:
+            self.holds += 1
+
+    def release_interrupts(self) -> None:
+        """End what `hold_interrupts` began; raises TaskInterrupt if one came meanwhile."""
+        if PyThread_get_thread_ident() != self.thread:
+            return
+        self.holds -= 1
+        if self.owed and not self.holds:
+            self.owed = False
+            if self.inside and not self.interrupted:
+                self.interrupted = True
+                raise TaskInterrupt("the task was asked to stop")
+
+    cdef int await_signal(self) except -1:
+        """Let the signal come that the owner has announced; not for ever, for the owner may be gone."""
+        cdef uint64_t until = now_ns() + PROMPTLY_NS
+        cdef uint32_t word = 0
+        PyErr_CheckSignals()
+        while not self.heard and now_ns() < until:
+            with nogil:
+                sleep_on(&word, 0, now_ns() + 1_000_000)
+            PyErr_CheckSignals()
+        return 0
+
     # -- answering -----------------------------------------------------------------------------------------------------
 
     def encode(self, value, bint is_error=False, int items=0):
         """Encode the answer of the claimed task. Raises EncodeError, ArenaFullError; then encode that instead."""
         cdef Message answer = self.answer
         cdef Slot *slot = &self.control.slots[self.slot]
+        if self.born != forks:
+            # A child that the task forked, and that came back from the task as its parent will: there is one worker.
+            self.leave_as_child(value if is_error else None)
         answer.flags = IS_ERROR if is_error else 0
         answer.length = 0
         answer.clear()
@@ -300,6 +463,18 @@ cdef class WorkerLane:
         point(ENCODE_BEGUN)
         self.channel.encode_value(answer, value, slot.deadline_ns)
         point(ENCODE_DONE)
+
+    cdef int leave_as_child(self, problem) except -1:
+        """End a forked child as Python ends a program, without its clean-up, which is the parent's."""
+        if problem is None:
+            _leave(0)
+        error, text, _ = problem
+        if not isinstance(error, SystemExit):
+            if sys.stderr is not None:
+                print(text, file=sys.stderr, end="")
+            _leave(1)
+        _leave(error.code if isinstance(error.code, int) else 0 if error.code is None else 1)
+        return 0
 
     def publish(self):
         """Publish the encoded answer: from here on the task is done, whatever happens to this process."""
@@ -325,6 +500,8 @@ cdef class WorkerLane:
         point(PUBLISH_FILLED)
         with nogil:
             self.publish_slot()
+        # The slot may carry another task by now, whose stop word is not ours to read.
+        self.slot = NO_SLOT
 
     cdef void publish_slot(self) noexcept nogil:
         cdef Slot *slot = &self.control.slots[self.slot]
@@ -431,12 +608,23 @@ cdef class WorkerLane:
     @property
     def stop_requested(self) -> bool:
         """Whether the owner asked the running task to stop."""
-        return self.slot != NO_SLOT and load32(&self.control.slots[self.slot].cancel) != 0
+        cdef uint32_t slot = self.slot
+        return slot != NO_SLOT and (load32(&self.control.slots[slot].cancel) & STOP_MASK) != 0
+
+    @property
+    def claimed_ns(self) -> int:
+        """When the running task was claimed, in monotonic nanoseconds."""
+        return self.started_ns
 
     @property
     def deadline_ns(self) -> int:
         """The running task's deadline in monotonic nanoseconds, 0 for none."""
         return self.control.slots[self.slot].deadline_ns if self.slot != NO_SLOT else 0
+
+    @property
+    def replaced(self) -> bool:
+        """Whether this lane ends because a spare has taken its place."""
+        return load32(&self.me.retire) == ORDER_EXCHANGE
 
     @property
     def completed(self) -> int:

@@ -47,6 +47,7 @@ cdef enum:
     MAIL_WANT = 6                       # a worker waits for a task that it submitted
     MAIL_CANCEL = 7                     # a worker gives up a task that it submitted
     CHUNK = 8                           # one chunk of a stream
+    MAIL_WORN = 9                       # a worker has run as many tasks as it should before it is replaced
 
 # How a payload is encoded.
 cdef enum:
@@ -60,6 +61,15 @@ cdef enum:
     IN_SEGMENT = 1                      # the payload lies in an arena segment
     IS_ERROR = 2                        # the result is an exception
     FUNCTION_INSIDE = 4                 # the payload carries the function as well
+    KEPT = 8                            # the owner keeps the segment for another attempt: the worker takes a copy
+
+# What is asked of a task, and how far its worker is with it: the parts of `Slot.cancel`.
+cdef enum:
+    STOP_FLAG = 1                       # the owner asks it to stop
+    STOP_INTERRUPT = 2                  # the owner sends the worker its interrupting signal
+    STOP_MASK = 0xFF
+    CALLED = 0x100                      # the worker has called the task's function
+    RETURNED = 0x200                    # and that is over: no interrupt is sent from here on
 
 # What a lane's process is doing, for readers of the state; nothing is decided by it.
 cdef enum:
@@ -67,6 +77,14 @@ cdef enum:
     LANE_STARTING = 1
     LANE_READY = 2
     LANE_RETIRING = 3
+
+# What a lane is told, `Lane.retire`. A spare is held until a worker that leaves hands over to it (or the owner lets it
+# in), so that as many lanes serve as the pool has workers: never fewer, and never more.
+cdef enum:
+    ORDER_SERVE = 0
+    ORDER_RETIRE = 1                    # end after the running task
+    ORDER_EXCHANGE = 2                  # end after the running task, if a spare takes over; else go on serving
+    ORDER_HOLD = 3                      # a spare: claim nothing yet
 
 
 cdef struct Ring:
@@ -112,7 +130,7 @@ cdef struct Lane:
     uint32_t state                      # LANE_*
     int32_t pid
     uint32_t client                     # the worker's number as a user of the arena
-    uint32_t retire                     # 1: end after the running task; 2: end now if idle
+    uint32_t retire                     # ORDER_*; only by compare-and-swap, except that RETIRE holds for good
     uint32_t inbox                      # 0, or mail slot index + 1: answers for the worker
     uint32_t inbox_bell                 # futex word beside it
     uint32_t incarnation
@@ -137,7 +155,7 @@ cdef struct Slot:
     uint8_t priority
     uint32_t definition_epoch
     uint32_t segment                    # arena segment + 1, or 0
-    uint32_t cancel                     # set by the owner: the task is asked to stop
+    uint32_t cancel                     # STOP_* set by the owner, CALLED and RETURNED added by the worker
     uint64_t task                       # the owner's number of the task
     uint64_t deadline_ns                # monotonic; 0: none
     uint64_t session                    # the session's key; 0: none

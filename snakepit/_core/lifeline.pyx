@@ -1,33 +1,144 @@
 # cython: language_level=3
-"""The lifeline: a worker that ends when its owner does, whatever it is doing.
+"""The lifeline: a worker that ends when its owner does, whatever it is doing, with all that it started.
 
 The worker reads a pipe whose only writer is the owner. A native thread, with no interpreter state, sleeps on it, so
-that even a task that never gives the GIL back cannot outlive the owner; the whole process group ends with the worker.
-(PR_SET_PDEATHSIG alone would not do: it is bound to the thread that forked, and is lost when that thread ends.)
+that even a task that never gives the GIL back cannot outlive the owner; its descendants and its process group end with
+the worker. (PR_SET_PDEATHSIG alone would not do: it is bound to the thread that forked, and is lost when that ends.)
+
+Descendants are found in /proc by their parents' pids: also those in sessions of their own. They are stopped first,
+until a look finds no new ones, so that none can fork away from the kill. Each is signalled through a pidfd that is
+opened before its parent is compared again: a pid that passes to somebody else between the look and the signal is spared.
 """
 from snakepit._core.points cimport WORKER_WATCHED, point
 
 cdef extern from * nogil:
     """
     #include <errno.h>
+    #include <fcntl.h>
     #include <poll.h>
     #include <pthread.h>
     #include <signal.h>
     #include <stdint.h>
+    #include <stdlib.h>
+    #include <string.h>
     #include <unistd.h>
 
-    static void *sp_watch(void *argument) {
-        struct pollfd watched = {(int)(intptr_t)argument, POLLIN, 0};
-        char byte;
-        for (;;) {
-            if (poll(&watched, 1, -1) < 0 && errno == EINTR) continue;
-            if (read(watched.fd, &byte, 1) > 0) continue;
-            if (getpgrp() == getpid()) kill(0, SIGKILL);
-            _exit(1);
+    #ifdef __linux__
+    #include <stdio.h>
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
+    #ifndef SYS_pidfd_open
+    #define SYS_pidfd_send_signal 424
+    #define SYS_pidfd_open 434
+    #endif
+
+    enum { SP_MOST = 4096, SP_ROUNDS = 64 };
+
+    struct sp_process { int pid, parent; char state; };
+
+    /* No malloc and no stdio streams: the thread that holds their locks may be stuck. */
+    static int sp_look(int pid, struct sp_process *out) {
+        char path[32], text[512], *end;
+        int fd;
+        ssize_t got;
+        snprintf(path, sizeof path, "/proc/%d/stat", pid);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) return 0;
+        got = read(fd, text, sizeof text - 1);
+        close(fd);
+        if (got <= 0) return 0;
+        text[got] = 0;
+        end = strrchr(text, ')');  /* the name before it may hold anything */
+        if (!end || end[1] != ' ' || !end[2]) return 0;
+        out->pid = pid;
+        out->state = end[2];
+        out->parent = atoi(end + 3);
+        return 1;
+    }
+
+    static int sp_snapshot(struct sp_process *table) {
+        struct sp_entry { uint64_t ino; int64_t off; unsigned short length; unsigned char type; char name[]; };
+        char buffer[8192];
+        long got, at;
+        int count = 0, fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0) return 0;
+        while ((got = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0)
+            for (at = 0; at < got;) {
+                struct sp_entry *entry = (struct sp_entry *)(buffer + at);
+                int pid = atoi(entry->name);
+                at += entry->length;
+                if (pid > 1 && count < SP_MOST && sp_look(pid, &table[count])) count++;
+            }
+        close(fd);
+        return count;
+    }
+
+    static int sp_hit(const struct sp_process *who, int sig) {
+        struct sp_process now;
+        int done, pidfd = (int)syscall(SYS_pidfd_open, who->pid, 0);
+        if (pidfd < 0) {
+            if (errno != ENOSYS) return 0;
+            return kill(who->pid, sig) == 0;
         }
+        done = sp_look(who->pid, &now) && now.parent == who->parent
+               && syscall(SYS_pidfd_send_signal, pidfd, sig, 0, 0) == 0;
+        close(pidfd);
+        return done;
+    }
+
+    /* Static: a native thread's stack is small. One sweep at a time. */
+    static struct sp_process sp_table[SP_MOST];
+    static int sp_family[SP_MOST];
+    static pthread_mutex_t sp_sweeping = PTHREAD_MUTEX_INITIALIZER;
+
+    static int sp_in_family(int pid, int members) {
+        int i;
+        for (i = 0; i < members; i++) if (sp_family[i] == pid) return 1;
         return 0;
     }
-    static int sp_start_watch(int fd) {
+
+    /* Send a signal to every living descendant; returns how many there were. */
+    static int sp_signal_descendants(int sig, char skip) {
+        int count = sp_snapshot(sp_table), members = 1, hit = 0, grew = 1, i;
+        sp_family[0] = getpid();
+        while (grew) {
+            grew = 0;
+            for (i = 0; i < count; i++)
+                if (sp_table[i].parent > 1 && sp_in_family(sp_table[i].parent, members)
+                        && !sp_in_family(sp_table[i].pid, members) && members < SP_MOST) {
+                    sp_family[members++] = sp_table[i].pid;
+                    if (sp_table[i].state != 'Z' && sp_table[i].state != 'X' && sp_table[i].state != skip)
+                        hit += sp_hit(&sp_table[i], sig);
+                    grew = 1;
+                }
+        }
+        return hit;
+    }
+
+    static int sp_end_descendants(void) {
+        int round, ended;
+        pthread_mutex_lock(&sp_sweeping);
+        for (round = 0; round < SP_ROUNDS && sp_signal_descendants(SIGSTOP, 'T'); round++) ;
+        ended = sp_signal_descendants(SIGKILL, 0);
+        pthread_mutex_unlock(&sp_sweeping);
+        return ended;
+    }
+
+    static int sp_become_subreaper(void) {
+        return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? errno : 0;
+    }
+    #else
+    static int sp_end_descendants(void) { return 0; }
+    static int sp_become_subreaper(void) { return ENOSYS; }
+    #endif
+
+    static void sp_end(void) {
+        sp_end_descendants();
+        if (getpgrp() == getpid()) kill(0, SIGKILL);
+        _exit(1);
+    }
+
+    static int sp_start(void *(*body)(void *), void *argument) {
         pthread_t thread;
         pthread_attr_t attributes;
         sigset_t all, before;
@@ -38,18 +149,71 @@ cdef extern from * nogil:
         /* Signals belong to the thread that runs Python. */
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        status = pthread_create(&thread, &attributes, sp_watch, (void *)(intptr_t)fd);
+        status = pthread_create(&thread, &attributes, body, argument);
         pthread_sigmask(SIG_SETMASK, &before, 0);
         pthread_attr_destroy(&attributes);
         return status;
     }
+
+    static void *sp_watch(void *argument) {
+        struct pollfd watched = {(int)(intptr_t)argument, POLLIN, 0};
+        char byte;
+        for (;;) {
+            if (poll(&watched, 1, -1) < 0 && errno == EINTR) continue;
+            if (read(watched.fd, &byte, 1) > 0) continue;
+            sp_end();
+        }
+        return 0;
+    }
+    static int sp_start_watch(int fd) {
+        return sp_start(sp_watch, (void *)(intptr_t)fd);
+    }
+
+    /* A guard watches a socket without reading it, and goes when its own end of a pipe is closed. */
+    static void *sp_guard(void *argument) {
+        int socket = (int)((intptr_t)argument >> 32), pipe = (int)((intptr_t)argument & 0x7fffffff);
+        struct pollfd watched[2] = {{socket, 0, 0}, {pipe, POLLIN, 0}};
+        while (poll(watched, 2, -1) < 0 && errno == EINTR) ;
+        if (!watched[1].revents && watched[0].revents) sp_end();
+        close(pipe);
+        return 0;
+    }
+    static int sp_start_guard(int socket, int pipe) {
+        return sp_start(sp_guard, (void *)(((intptr_t)socket << 32) | pipe));
+    }
     """
     int start_watch "sp_start_watch"(int fd)
+    int start_guard "sp_start_guard"(int socket, int pipe)
+    int c_end_descendants "sp_end_descendants"()
+    int c_become_subreaper "sp_become_subreaper"()
 
 
 def hold_lifeline(int fd) -> None:
-    """End this process, and its process group if it leads one, when the other end of the pipe `fd` is closed."""
+    """End this process, its descendants and the process group it leads when the pipe `fd` has no writer any more."""
     status = start_watch(fd)
     if status:
         raise OSError(status, "cannot start the lifeline thread")
     point(WORKER_WATCHED)
+
+
+def guard(int socket, int pipe) -> None:
+    """Do as `hold_lifeline` when the peer of `socket` goes, until the writing end of `pipe` is closed.
+
+    The guard owns the reading end `pipe`, and closes it as the last that it does.
+    """
+    status = start_guard(socket, pipe)
+    if status:
+        raise OSError(status, "cannot start the guard's thread")
+
+
+def end_descendants() -> int:
+    """Kill every process that descends from this one; return how many were killed. Only on Linux."""
+    cdef int ended
+    with nogil:
+        ended = c_end_descendants()
+    return ended
+
+
+def become_subreaper() -> bool:
+    """Make this process the parent of its descendants whose own parents end; False where that is not possible."""
+    return c_become_subreaper() == 0

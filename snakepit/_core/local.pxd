@@ -2,6 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.counters cimport Histogram
+from snakepit._core.interrupts cimport Runner
 from snakepit._core.queue cimport PendingList
 from snakepit._core.scheduler cimport pthread_mutex_t
 from snakepit._core.task cimport Owner, Task
@@ -16,6 +17,10 @@ cdef class LocalQueue(Owner):
     cdef uint32_t sleeping              # threads asleep on it
     cdef uint64_t n_submitted, n_completed, n_failed, n_cancelled, n_running, next_number
     cdef readonly Histogram latency, running_time
-    cdef object on_idle
+    cdef object on_idle, judge
+    cdef list runners                   # the threads that run tasks
 
-    cdef Task next_task(self)
+    cpdef bint take_back(self, Runner runner, Task task) except -1
+    cdef void start(self, Task task, Runner runner) noexcept
+    cdef bint run_started(self, Runner runner, Task task) except -1
+    cdef bint count_end(self, bint failed) noexcept

@@ -6,6 +6,9 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, WAKE_ALL, add32, add64, fence, load32, now_ns, sleep_on, store32, wake,
 )
 from snakepit._core.counters cimport Histogram
+from snakepit._core.interrupts cimport (
+    ASKED, ENDED, INTERRUPTED, LEFT_BEHIND, RUNS, Runner, hold, release,
+)
 from snakepit._core.queue cimport PendingList
 from snakepit._core.scheduler cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -13,23 +16,28 @@ from snakepit._core.scheduler cimport (
 from snakepit._core.task cimport Owner, Task, deadline_after
 from cpython.exc cimport PyErr_CheckSignals
 
-from snakepit.errors import PoolShutdownError
+from snakepit.errors import PoolShutdownError, TaskInterrupt
 
-cdef enum:
-    RUNS = 1                            # `Task.slot` of a task that a thread runs
+cdef extern from "Python.h":
+    object call_object "PyObject_Call"(object function, object args, object kwargs)
 
 
 cdef class LocalQueue(Owner):
-    """`on_idle()` is called when the queue takes no more tasks and the last one is settled."""
+    """`on_idle()` is called when the queue takes no more tasks and the last one is settled.
+
+    `judge(task, function, outcome, error, asked)` gives the outcome and error of a task that failed or was asked to stop.
+    """
 
     def __cinit__(self):
         pthread_mutex_init(&self.mutex, NULL)
 
-    def __init__(self, on_idle):
+    def __init__(self, on_idle, judge):
         self.pending = PendingList()
         self.latency = Histogram()
         self.running_time = Histogram()
         self.on_idle = on_idle
+        self.judge = judge
+        self.runners = []
         self.open = True
 
     def __dealloc__(self):
@@ -41,6 +49,10 @@ cdef class LocalQueue(Owner):
             task.deadline_ns = deadline_after(timeout)
         task.priority = priority
         task.session = session
+
+    def adopt(self, Task call) -> None:
+        """Have callers wait for `call` as for a task of this queue, though only attempts at it are queued."""
+        call.owner = self
 
     def submit(self, Task task, function, tuple args, dict kwargs) -> None:
         """Queue a call. Raises PoolShutdownError."""
@@ -63,28 +75,43 @@ cdef class LocalQueue(Owner):
         if load32(&self.sleeping):
             wake(&self.work, 1)
 
-    cdef Task next_task(self):
-        cdef Task task
-        pthread_mutex_lock(&self.mutex)
-        task = self.pending.pop()
-        if task is not None:
-            task.slot = RUNS
-            self.n_running += 1
-        pthread_mutex_unlock(&self.mutex)
-        return task
+    # -- running -------------------------------------------------------------------------------------------------------
 
-    def take(self):
-        """Wait for a task and return (task, function, args, kwargs); None when the queue is closed and empty."""
+    def enlist(self, Runner runner) -> None:
+        """Know a thread that runs tasks, until `dismiss`."""
+        pthread_mutex_lock(&self.mutex)
+        self.runners.append(runner)
+        pthread_mutex_unlock(&self.mutex)
+
+    def dismiss(self, Runner runner) -> None:
+        """Forget a thread that runs no more tasks."""
+        pthread_mutex_lock(&self.mutex)
+        self.runners.remove(runner)
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef void start(self, Task task, Runner runner) noexcept:
+        """Note that a thread runs the task now. Under the mutex."""
+        task.slot = RUNS
+        task.previous = runner.top
+        task.following = <void *>runner
+        runner.top = <void *>task
+        self.n_running += 1
+        # Until it has run, the time is kept where it will be.
+        task.run_ns = now_ns()
+
+    def take(self, Runner runner) -> Task | None:
+        """Wait for a task and start it on the calling thread; None when the queue is closed and empty."""
         cdef Task task
         cdef uint32_t seen
         while True:
             seen = load32(&self.work)
-            task = self.next_task()
+            pthread_mutex_lock(&self.mutex)
+            task = self.pending.pop()
             if task is not None:
-                function, arguments = task.function, task.arguments
-                task.function = None
-                task.arguments = None
-                return task, function, arguments[0], arguments[1]
+                self.start(task, runner)
+            pthread_mutex_unlock(&self.mutex)
+            if task is not None:
+                return task
             if not self.open:
                 return None
             add32(&self.sleeping, 1)
@@ -92,24 +119,151 @@ cdef class LocalQueue(Owner):
                 sleep_on(&self.work, seen, 0)
             add32(&self.sleeping, <uint32_t>-1)
 
-    def finish(self, Task task, outcome, error, uint64_t started_ns) -> None:
-        """Settle a task that `take` returned."""
-        cdef uint64_t now = now_ns()
-        cdef bint idle
-        task.run_ns = now - started_ns
-        self.running_time.add(task.run_ns)
-        self.latency.add(now - task.submitted_ns)
+    cpdef bint take_back(self, Runner runner, Task task) except -1:
+        """Start a task on the calling thread if no thread has started it; returns whether."""
+        cdef bint taken = False
         pthread_mutex_lock(&self.mutex)
-        self.n_running -= 1
-        if error is None:
-            self.n_completed += 1
-        else:
-            self.n_failed += 1
-        idle = not self.open and self.n_running == 0 and self.pending.length == 0
+        if task.listed:
+            self.pending.remove(task)
+            self.start(task, runner)
+            taken = True
         pthread_mutex_unlock(&self.mutex)
-        task.settle(outcome, error)
+        return taken
+
+    def run(self, Runner runner, Task task) -> None:
+        """Run a task that `take` returned, and settle it."""
+        self.run_started(runner, task)
+
+    def run_queued(self, Runner runner, Task task) -> None:
+        """Run a task on the calling thread, which waits for it, if none has started it.
+
+        Raises TaskInterrupt when the task that waits was interrupted meanwhile.
+        """
+        if self.take_back(runner, task) and self.run_started(runner, task):
+            raise TaskInterrupt("the task was asked to stop while it ran another that it waited for")
+
+    cdef bint run_started(self, Runner runner, Task task) except -1:
+        """Returns whether a task that waits for this one on the same thread was interrupted."""
+        cdef uint64_t started = task.run_ns
+        cdef uint32_t state
+        cdef bint idle = False, others
+        function, arguments = task.function, task.arguments
+        task.function = None
+        task.arguments = None
+        outcome = error = None
+        try:
+            outcome = call_object(function, arguments[0], arguments[1])
+        except BaseException as raised:
+            error = raised
+        # Only C from the function's end to here, and so no interrupt (see `interrupts.pyx`).
+        pthread_mutex_lock(&self.mutex)
+        state = task.slot
+        runner.top = task.previous
+        others = is_interrupted(runner.top)
+        if others or state == INTERRUPTED or state == LEFT_BEHIND:
+            runner.withdraw()
+        task.slot = ENDED
+        task.previous = NULL
+        task.following = NULL
+        if state != LEFT_BEHIND:
+            idle = self.count_end(error is not None)
+        pthread_mutex_unlock(&self.mutex)
+        task.run_ns = now_ns() - started
+        self.running_time.add(task.run_ns)
+        self.latency.add(started + task.run_ns - task.submitted_ns)
+        # What follows belongs to no task on this thread but those that wait for this one.
+        hold()
+        try:
+            if error is not None or state != RUNS or others:
+                outcome, error = self.judge(task, function, outcome, error, state != RUNS or others)
+            del function, arguments
+            task.settle(outcome, error)
+        finally:
+            if idle:
+                self.on_idle()
+            release()
+        return others
+
+    cdef bint count_end(self, bint failed) noexcept:
+        """Count a task that is over; returns whether the queue is idle for good. Under the mutex."""
+        self.n_running -= 1
+        if failed:
+            self.n_failed += 1
+        else:
+            self.n_completed += 1
+        return not self.open and self.n_running == 0 and self.pending.length == 0
+
+    # -- stopping ------------------------------------------------------------------------------------------------------
+
+    def ask_to_stop(self, Task task) -> int:
+        """Raise the cooperative flag of a running task: 1; 2 when it was up; 0 when the task does not run."""
+        cdef int before = 0
+        pthread_mutex_lock(&self.mutex)
+        if task.slot == RUNS:
+            task.slot = ASKED
+            before = 1
+        elif task.slot == ASKED or task.slot == INTERRUPTED:
+            before = 2
+        pthread_mutex_unlock(&self.mutex)
+        return before
+
+    def interrupt(self, Task task) -> bool:
+        """Have TaskInterrupt raised in a task that was asked to stop; False when it is over."""
+        cdef bint runs
+        pthread_mutex_lock(&self.mutex)
+        runs = task.slot == ASKED
+        if runs:
+            task.slot = INTERRUPTED
+            (<Runner>task.following).send()
+        pthread_mutex_unlock(&self.mutex)
+        return runs
+
+    def leave_behind(self, Task task) -> Runner | None:
+        """Give up a task that does not stop, for its thread to end with it; the caller settles it.
+
+        Returns the thread that runs it, None when it is over. A thread whose other task waits for this one is not
+        given up (`Runner.left_behind`).
+        """
+        cdef Runner runner = None
+        cdef bint idle = False
+        pthread_mutex_lock(&self.mutex)
+        if task.slot == ASKED or task.slot == INTERRUPTED:
+            runner = <Runner>task.following
+            task.slot = LEFT_BEHIND
+            if task.previous == NULL:
+                runner.left_behind = True
+            idle = self.count_end(True)
+        pthread_mutex_unlock(&self.mutex)
         if idle:
             self.on_idle()
+        return runner
+
+    def seconds_since_start(self, Task task) -> float:
+        """For how long a task has run, or did."""
+        cdef uint64_t ran = task.run_ns
+        return (now_ns() - ran if task.slot < ENDED else ran) * 1e-9
+
+    def is_queued(self, Task task) -> bool:
+        """Whether no thread has started the task, and one still may."""
+        return task.listed
+
+    def tasks_of_session(self, uint64_t session) -> list:
+        """The unsettled tasks of a session, queued and running; 0: all that run."""
+        cdef list found = []
+        cdef void *at
+        pthread_mutex_lock(&self.mutex)
+        try:
+            if session:
+                self.pending.add_session(session, found)
+            for runner in self.runners:
+                at = (<Runner>runner).top
+                while at != NULL:
+                    if not session or (<Task>at).session == session:
+                        found.append(<Task>at)
+                    at = (<Task>at).previous
+        finally:
+            pthread_mutex_unlock(&self.mutex)
+        return [task for task in found if not task.done()]
 
     cdef int help(self, Task task, uint64_t deadline) except -1:
         # Running the task here would be faster, but on the wrong thread: thread-locals belong to the workers.
@@ -131,7 +285,7 @@ cdef class LocalQueue(Owner):
         wake(&task.parked, WAKE_ALL)
 
     cdef bint is_running(self, Task task) noexcept:
-        return task.slot == RUNS
+        return RUNS <= task.slot <= INTERRUPTED
 
     cdef bint withdraw(self, Task task) except -1:
         cdef bint withdrawn = False
@@ -145,23 +299,6 @@ cdef class LocalQueue(Owner):
             task.function = None
             task.arguments = None
         return withdrawn
-
-    def take_back(self, Task task):
-        """Take a task that has not started, to run it on this thread: as `take` returns it; None when it started."""
-        cdef bint taken = False
-        pthread_mutex_lock(&self.mutex)
-        if task.listed:
-            self.pending.remove(task)
-            task.slot = RUNS
-            self.n_running += 1
-            taken = True
-        pthread_mutex_unlock(&self.mutex)
-        if not taken:
-            return None
-        function, arguments = task.function, task.arguments
-        task.function = None
-        task.arguments = None
-        return task, function, arguments[0], arguments[1]
 
     @property
     def is_open(self) -> bool:
@@ -214,3 +351,12 @@ cdef class LocalQueue(Owner):
             "cancelled": self.n_cancelled, "queued": self.pending.length, "running": self.n_running,
             "bytes_in": 0, "bytes_out": 0,
         }
+
+
+cdef bint is_interrupted(void *at) noexcept:
+    """Whether this task, or one that waits for it on the same thread, was interrupted."""
+    while at != NULL:
+        if (<Task>at).slot == INTERRUPTED or (<Task>at).slot == LEFT_BEHIND:
+            return True
+        at = (<Task>at).previous
+    return False

@@ -9,3 +9,9 @@ cdef class Mapping:
 
 
 cdef char *map_range(int fd, uint64_t offset, uint64_t size) except NULL
+
+
+# Zeroed memory of this process that goes back to the system as a whole, for tables that live as long as a pool: what
+# malloc keeps of them would make a process grow that starts and stops pools.
+cdef char *map_private(uint64_t size) except NULL
+cdef void unmap_private(char *base, uint64_t size) noexcept nogil

@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
     int munmap(void *addr, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_SHARED
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS
     void *MAP_FAILED
 
 
@@ -49,6 +49,17 @@ cdef char *map_range(int fd, uint64_t offset, uint64_t size) except NULL:
     if address == MAP_FAILED:
         raise OSError(errno, f"cannot map {size} bytes of shared memory: {os.strerror(errno)}")
     return <char *>address
+
+
+cdef char *map_private(uint64_t size) except NULL:
+    cdef void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if address == MAP_FAILED:
+        raise MemoryError(f"cannot map {size} bytes: {os.strerror(errno)}")
+    return <char *>address
+
+
+cdef void unmap_private(char *base, uint64_t size) noexcept nogil:
+    munmap(base, size)
 
 
 cdef class Mapping:

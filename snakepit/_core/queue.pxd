@@ -85,3 +85,4 @@ cdef class PendingList:
     cdef void put_back(self, Task task) noexcept
     cdef void remove(self, Task task) noexcept
     cdef Task pop(self)
+    cdef int add_session(self, uint64_t session, list found) except -1

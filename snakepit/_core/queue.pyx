@@ -2,6 +2,8 @@
 """The pending list; the rings are inline in `queue.pxd`."""
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
+from libc.stdint cimport uint64_t
+
 from snakepit._core.layout cimport PRIORITIES
 from snakepit._core.task cimport Task
 
@@ -68,6 +70,18 @@ cdef class PendingList:
                 self.remove(task)
                 return task
         return None
+
+    cdef int add_session(self, uint64_t session, list found) except -1:
+        """Add to `found` the listed tasks of a session."""
+        cdef int priority
+        cdef void *at
+        for priority in range(PRIORITIES):
+            at = self.first[priority]
+            while at != NULL:
+                if (<Task>at).session == session:
+                    found.append(<Task>at)
+                at = (<Task>at).following
+        return 0
 
     def __dealloc__(self):
         while self.length:

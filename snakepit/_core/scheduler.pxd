@@ -31,6 +31,7 @@ cdef class Scheduler(Completions):
     cdef dict known
     cdef object on_mail, on_idle        # what the pool wants to hear
     cdef pthread_mutex_t mutex
+    cdef uint64_t tables_size           # bytes of the mapping in which the tables below lie
     cdef void **tasks                   # by slot: the task that is in it, with one reference
     cdef uint32_t *free_slots           # a stack: the hottest slot is reused first
     cdef uint32_t n_free
@@ -39,6 +40,8 @@ cdef class Scheduler(Completions):
     cdef uint32_t backlog               # completed slots taken off the shared list, not yet handled: index + 1
     cdef uint32_t first_mail, last_mail # messages of workers, taken and not delivered: index + 1
     cdef uint32_t delivering            # 1 while a thread delivers them
+    cdef object verdicts                # (task, error): failed by the supervisor, to be settled by whoever collects
+    cdef uint32_t n_verdicts            # of these, what is not settled yet
     cdef char *taken                    # by slot: 1 while it stands in the backlog or is being handled
     cdef uint64_t *session_of           # affinity: the session that an entry is about ...
     cdef uint16_t *lane_of              # ... and the lane that last ran it
@@ -56,6 +59,8 @@ cdef class Scheduler(Completions):
     cdef int finish(self, uint32_t index) except -1
     cdef object take_outcome(self, uint32_t index)
     cdef void note_running_time(self, uint64_t ran) noexcept nogil
+    cdef void sweep(self) noexcept nogil
+    cdef bint pass_verdicts(self) except -1
     cdef uint32_t take_completed(self, uint32_t *batch, uint32_t most) noexcept nogil
     cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil
     cdef int deliver_mail(self) except -1

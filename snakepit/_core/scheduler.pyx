@@ -9,30 +9,29 @@ A lane that is free takes the oldest task itself (`lane.pyx`), so the owner neve
 nobody holds work in advance, and workers go on while the owner's interpreter is busy elsewhere.
 """
 import os
+from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_SetInterrupt
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from snakepit._core.arena cimport Arena, Segment
-from snakepit._core.atomics cimport add64, cas32, cas64, fence, load32, load64, now_ns, store32, store64, swap32, wake
+from snakepit._core.atomics cimport add32, add64, cas32, cas64, fence, load32, load64, now_ns, store32, store64, swap32, wake
 from snakepit._core.channel cimport Channel
-from snakepit._core.completions cimport Completions
+from snakepit._core.completions cimport THREAD_BELL, Completions
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    DONE, FILLING, FREE, IN_SEGMENT, IS_ERROR, LANE_STARTING, LANE_VACANT, MAIL,
-    NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_generation, cell_slot, cell_word,
-    claim_generation, claim_lane, claim_state, claim_word,
+    CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_STARTING, NOBODY, PRIORITIES, QUEUED, RUNNING, Header, Lane,
+    Ring, Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
 )
+from snakepit._core.memory cimport map_private, unmap_private
 from snakepit._core.points cimport (
-    BURIAL_BEGUN, BURIAL_COLLECTED, BURIAL_SWEPT, COLLECT_SWAPPED, COLLECT_TAKEN, FINISH_BEGUN, FINISH_DECODED,
-    FINISH_FREED, MAIL_DELIVERED, MAIL_DELIVERING, PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED,
-    PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
+    COLLECT_SWAPPED, COLLECT_TAKEN, FINISH_BEGUN, FINISH_DECODED, FINISH_FREED, MAIL_DELIVERED, MAIL_DELIVERING,
+    PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED, PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
 )
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
 from snakepit._core.task cimport Task, deadline_after
@@ -42,6 +41,7 @@ from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, Rem
 cdef enum:
     BATCH = 128                         # completions handled between two looks at the shared list
     AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
+    ENOUGH = 8 * BATCH                  # completions that a caller settles for others once it has its own
     SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
 
 cdef int forks = 0                      # how often this process is a fork of the one that imported us
@@ -77,17 +77,21 @@ cdef class Scheduler(Completions):
         self.on_idle = on_idle
         self.pid = forks
         self.spin_ns = control.header.spin_limit_ns
-        self.tasks = <void **>calloc(control.n_slots, sizeof(void *))
-        self.free_slots = <uint32_t *>calloc(control.n_slots, sizeof(uint32_t))
-        self.taken = <char *>calloc(control.n_slots + control.n_mail, 1)
-        self.session_of = <uint64_t *>calloc(AFFINITY, sizeof(uint64_t))
-        self.lane_of = <uint16_t *>calloc(AFFINITY, sizeof(uint16_t))
-        if not (self.tasks and self.free_slots and self.taken and self.session_of and self.lane_of):
-            raise MemoryError()
+        # Behind one another, those of the widest entries first: each begins where its entries may.
+        self.tables_size = (
+            <uint64_t>AFFINITY * (sizeof(uint64_t) + sizeof(uint16_t))
+            + <uint64_t>control.n_slots * (sizeof(void *) + sizeof(uint32_t) + 1) + control.n_mail
+        )
+        self.tasks = <void **>map_private(self.tables_size)
+        self.session_of = <uint64_t *>(self.tasks + control.n_slots)
+        self.free_slots = <uint32_t *>(self.session_of + AFFINITY)
+        self.lane_of = <uint16_t *>(self.free_slots + control.n_slots)
+        self.taken = <char *>(self.lane_of + AFFINITY)
         for i in range(control.n_slots):
             self.free_slots[i] = control.n_slots - 1 - i
         self.n_free = control.n_slots
         self.pending = PendingList()
+        self.verdicts = deque()
         self.latency = Histogram()
         self.running_time = Histogram()
         self.open = True
@@ -98,11 +102,7 @@ cdef class Scheduler(Completions):
             for i in range(self.n_slots):
                 if self.tasks[i]:
                     Py_DECREF(<object>self.tasks[i])
-        free(self.tasks)
-        free(self.free_slots)
-        free(self.taken)
-        free(self.session_of)
-        free(self.lane_of)
+            unmap_private(<char *>self.tasks, self.tables_size)
         pthread_mutex_destroy(&self.mutex)
 
     # -- submitting ----------------------------------------------------------------------------------------------------
@@ -143,6 +143,47 @@ cdef class Scheduler(Completions):
         else:
             self.channel.encode_call(task, function, (items,), {}, task.deadline_ns)
         self.enter(task)
+
+    def encode(self, Task call, Published definition, function, int kind, tuple args, dict kwargs):
+        """Encode a call, or a chunk of `map` (kind CALL_EACH or CALL_STAR, its items alone in `args`), into `call`.
+
+        It is not queued: `attempt` does that, as often as need be. Raises EncodeError, ArenaFullError.
+        """
+        call.owner = self
+        call.kind = kind
+        if kind != CALL:
+            call.items = len(args[0])
+        if definition is not None:
+            call.function = definition
+            call.definition = definition.number
+            call.epoch = definition.epoch
+            if kind != CALL:
+                self.channel.encode_value(call, args[0], call.deadline_ns)
+            else:
+                self.channel.encode_call(call, None, args, kwargs, call.deadline_ns)
+        else:
+            self.channel.encode_call(call, function, args, kwargs, call.deadline_ns)
+        if call.flags & IN_SEGMENT:
+            call.flags |= KEPT
+
+    def attempt(self, Task task, Task call, bint first):
+        """Queue `task`, an attempt at a call that `encode` prepared. Only the first is refused by a closed pool."""
+        task.kind = call.kind
+        task.items = call.items
+        task.encoding = call.encoding
+        task.flags = call.flags
+        task.inline = call.inline
+        # Shared by both, so that a worker which still copies it after the call was settled finds it unchanged.
+        task.segment = call.segment
+        task.shared = call.shared
+        task.length = call.length
+        task.function = call.function
+        task.definition = call.definition
+        task.epoch = call.epoch
+        task.priority = call.priority
+        task.session = call.session
+        task.deadline_ns = call.deadline_ns
+        self.enter(task, not first)
 
     def submit_encoded(self, Task task, Published definition, int encoding, int flags, bytes payload, Segment segment,
                        uint64_t length):
@@ -312,7 +353,11 @@ cdef class Scheduler(Completions):
 
     # -- collecting ----------------------------------------------------------------------------------------------------
 
-    cdef int collect(self) except -1:
+    cdef bint has_completed(self) noexcept nogil:
+        return (load32(&self.control.header.done) != 0 or load32(&self.backlog) != 0 or load32(&self.n_verdicts) != 0
+                or (load32(&self.first_mail) != 0 and load32(&self.delivering) == 0))
+
+    cdef int collect(self, Task wanted=None) except -1:
         cdef uint32_t batch[BATCH]
         cdef uint32_t count, i
         cdef int total = 0
@@ -322,7 +367,9 @@ cdef class Scheduler(Completions):
             count = self.take_completed(batch, BATCH)
             delivered = False
             try:
-                delivered = self.deliver_mail()
+                if load32(&self.n_verdicts):
+                    delivered = self.pass_verdicts()
+                delivered = self.deliver_mail() or delivered
             except BaseException as error:
                 # KeyboardInterrupt, for instance: what was taken is settled first.
                 delivered = True
@@ -340,28 +387,24 @@ cdef class Scheduler(Completions):
             total += count
             self.wake_lanes()
             if self.outstanding() == 0:
-                store32(&self.observers, 0)
-                if not self.open:
+                # Whoever starts to observe in between says so after it has submitted: we see one or the other.
+                swap32(&self.observers, 0)
+                if self.outstanding():
+                    store32(&self.observers, 1)
+                elif not self.open:
                     self.on_idle()
+            if total >= ENOUGH and wanted is not None and wanted.is_settled() and problem is None:
+                return total
 
     cdef uint32_t take_completed(self, uint32_t *batch, uint32_t most) noexcept nogil:
         """Take up to `most` completed slots, oldest first."""
-        cdef uint32_t head, following, count = 0
+        cdef uint32_t head, count = 0
         cdef Slot *slots = self.control.slots
-        if load32(&self.control.header.done) == 0 and self.backlog == 0:
+        if load32(&self.control.header.done) == 0 and load32(&self.backlog) == 0:
             return 0
         pthread_mutex_lock(&self.mutex)
         if self.backlog == 0:
-            # The list is a stack: reversed, it is in the order of completion. Slots in it are marked, so that nobody
-            # who sweeps up after a dead worker handles them a second time.
-            head = swap32(&self.control.header.done, 0)
-            point(COLLECT_SWAPPED)
-            while head:
-                following = slots[head - 1].next
-                slots[head - 1].next = self.backlog
-                self.taken[head - 1] = 1
-                self.backlog = head
-                head = following
+            self.sweep()
         while self.backlog and count < most:
             head = self.backlog
             self.backlog = slots[head - 1].next
@@ -378,6 +421,31 @@ cdef class Scheduler(Completions):
         pthread_mutex_unlock(&self.mutex)
         point(COLLECT_TAKEN)
         return count
+
+    cdef void sweep(self) noexcept nogil:
+        """Move the completion list to the end of the backlog. Under the mutex.
+
+        The list is a stack: reversed, it is in the order of completion. Slots in it are marked, so that nobody who cleans
+        up after a dead worker handles them a second time.
+        """
+        cdef Slot *slots = self.control.slots
+        cdef uint32_t head = swap32(&self.control.header.done, 0)
+        cdef uint32_t following, last
+        cdef uint32_t first = 0
+        point(COLLECT_SWAPPED)
+        while head:
+            following = slots[head - 1].next
+            slots[head - 1].next = first
+            self.taken[head - 1] = 1
+            first = head
+            head = following
+        if self.backlog == 0:
+            self.backlog = first
+        elif first:
+            last = self.backlog
+            while slots[last - 1].next:
+                last = slots[last - 1].next
+            slots[last - 1].next = first
 
     cdef int finish(self, uint32_t index) except -1:
         """Settle the task of a completed slot and free the slot."""
@@ -552,19 +620,33 @@ cdef class Scheduler(Completions):
             add64(&self.n_failed, 1)
         task.settle(None, error)
 
+    def fail_elsewhere(self, Task task, error) -> None:
+        """Have whoever settles completions settle the task with an error: its callbacks may take their time there."""
+        self.verdicts.append((task, error))
+        add32(&self.n_verdicts, 1)
+        self.nudge(THREAD_BELL)
+
+    cdef bint pass_verdicts(self) except -1:
+        cdef bint some = False
+        while load32(&self.n_verdicts):
+            try:
+                task, error = self.verdicts.popleft()
+            except IndexError:
+                # Another thread has it, and counts it down once it is settled: nothing to wait for.
+                break
+            some = True
+            try:
+                self.fail(<Task?>task, error)
+            finally:
+                add32(&self.n_verdicts, <uint32_t>-1)
+        return some
+
     def seconds_running(self, Task task) -> float:
         """For how long the task has been running; 0.0 when it does not run."""
         cdef int lane = self.lane_of_task(task)
         if lane < 0:
             return 0.0
         return (now_ns() - self.control.lanes[lane].started_ns) * 1e-9
-
-    def ask_to_stop(self, Task task) -> bool:
-        """Raise the cooperative flag of a running task; False when it does not run."""
-        if self.lane_of_task(task, True) < 0:
-            return False
-        store32(&self.control.slots[task.slot].cancel, 1)
-        return True
 
     def close(self) -> None:
         """Take no more tasks."""
@@ -611,7 +693,7 @@ cdef class Scheduler(Completions):
         return found
 
     cdef uint64_t outstanding(self) noexcept nogil:
-        return self.pending.length + (self.control.n_slots - self.n_free)
+        return self.pending.length + (self.control.n_slots - self.n_free) + load32(&self.n_verdicts)
 
     @property
     def unsettled(self) -> int:
@@ -653,65 +735,6 @@ cdef class Scheduler(Completions):
         clear_bit(self.control.header.sleeping, index)
         store32(&lane.wake, 1)
         wake(&lane.wake, 1)
-
-    def lane_lost(self, uint32_t index) -> Task | None:
-        """Clean up after a lane whose process is dead; returns the task that it was running, unsettled, if any.
-
-        Results that were complete are settled; tasks that stood in the lane's private ring go to the shared one.
-        """
-        cdef Control control = self.control
-        cdef Header *header = control.header
-        cdef Lane *lane = &control.lanes[index]
-        cdef uint32_t i
-        cdef uint64_t word, cell
-        cdef Slot *slot
-        cdef Task lost = None
-        cdef uint32_t finished = NO_SLOT
-        point(BURIAL_BEGUN)
-        self.collect()
-        point(BURIAL_COLLECTED)
-        pthread_mutex_lock(&self.mutex)
-        clear_bit(header.searching, index)
-        clear_bit(header.sleeping, index)
-        clear_bit(header.drowsy, index)
-        clear_bit(header.running, index)
-        # What the dead lane pushed is in the list that was just collected or in somebody's backlog: marked.
-        while header.done:
-            pthread_mutex_unlock(&self.mutex)
-            self.collect()
-            pthread_mutex_lock(&self.mutex)
-        for i in range(control.n_slots + control.n_mail):
-            slot = &control.slots[i]
-            word = load64(&slot.claim)
-            if self.taken[i] or claim_lane(word) != index:
-                continue
-            if claim_state(word) == RUNNING and self.tasks[i]:
-                lost = <Task>self.tasks[i]
-                self.tasks[i] = NULL
-                self.free_slot(i)
-            elif claim_state(word) == DONE:
-                self.taken[i] = 1
-                finished = i
-            elif claim_state(word) == MAIL or claim_state(word) == POSTED:
-                self.free_slot(i)
-        while lane.private.head < lane.private.tail:
-            cell = load64(control.cells(&lane.private) + (lane.private.head & lane.private.mask))
-            lane.private.head += 1
-            slot = &control.slots[cell_slot(cell)]
-            if load64(&slot.claim) == claim_word(cell_generation(cell), NOBODY, QUEUED):
-                ring_push(&header.queues[slot.priority], control.cells(&header.queues[slot.priority]), cell)
-        store32(&lane.state, LANE_VACANT)
-        lane.pid = 0
-        lane.claimed = 0
-        pthread_mutex_unlock(&self.mutex)
-        point(BURIAL_SWEPT)
-        if finished != NO_SLOT:
-            self.finish(finished)
-        if lost is not None:
-            Py_DECREF(lost)
-            lost.clear()
-        self.wake_lanes()
-        return lost
 
     def lane_info(self, uint32_t index) -> dict:
         """Read a lane's words: state, pid, completed tasks, busy seconds, current task number, its seconds so far."""

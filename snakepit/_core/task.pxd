@@ -30,6 +30,9 @@ cdef class Message:
 
 cdef class Owner:
     """What a task asks of whoever runs it."""
+    cdef unsigned long unblocking       # the thread that must not run callbacks, 0 for none ...
+    cdef object hand_over               # ... and who takes the tasks whose callbacks it would have run
+
     cdef int help(self, Task task, uint64_t deadline) except -1
     cdef bint withdraw(self, Task task) except -1
     cdef bint is_running(self, Task task) noexcept

@@ -14,8 +14,11 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport cas32, fence, load32, now_ns, store32, swap32
 
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
 cdef object make_condition = threading.Condition
-cdef object creating = threading.Lock()
+cdef object creating = threading.RLock()  # a signal handler may need what it guards
 cdef tuple STATE_NAMES = ("PENDING", "RUNNING", "PENDING", "FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
 cdef dict STATE_NUMBERS = {
     "PENDING": PENDING, "RUNNING": RUNNING_STATE, "FINISHED": FINISHED, "CANCELLED": CANCELLED,
@@ -41,6 +44,14 @@ cdef class Message:
 
 
 cdef class Owner:
+    def spare_this_thread(self, hand_over) -> None:
+        """Have this thread run no callbacks: `hand_over(task)` gets what it settles. None: no thread any more.
+
+        Deadlines and dead workers are the matter of one thread; a callback that blocks must not hold up the others.
+        """
+        self.hand_over = hand_over
+        self.unblocking = 0 if hand_over is None else PyThread_get_thread_ident()
+
     cdef int help(self, Task task, uint64_t deadline) except -1:
         """Return when the task is settled or the deadline has passed."""
         raise NotImplementedError
@@ -122,7 +133,12 @@ cdef class Task(Message):
             on_settled, self.on_settled = self.on_settled, None
             on_settled(self)
         if self.callbacks is not None:
-            self._invoke_callbacks()
+            if self.owner is not None and self.owner.unblocking and (
+                self.owner.unblocking == PyThread_get_thread_ident()
+            ):
+                self.owner.hand_over(self)
+            else:
+                self._invoke_callbacks()
         return 0
 
     cdef bint settle_cancelled(self, bint tell) except -1:
@@ -141,6 +157,14 @@ cdef class Task(Message):
     def mark_cancelled(self):
         """Settle the task as cancelled, wherever it is; False when it was settled before."""
         return self.settle_cancelled(True)
+
+    def conclude(self, outcome, error):
+        """Settle a task that no worker answers itself: by what its last attempt came to."""
+        self.settle(outcome, error)
+
+    def drop_message(self):
+        """Let go of the encoded call."""
+        self.clear()
 
     def partial_outcome(self):
         """What a failed chunk of `map` had done before its error: a list, or None."""

@@ -120,3 +120,21 @@ def _info() -> None:
     from snakepit.cli.info import print_facts
 
     print_facts()
+
+
+@app.command("clean")
+def _clean(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be ended.")
+    ] = False,
+    instance: Annotated[
+        str | None, typer.Option(help="Only of instances of this name.", show_default="all")
+    ] = None,
+) -> None:
+    """End the processes that dead programs left behind: SIGTERM, a second later SIGKILL.
+
+    Only what the process registry proves to be of a program that is gone is ended. Exit code: 0; 1 if a process would not end; 2 if the registry cannot be read.
+    """  # noqa: E501 - the help keeps line ends, and wraps by itself
+    from snakepit.cli.clean import clean_up
+
+    raise typer.Exit(clean_up(dry_run=dry_run, instance=instance))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from snakepit._core.burial import empty_lane
 from snakepit.errors import TaskStoppedError, WorkerCrashedError
+from snakepit.lifecycle.autopsy import Autopsy, OomWatch, signal_name
+from snakepit.lifecycle.registry import registry
+from snakepit.lifecycle.taint import TaintedLanes
 from snakepit.pool.memory import release_client
 
 if TYPE_CHECKING:
@@ -16,69 +22,143 @@ if TYPE_CHECKING:
     from snakepit.lifecycle.worker import Worker
     from snakepit.pool.pool import ProcessPool
 
+logger = logging.getLogger("snakepit")
+
+SWEEP_AFTER = 1.0  # seconds until the killed group of a dead worker is surely gone
+
 
 class Burial:
-    """Buries the dead workers of `pool`, in its supervisor's thread."""
+    """Buries the dead workers of `pool`, in its supervisor's thread.
+
+    No step can keep the later ones from being made: what a step raises is logged, and the burial
+    goes on. Only a process that does not die keeps its lane, until it does.
+    """
 
     def __init__(self, pool: ProcessPool, supervisor: Supervisor) -> None:
         self._pool = pool
         self._supervisor = supervisor
+        self.tainted = TaintedLanes()
+        self.oom = OomWatch()
 
     def bury(self, worker: Worker) -> None:
         """A worker is dead: fail its task, give back what it held, make room for another."""
         # Before it is reaped its number cannot be anybody else's: now its children can be ended
         # safely.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.pid, signal.SIGKILL)
-        self._supervisor.forget(worker)
-        worker.process.join()
-        code = worker.process.exitcode
-        lost = self._pool.scheduler.lane_lost(worker.lane)
-        self._pool.nested.forget(worker.lane)
-        release_client(worker.client)
-        expected = worker.expected or self._supervisor.ending or code == 0
-        if not expected:
-            self._supervisor.crashes += 1
-        if not worker.ready and not expected:
-            self._supervisor.start_failed(
-                RuntimeError(f"worker {worker.pid} {describe_exit(code)} while it started")
-            )
+        self._step(worker, lambda: worker.send(signal.SIGKILL))
+        self._step(worker, lambda: self._supervisor.forget(worker))
+        self._step(worker, worker.reap)
+        self._step(worker, lambda: registry.release(worker.row))
+        info = self._step(worker, lambda: self._pool.scheduler.lane_info(worker.lane)) or {}
+        served = worker.ready or info.get("state") in ("ready", "retiring")
+        lost = self._step(worker, lambda: empty_lane(self._pool.scheduler, worker.lane))
+        autopsy = self._step(worker, lambda: self._examine(worker, served, lost)) or Autopsy(
+            exit_code=worker.exit_code, signal=signal_name(worker.exit_code)
+        )
         if lost is not None:
-            self._pool.scheduler.fail(lost, self._epitaph(worker, lost, code))
-        worker.process.close()
+            self._step(worker, lambda: self._fail(worker, lost, autopsy))
+        self._step(worker, lambda: self._count(worker, served, info.get("completed", 0), autopsy))
+        self._step(worker, lambda: self._pool.nested.forget(worker.lane))
+        self._step(worker, lambda: release_client(worker.client))
+        self._step(worker, worker.close)
+        self._step(worker, lambda: self._reap_orphans(worker.pid))
         self._pool.note_ready()
 
-    def _epitaph(self, worker: Worker, task: Task, code: int | None) -> Exception:
+    def _step(self, worker: Worker, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except Exception:
+            logger.exception(
+                "snakepit pool %s: error while cleaning up after worker %d (pid %d)",
+                self._pool.name, worker.lane, worker.pid,
+            )  # fmt: skip
+            return None
+
+    def _examine(self, worker: Worker, served: bool, lost: Task | None) -> Autopsy:
+        code = worker.exit_code
+        ours = code is not None and -code in worker.sent
+        oom: tuple[bool | None, str]
+        if code is None:
+            oom = None, "unknown: its exit status is"
+        elif ours:
+            oom = False, "the pool sent the signal"
+        else:
+            oom = self.oom.verdict(code == -signal.SIGKILL)
+        recording = worker.recording
+        return Autopsy(
+            exit_code=code,
+            signal=signal_name(code),
+            phase="running" if lost is not None else "idle" if served else "starting",
+            ended_by_pool=self._reason(worker) if ours else None,
+            oom_killed=oom[0],
+            oom_evidence=oom[1],
+            peak_memory=worker.peak_memory,
+            stack=recording.stack() if recording is not None else None,
+            stderr=recording.stderr() if recording is not None else (),
+        )
+
+    def _reason(self, worker: Worker) -> str:
+        if worker.reason is not None:
+            return worker.reason
+        if worker.victim is not None:
+            return "stop"
+        return "shutdown" if self._supervisor.ending else "replacement"
+
+    def _fail(self, worker: Worker, task: Task, autopsy: Autopsy) -> None:
+        # Not here, where a callback of the user's could keep every other worker waiting.
+        self._pool.scheduler.fail_elsewhere(task, self._epitaph(worker, task, autopsy))
+
+    def _epitaph(self, worker: Worker, task: Task, autopsy: Autopsy) -> Exception:
         where = f"worker {worker.lane} (pid {worker.pid}) of pool {self._pool.name!r}"
         details = {
             "worker": worker.lane,
             "pid": worker.pid,
-            "exit_code": code,
-            "signal": signal_name(code),
+            "exit_code": autopsy.exit_code,
+            "signal": autopsy.signal,
             "task": task.number,
+            "autopsy": autopsy.as_data(),
         }
         if worker.victim is task:
             return TaskStoppedError(
                 f"the task was stopped on request; {where} was ended for it", details=details
             )
         return WorkerCrashedError(
-            f"{where} {describe_exit(code)} while it ran the task", details=details
+            f"{where} {autopsy.summary()} while it ran the task{last_words(autopsy)}",
+            details=details,
         )
 
+    def _count(self, worker: Worker, served: bool, completed: int, autopsy: Autopsy) -> None:
+        """Draw the conclusions from a worker's end: was it a crash, a failed start, one of many?"""
+        self._supervisor.recycler.buried(worker, at_ease=autopsy.exit_code == 0)
+        if worker.expected or self._supervisor.ending:
+            self.tainted.clear(worker.lane)
+        elif not served:
+            # Whatever its exit code: one that ends before it is ready has failed to start.
+            self._supervisor.crashes += 1
+            self._supervisor.start_failed(
+                RuntimeError(
+                    f"worker {worker.pid} {autopsy.summary()} while it started{last_words(autopsy)}"
+                ),
+                spare=worker.spare,
+            )
+        elif autopsy.exit_code == 0 and autopsy.phase == "idle":
+            self.tainted.clear(worker.lane)
+        else:
+            self._supervisor.crashes += 1
+            self.tainted.note_crash(worker.lane, progressed=completed > 0)
 
-def signal_name(code: int | None) -> str | None:
-    """Return the name of the signal that an exit code stands for, or None."""
-    if code is None or code >= 0:
-        return None
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+    def _reap_orphans(self, group: int, again: bool = True) -> None:
+        """As process 1, collect what the dead worker's children leave: nobody else would."""
+        if os.getpid() != 1:
+            return
+        with contextlib.suppress(ChildProcessError):
+            # By the group, so that no child of somebody else's is collected.
+            while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
+                pass
+        if again and not self._supervisor.ending:
+            self._supervisor.after(SWEEP_AFTER, lambda: self._reap_orphans(group, again=False))
 
 
-def describe_exit(code: int | None) -> str:
-    """Say how a process with this exit code ended."""
-    if code is None:
-        return "ended"
-    name = signal_name(code)
-    return f"was killed by {name}" if name else f"exited with code {code}"
+def last_words(autopsy: Autopsy) -> str:
+    """Return the last line of stderr as the end of a sentence, if there was one."""
+    lines = [line.strip() for line in autopsy.stderr if line.strip()]
+    return f"; its stderr ended with: {lines[-1][-300:]}" if lines else ""

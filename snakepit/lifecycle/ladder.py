@@ -1,44 +1,152 @@
-"""Stopping a running task: the cooperative flag, then SIGTERM, then SIGKILL for its worker."""
+"""Stopping a running task: the cooperative flag, an exception in it, then force.
+
+worker process:  flag --> TaskInterrupt, by a signal --> SIGTERM --> SIGKILL and replacement
+thread:          flag --> TaskInterrupt -------------> the thread is left behind and replaced
+
+A rung is climbed only while the task still runs, and names it: none can reach another task.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from snakepit._core.stopping import announce_interrupt, ask_to_stop, close_lane, reopen_lane
+from snakepit.errors import TaskStoppedError
+from snakepit.worker.children import descendants, end_process
+from snakepit.worker.context import INTERRUPT_SIGNAL
 
 if TYPE_CHECKING:
-    from snakepit._core.task import Task
-    from snakepit.lifecycle.supervisor import Supervisor
-    from snakepit.pool.pool import ProcessPool
+    from collections.abc import Callable
 
-FLAG_GRACE = 0.1  # seconds between the cooperative flag and SIGTERM
+    from snakepit._core.interrupts import Runner
+    from snakepit.lifecycle.supervisor import Supervisor
+    from snakepit.lifecycle.worker import Worker
+    from snakepit.pool.local import LocalPool
+    from snakepit.pool.pool import ProcessPool
 
 
 class Ladder:
-    """Climbs from asking to killing, in the supervisor's thread."""
+    """Climbs from asking to killing, in the supervisor's thread, for tasks of worker processes."""
 
     def __init__(self, pool: ProcessPool, supervisor: Supervisor) -> None:
         self._pool = pool
         self._supervisor = supervisor
+        self._climbing: set[int] = set()  # numbers of tasks: two stops are one climb
 
-    def stop_task(self, task: Task) -> None:
-        """Stop a running task: the cooperative flag, then SIGTERM, then SIGKILL for its worker."""
-        scheduler = self._pool.scheduler
-        if scheduler.ask_to_stop(task):
-            self._supervisor.at(time.monotonic() + FLAG_GRACE, lambda: self._end_worker_of(task))
+    def stop_task(self, task: Any) -> None:
+        """Stop a running task; nothing happens when it does not run (any more)."""
+        if task.number in self._climbing or not ask_to_stop(self._pool.scheduler, task):
+            return
+        self._climbing.add(task.number)
+        self._in(self._pool.graces.flag, task, self._interrupt)
 
-    def _end_worker_of(self, task: Task) -> None:
+    def _in(self, grace: float, task: Any, rung: Callable[[Any, int], None]) -> None:
+        def climb() -> None:
+            lane = self._pool.scheduler.lane_of_task(task, True)
+            if lane >= 0:
+                rung(task, lane)
+            else:
+                self._climbing.discard(task.number)
+
+        if grace:
+            self._supervisor.after(grace, climb)
+        else:
+            climb()
+
+    def _interrupt(self, task: Any, lane: int) -> None:
+        worker = self._supervisor.workers.get(lane)
+        # A worker that is about to encode the answer is given the time all the same.
+        if worker is not None and announce_interrupt(self._pool.scheduler, task):
+            send_one(worker, INTERRUPT_SIGNAL)
+        self._in(self._pool.graces.interrupt, task, self._terminate)
+
+    def _terminate(self, task: Any, lane: int) -> None:
+        self._climbing.discard(task.number)
         scheduler = self._pool.scheduler
-        lane = scheduler.lane_of_task(task, True)
         worker = self._supervisor.workers.get(lane)
         if worker is None:
             return
-        # Told to retire, the worker claims nothing after this task. Still running it now, it runs
-        # nothing else when the signal arrives; if the task ended meanwhile, the worker ends by
-        # itself and a new one takes its place.
-        scheduler.retire_lane(lane)
+        # Told to retire, the worker claims nothing after this task. Still running it then, it runs
+        # nothing else when the signal arrives. A task that has just ended keeps its worker, unless
+        # that has seen the word and ends by itself.
+        closed = close_lane(scheduler, lane)
+        if scheduler.lane_of_task(task, True) != lane:
+            if closed:
+                reopen_lane(scheduler, lane)
+            return
         worker.expected = True
-        if scheduler.lane_of_task(task, True) == lane:
-            worker.victim = task
-            worker.send(signal.SIGTERM)
-            self._supervisor.kill_later(worker)
+        worker.victim = task
+        strays = [pid for pid in descendants(worker.pid) if group_of(pid) != worker.pid]
+        worker.send(signal.SIGTERM)
+        self._supervisor.kill_later(worker)
+        for pid in strays:
+            end_process(pid)
+
+
+def send_one(worker: Worker, number: int) -> None:
+    """Send a signal to the worker's process alone."""
+    try:
+        # Of a worker from the template the sentinel is a pidfd: never another process's number.
+        signal.pidfd_send_signal(worker.sentinel, number)
+    except (OSError, AttributeError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(worker.pid, number)
+
+
+def group_of(pid: int) -> int:
+    """Return the process group of a process, -1 if it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+class ThreadLadder:
+    """Climbs from asking to giving up, for tasks of threads."""
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+
+    def stop_task(self, task: Any) -> bool:
+        """Stop a running task, from any thread; False when it does not run."""
+        asked = self._pool.queue.ask_to_stop(task)
+        if asked == 1:
+            self._pool.timekeeper.after(self._pool.graces.flag, lambda: self._interrupt(task))
+        return asked > 0
+
+    def _interrupt(self, task: Any) -> None:
+        if self._pool.queue.interrupt(task):
+            self._pool.timekeeper.after(self._pool.graces.interrupt, lambda: self.give_up(task))
+
+    def hurry(self, task: Any) -> None:
+        """Interrupt a task that was asked to stop, and give it up, without grace."""
+        self._pool.queue.interrupt(task)
+        self.give_up(task)
+
+    def give_up(self, task: Any) -> None:
+        """Fail a task that goes on, and replace its thread."""
+        runner = self._pool.queue.leave_behind(task)
+        if runner is None:
+            return
+        fate = self._fate(runner)
+        error = self._pool.late_error(task, f"it could not be stopped: {fate}") or TaskStoppedError(
+            f"the task was stopped on request, but goes on: {fate}",
+            details={"task": task.number, "left_behind": runner.left_behind},
+        )
+        if runner.left_behind and runner.replace is not None:
+            runner.replace()
+        self._pool.queue.fail(task, error)
+
+    def _fate(self, runner: Runner) -> str:
+        if runner.left_behind:
+            return (
+                f"a thread cannot be killed; thread {runner.thread} of pool {self._pool.name!r} "
+                "was left behind, to end with the task, and replaced by a fresh one"
+            )
+        return (
+            "a thread cannot be killed, and this one belongs to a task that waits for it; "
+            "it goes on inside that"
+        )

@@ -13,16 +13,22 @@ import logging
 import os
 import select
 import signal
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from snakepit.errors import PoolNotReadyError
 from snakepit.lifecycle.burial import Burial
+from snakepit.lifecycle.health import Health, HealthPolicy
 from snakepit.lifecycle.ladder import Ladder
+from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.memory import release_client, reserve_client
+from snakepit.worker.priority import become_ordinary
 
 if TYPE_CHECKING:
     from snakepit.pool.pool import ProcessPool
@@ -30,14 +36,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("snakepit")
 
 MOST_FAILED_STARTS = 3  # in a row; then the pool is broken
-TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+SPARE_PATIENCE = 0.25  # seconds that a spare may take to start while others have the CPUs
+LONGEST_BACKOFF = 30.0  # seconds between two tries to start a spare
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 
 
 class Supervisor:
     """Supervises the workers of `pool`; `run` is the thread's body."""
 
-    def __init__(self, pool: ProcessPool) -> None:
+    def __init__(self, pool: ProcessPool, recycling: RecyclingPolicy, health: HealthPolicy) -> None:
         self._pool = pool
         self.workers: dict[int, Worker] = {}
         self.crashes = 0
@@ -49,12 +56,17 @@ class Supervisor:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._bell_out = self._bell_in = -1
+        # Re-entrant: a signal handler may ring while its thread does.
+        self._bell_lock = threading.RLock()
         self._poller = select.poll()
         self._by_sentinel: dict[int, Worker] = {}
         self._not_before = 0.0
         self.ending = False
-        self._burial = Burial(pool, self)
+        self.burial = Burial(pool, self)
         self.ladder = Ladder(pool, self)
+        self.recycler = Recycler(pool, self, recycling)
+        self.health = Health(pool, self, health)
+        self.last_look = 0.0
 
     def prepare(self) -> None:
         """Open what `run` needs: an unused pool holds no descriptors."""
@@ -62,14 +74,17 @@ class Supervisor:
         os.set_blocking(self._bell_in, False)
         os.set_blocking(self._bell_out, False)
         self._poller.register(self._bell_out, select.POLLIN)
+        self.burial.oom.start()
 
     # -- from any thread ---------------------------------------------------------------------------
 
     def tell(self, note: Callable[[], None]) -> None:
         """Have `note()` run in the supervisor's thread soon."""
         self._notes.append(note)
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._bell_in, b".")
+        # Never into a descriptor that is somebody else's by now.
+        with self._bell_lock, contextlib.suppress(BlockingIOError, OSError):
+            if self._bell_in >= 0:
+                os.write(self._bell_in, b".")
 
     def at(self, when: float, note: Callable[[], None]) -> None:
         """Have `note()` run in the supervisor's thread at the monotonic time `when` (seconds)."""
@@ -88,8 +103,14 @@ class Supervisor:
                 self._turn()
         finally:
             self._pool.supervisor_ended()
-            os.close(self._bell_in)
-            os.close(self._bell_out)
+            with self._bell_lock:
+                os.close(self._bell_in)
+                os.close(self._bell_out)
+                self._bell_in = self._bell_out = -1
+            # Who tells us something from now on sees that the pool is over.
+            self.recycler.end()
+            while self._notes:
+                self._notes.popleft()()
 
     def _turn(self) -> None:
         try:
@@ -103,58 +124,130 @@ class Supervisor:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
-                    self._burial.bury(self._by_sentinel[fd])
+                    self.burial.bury(self._by_sentinel[fd])
             while self._notes:
                 self._notes.popleft()()
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 heapq.heappop(self._timers)[2]()
+            self._look(now)
         except Exception:
             # A supervisor that dies takes the pool with it; one that stumbles tells and goes on.
             logger.exception("snakepit pool %s: error in the supervisor", self._pool.name)
             time.sleep(0.05)
 
+    def _look(self, now: float) -> None:
+        """See to the age, the size and the health of workers, each in its time."""
+        when = self.health.next_look()
+        if when is not None and now >= when:
+            self.health.look(now)
+        when = self.recycler.next_look()
+        if when is not None and now >= when:
+            self.last_look = now
+            self.recycler.look(now)
+
     def _patience(self) -> float | None:
-        """Milliseconds until the next timer, None for ever."""
+        """Milliseconds until the next thing to do, None for ever."""
         if self._notes:
             return 0
-        when = self._timers[0][0] if self._timers else None
-        if self._missing() > 0 and self._not_before:
-            when = self._not_before if when is None else min(when, self._not_before)
+        times = [self.health.next_look(), self.recycler.next_look()]
+        if self._timers:
+            times.append(self._timers[0][0])
+        if self._not_before:
+            times.append(self._not_before)
+        when = min((time for time in times if time is not None), default=None)
         return None if when is None else max(0.0, (when - time.monotonic()) * 1000 + 0.5)
 
     # -- starting ----------------------------------------------------------------------------------
 
-    def _missing(self) -> int:
-        if self.ending or self._pool.broken is not None:
-            return 0
-        return self._pool.size - len(self.workers)
-
     def _start_missing(self) -> None:
-        while self._missing() > 0 and time.monotonic() >= self._not_before:
-            lane = next(lane for lane in range(self._pool.lanes) if lane not in self.workers)
-            client = reserve_client()
-            try:
-                process = self._pool.start_process(lane, client)
-            except Exception as error:
-                self._pool.nested.forget(lane)
-                release_client(client)
-                self.start_failed(error)
+        """Start what is missing, as many as there are lanes for."""
+        if self._not_before and time.monotonic() < self._not_before:
+            return
+        self._not_before = 0.0
+        while (spare := self.recycler.next_start()) is not None:
+            free = (lane for lane in range(self._pool.lanes) if lane not in self.workers)
+            choice = self.burial.tainted.choose(free)
+            if choice is None:
+                return  # Without a lane, the next burial makes room.
+            lane, wait = choice
+            if wait > 0:
+                self._not_before = time.monotonic() + wait
                 return
-            worker = Worker(lane, client, process)
-            self.workers[lane] = worker
-            self._by_sentinel[worker.sentinel] = worker
-            self._poller.register(worker.sentinel, select.POLLIN)
-            self._started += 1
-            if self._started > self._pool.size:
-                self.restarts += 1
-            if self._notes:
+            if not self._start(lane, spare) or self._notes:
                 return
 
-    def start_failed(self, error: BaseException) -> None:
+    def _start(self, lane: int, spare: bool) -> bool:
+        client = reserve_client()
+        row = registry.reserve("worker")
+        try:
+            process = self._pool.start_process(lane, client, spare)
+        except Exception as error:
+            registry.release(row)
+            self._pool.roster.vacate(lane)
+            self._pool.nested.forget(lane)
+            recording = self._pool.recordings.pop(lane, None)
+            if recording is not None:
+                recording.close()
+            release_client(client)
+            self.start_failed(error, spare=spare)
+            return False
+        worker = Worker(lane, client, process, self._pool.recordings.pop(lane, None))
+        worker.spare = spare
+        worker.row = row
+        registry.activate(row, worker.pid)
+        self.workers[lane] = worker
+        self._by_sentinel[worker.sentinel] = worker
+        self._poller.register(worker.sentinel, select.POLLIN)
+        self.limit_start(worker)
+        self.recycler.started(worker)
+        if spare:
+            self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
+        self._started += 1
+        if self._started > self._pool.size:
+            self.restarts += 1
+        return True
+
+    def limit_start(self, worker: Worker) -> None:
+        """End a worker that hangs while it starts; that counts as a failed start."""
+        reference = weakref.ref(worker)
+
+        def end() -> None:
+            late = reference()
+            if late is not None and not (late.ready or late.expected or late.reaped):
+                late.send(signal.SIGKILL, f"not ready after {self._pool.start_timeout:g} s")
+
+        self.after(self._pool.start_timeout, end)
+
+    def holds(self, worker: Worker) -> bool:
+        """Whether a worker is a spare that waits for a place."""
+        return self._pool.roster.holds(worker.lane)
+
+    def hurry(self, worker: Worker) -> None:
+        """Let a spare that starts in nobody else's time have the CPU: it is needed now."""
+        if not worker.ready:
+            become_ordinary(worker.pid)
+
+    def _hurry_if_starting(self, worker: Worker) -> None:
+        if self.workers.get(worker.lane) is worker and not worker.ready:
+            self.hurry(worker)
+            self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
+
+    def start_failed(self, error: BaseException, *, spare: bool = False) -> None:
+        """A worker could not be started, or died while it was: try again later, or give up.
+
+        For want of a spare no pool is broken: who should have been replaced goes on.
+        """
         self._failed_starts += 1
-        self._not_before = time.monotonic() + 0.05 * 2**self._failed_starts
-        if self._failed_starts >= MOST_FAILED_STARTS:
+        backoff = min(0.05 * 2**self._failed_starts, LONGEST_BACKOFF)
+        self._not_before = time.monotonic() + backoff
+        if spare:
+            logger.warning(
+                "snakepit pool %s: a worker to take over from another cannot be started, "
+                "tried again in %.3g s: %s: %s",
+                self._pool.name, backoff, type(error).__name__, error,
+            )  # fmt: skip
+        elif self._failed_starts >= MOST_FAILED_STARTS:
             self._break(
                 PoolNotReadyError(
                     f"pool {self._pool.name!r} cannot start workers: "
@@ -172,13 +265,22 @@ class Supervisor:
             worker.ready = True
             self._failed_starts = 0
             self._not_before = 0.0
+            self.recycler.ready(worker)
         self._pool.note_ready()
 
-    def worker_failed(self, lane: int, error: BaseException, text: str) -> None:
-        """A worker's initializer raised: others would too, so the pool stops trying."""
+    def worker_failed(
+        self, lane: int, pid: int, error: BaseException, text: str, *, spare: bool
+    ) -> None:
+        """A worker's initializer raised: others would too, so the pool stops trying.
+
+        Unless it was a spare's: who should have been replaced goes on.
+        """
         worker = self.workers.get(lane)
-        if worker is not None:
+        if worker is not None and worker.pid == pid:
             worker.expected = True
+        if spare:
+            self.start_failed(error, spare=True)
+            return
         self._break(
             PoolNotReadyError(
                 f"the initializer of pool {self._pool.name!r} raised "
@@ -214,11 +316,11 @@ class Supervisor:
                 worker.send(signal.SIGTERM)
         self.at(time.monotonic() + EXIT_GRACE, lambda: self.end_workers(signal.SIGTERM))
 
-    def end_workers(self, sig: int) -> None:
+    def end_workers(self, sig: int, reason: str | None = None) -> None:
         """Send every worker a signal, and SIGKILL after a grace time."""
         for worker in list(self.workers.values()):
             worker.expected = True
-            worker.send(sig)
+            worker.send(sig, reason)
             if sig != signal.SIGKILL:
                 self.kill_later(worker)
 
@@ -227,4 +329,4 @@ class Supervisor:
             if self.workers.get(worker.lane) is worker:
                 worker.send(signal.SIGKILL)
 
-        self.at(time.monotonic() + TERM_GRACE, kill)
+        self.at(time.monotonic() + self._pool.graces.terminate, kill)

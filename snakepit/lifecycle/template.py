@@ -15,6 +15,8 @@ from multiprocessing import context, popen_fork, process, reduction, spawn, util
 from typing import Any
 
 from snakepit.errors import PoolNotReadyError
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
 # Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
@@ -26,6 +28,16 @@ ONE_THREAD_EACH = {
     "NUMEXPR_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
 }
+
+# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is stopped
+# or hangs, and is replaced.
+ANSWER_PATIENCE = 5.0
+
+
+START_PATIENCE = 300.0  # seconds; what it imports may be large
+# Seconds until a template that does not answer is given up. It answers in a millisecond; while it
+# is waited for, nothing else is supervised.
+ANSWER_PATIENCE = 3.0
 
 
 def can_use_template() -> bool:
@@ -50,10 +62,11 @@ class Template:
     def __init__(self, preload: tuple[str, ...], env: dict[str, str]) -> None:
         self._preload = preload
         self._env = env
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may start the pool again, on top
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self._row = 0  # of the process registry
 
     def start(self) -> None:
         """Start the process, if it does not run."""
@@ -69,13 +82,22 @@ class Template:
             f"from snakepit.worker.template import main; main({theirs.fileno()})"
         )
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        row = self._row = registry.reserve("template")
         with theirs:
             self._process = subprocess.Popen(
-                [os.fsdecode(spawn.get_executable()), *flags, "-c", code],
+                [
+                    os.fsdecode(spawn.get_executable()),
+                    *flags,
+                    "-c",
+                    code,
+                    run_ids.FLAG,
+                    run_ids.current(),
+                ],  # fmt: skip
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._env},
+                env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
             )
+        registry.activate(row, self._process.pid)
         preparation = spawn.get_preparation_data("snakepit-template")
         preparation.pop("init_main_from_name", None)
         main_file = preparation.pop("init_main_from_path", None)
@@ -89,7 +111,15 @@ class Template:
         self._start()
         assert self._socket is not None
         if not self._ready:
-            answer = self._socket.recv(1 << 20)
+            self._socket.settimeout(START_PATIENCE)
+            try:
+                answer = self._socket.recv(1 << 20)
+            except TimeoutError:
+                self._discard()
+                raise PoolNotReadyError(
+                    f"the template process was not ready after {START_PATIENCE:g} s"
+                ) from None
+            self._socket.settimeout(ANSWER_PATIENCE)
             if not answer:
                 self._discard()
                 raise PoolNotReadyError(
@@ -104,14 +134,19 @@ class Template:
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
+            self._socket.settimeout(ANSWER_PATIENCE)
         return self._socket
 
-    def spawn(self, fds: list[int]) -> tuple[int, int]:
-        """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd."""
+    def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
+        """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd.
+
+        `in_no_hurry`: it starts in time that nobody else wants.
+        """
+        request = b"spare" if in_no_hurry else b"spawn"
         with self._lock:
             try:
                 connection = self._await_ready()
-                socket.send_fds(connection, [b"spawn"], fds)
+                socket.send_fds(connection, [request], fds)
                 answer, (pidfd,), _, _ = socket.recv_fds(connection, 32, 1)
             except (OSError, ValueError) as error:
                 self._discard()
@@ -120,17 +155,30 @@ class Template:
                 ) from error
             return int(answer), pidfd
 
-    def reap(self, pid: int) -> int | None:
-        """Return the exit code of a dead worker (negative: its signal), None if it is not known."""
+    def reap(self, pid: int) -> tuple[int, int] | None:
+        """Return the exit code of a dead worker (negative: its signal) and its peak memory.
+
+        None if they are not known.
+        """
         with self._lock:
             try:
                 if self._socket is None:
                     return None
                 self._socket.send(str(pid).encode())
-                return int(self._socket.recv(32))
+                answer = self._socket.recv(64)
+                if answer == b"unknown":
+                    return None
+                code, memory = answer.split()
+                return int(code), int(memory)
             except (OSError, ValueError):
                 self._discard()
                 return None
+
+    def abandon(self) -> None:
+        """End a template that is still importing, from any thread: who waits for it stops waiting."""
+        template = self._process
+        if template is not None and not self._ready:
+            template.kill()
 
     def _discard(self) -> None:
         if self._socket is not None:
@@ -140,6 +188,7 @@ class Template:
             self._process.kill()
             self._process.wait()
             self._process = None
+        registry.release(self._row)
 
     def stop(self) -> None:
         """End the process and wait for it."""
@@ -154,12 +203,15 @@ class Template:
                     self._process.kill()
                     self._process.wait()
                 self._process = None
+            registry.release(self._row)
 
 
 class TemplatePopen(popen_fork.Popen):
     """What multiprocessing asks of a started process, for one forked from a template."""
 
     method = "template"
+    status_unknown = False
+    peak_memory: int | None = None  # bytes, once it is reaped
     DupFd = TemplateDup
 
     def __init__(self, process_obj: TemplateProcess) -> None:
@@ -182,7 +234,9 @@ class TemplatePopen(popen_fork.Popen):
         reader, writer = os.pipe()
         life_reader, life_writer = os.pipe()
         try:
-            self.pid, self.sentinel = self._template.spawn([reader, life_reader, *self._fds])
+            self.pid, self.sentinel = self._template.spawn(
+                [reader, life_reader, *self._fds], in_no_hurry=process_obj.in_no_hurry
+            )
         except BaseException:
             os.close(writer)
             os.close(life_writer)
@@ -204,9 +258,21 @@ class TemplatePopen(popen_fork.Popen):
             poller.register(self.sentinel, select.POLLIN)
             if not poller.poll(0 if flag == os.WNOHANG else None):
                 return None
-            code = self._template.reap(self.pid)
-            self.returncode = 255 if code is None else code
+            known = self._template.reap(self.pid) or self._reap_adopted()
+            self.status_unknown = known is None
+            self.returncode, self.peak_memory = known or (255, None)
         return self.returncode
+
+    def _reap_adopted(self) -> tuple[int, None] | None:
+        """Collect a worker whose template is gone, if this process is who inherits orphans."""
+        try:
+            result = os.waitid(os.P_PIDFD, self.sentinel, os.WEXITED | os.WNOHANG)
+        except OSError:
+            return None
+        if result is None:
+            return None
+        killed = result.si_code != os.CLD_EXITED
+        return -result.si_status if killed else result.si_status, None
 
     def _send_signal(self, sig: int) -> None:
         if self.returncode is None:
@@ -224,6 +290,7 @@ class TemplateProcess(process.BaseProcess):
     def __init__(self, template: Template, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._template = template
+        self.in_no_hurry = False
 
     @staticmethod
     def _Popen(process_obj: Any) -> TemplatePopen:  # the name that multiprocessing calls

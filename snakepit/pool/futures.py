@@ -30,8 +30,8 @@ class Future(Task, concurrent.futures.Future[T]):
     def cancel(self) -> bool:
         """Cancel the call if it has not started; return whether it is cancelled.
 
-        A call that was submitted with `options(cancel_running=True)` is also cancelled while it
-        runs: its worker is asked to stop it, and replaced if it does not.
+        A call that was submitted under `cancel_running=True` is also cancelled while it runs: it is
+        stopped as by `stop`, but reads as cancelled at once.
         """
         if super().cancel():
             return True
@@ -40,12 +40,19 @@ class Future(Task, concurrent.futures.Future[T]):
 
     _cancel_running = False
 
+    @property
+    def attempts(self) -> int:
+        """How many attempts at the call have begun, if `options` let it have several; else 1."""
+        return 1
+
     def stop(self) -> bool:
         """Stop the call, also when it runs already; return whether there was anything to stop.
 
         A call that has not started is cancelled. One that runs is asked by `snakepit.cancelled()`
-        first, then its worker is ended and replaced; the future then raises TaskStoppedError,
-        unless the call ended by itself before.
+        first; then TaskInterrupt is raised in it; then its worker is ended and replaced, or, if it
+        is a thread, left behind and replaced (grace times: `snakepit.Graces`). The future then
+        raises TaskStoppedError, unless the call ended by itself before, with a value or an error
+        of its own.
         """
         if self.cancel():
             return True

@@ -5,20 +5,37 @@ For free-threaded Python and code that frees the GIL.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import signal
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from snakepit._core.interrupts import HELD, Runner
 from snakepit._core.local import LocalQueue
-from snakepit.errors import PoolNotReadyError, TaskTimeoutError
+from snakepit.errors import (
+    PoolNotReadyError,
+    PoolShutdownError,
+    TaskInterrupt,
+    TaskStoppedError,
+    TaskTimeoutError,
+)
+from snakepit.lifecycle.deadlines import Deadlines, Timekeeper
+from snakepit.lifecycle.graces import Graces
+from snakepit.lifecycle.ladder import ThreadLadder
+from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.futures import Future
-from snakepit.pool.pool import Terms
-from snakepit.pool.stats import PoolStats
+from snakepit.pool.stats import LifecycleStats, PoolStats
+from snakepit.pool.terms import Terms
+from snakepit.pool.timers import Timers
+
+if TYPE_CHECKING:
+    from snakepit.pool.attempts import Calls, GuardedCall
 
 logger = logging.getLogger("snakepit")
 
@@ -33,6 +50,7 @@ class LocalConfig:
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     name: str = "default"
+    graces: Graces = field(default_factory=Graces)
 
 
 class InnerFuture(Future[Any]):
@@ -72,7 +90,8 @@ class InnerFuture(Future[Any]):
 
     def _have_run_beside(self) -> None:
         pool: Any = self.context
-        if not self._beside and pool is not None and not self.done():
+        # Only what still can start: one that is being cancelled asks for the condition, too.
+        if not self._beside and pool is not None and pool.queue.is_queued(self):
             self._beside = True
             pool.run_beside(self)
 
@@ -86,12 +105,23 @@ class LocalPool:
         self.name = config.name
         self.size = config.size
         self._config = config
-        self.queue = LocalQueue(self._on_idle)
+        self.graces = config.graces
+        self.queue = LocalQueue(self._on_idle, self._judge)
+        self._ladder = ThreadLadder(self)
+        self.timekeeper = Timekeeper(f"snakepit-{self.name}-timekeeper", self._spare_timekeeper)
+        self._deadlines = Deadlines(self.timekeeper.at, self._expire)
+        self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
+        # By number: calls whose time was up while they ran, with their timeout and when it began.
+        self._late: dict[int, tuple[float, float]] = {}
+        self._numbers = itertools.count()
         self._threads: list[threading.Thread] = []
+        self._ended: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._life = threading.Condition()
         self._ready = 0
-        self._timers: set[threading.Timer] = set()
         self._waiting_maps: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.calls: Calls | None = None  # of several attempts; made when there is one
+        self._retries = Timers(f"snakepit-{config.name}-timers")
+        self._closed = False
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -104,14 +134,21 @@ class LocalPool:
             self.start()
         if self.broken is not None:
             raise self._why_broken()
+        if terms is not None and terms.guarded:
+            return self._submit_guarded(terms, lambda: (function, args, kwargs))
+        if self._closed:
+            # The queue itself may still be open, for calls that are to be tried again.
+            raise PoolShutdownError("cannot schedule new futures after shutdown")
         if future is None:
             future = InnerFuture() if self._is_nested(terms) else Future()
         future.context = self
         if terms is not None:
+            if terms.cancel_running:
+                future._cancel_running = True
             self.queue.set_terms(future, terms.timeout, terms.priority, terms.session)
         self.queue.submit(future, function, args, kwargs)
         if terms is not None and terms.timeout is not None:
-            self._watch_deadline(future, terms.timeout)
+            self._deadlines.add(future, terms.timeout)
         return future
 
     def submit_items(
@@ -124,6 +161,10 @@ class LocalPool:
         on_settled: Any,
     ) -> Future[Any]:
         """Queue a chunk of `map`; `on_settled(future)` is called when it is settled."""
+        if terms.guarded:
+            return self._submit_guarded(
+                terms, lambda: (_Chunk(function, kind), (items,), {}), on_settled
+            )
         nested = self._is_nested(terms)
         future: Future[Any] = InnerFuture() if nested else Future()
         if on_settled is not None:
@@ -134,60 +175,158 @@ class LocalPool:
             self.run_beside(future)
         return future
 
+    # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
+
+    def _submit_guarded(
+        self, terms: Terms, make: Callable[[], Any], on_settled: Any = None
+    ) -> Future[Any]:
+        from snakepit.pool.attempts import Calls, GuardedCall
+
+        if len(self._threads) < self.size:
+            self.start()
+        with self._life:
+            if self.calls is None:
+                self.calls = Calls()
+        call = GuardedCall(self, terms)
+        call.set_hook(on_settled)
+        call.nested = self._is_nested(terms)
+        call.begin(make, 0, (), {})
+        return call
+
+    def prepare_call(
+        self, call: GuardedCall, make: Any, kind: int, args: Any, kwargs: Any, number: Any
+    ) -> None:
+        """Keep what makes the function and arguments of each attempt."""
+        call.call = make
+        self.queue.adopt(call)
+
+    def queue_attempt(self, call: GuardedCall, first: bool) -> None:
+        """Queue an attempt. Raises PoolShutdownError, PoolNotReadyError."""
+        if self.broken is not None:
+            raise self._why_broken()
+        if first and self._closed:
+            raise PoolShutdownError("cannot schedule new futures after shutdown")
+        function, args, kwargs = call.call()
+        attempt: Future[Any] = InnerFuture() if call.nested else Future()
+        call.follow(attempt)
+        left = call.seconds_left()
+        self.queue.set_terms(attempt, left, call.terms.priority, call.terms.session)
+        self.queue.submit(attempt, function, args, kwargs)
+        if left is not None:
+            self._deadlines.add(attempt, left)
+        if call.nested:
+            # Every thread of the pool may be waiting for calls of its own calls.
+            self.run_beside(attempt)
+
+    def later(self, seconds: float, note: Callable[[], None]) -> None:
+        """Have `note()` run in `seconds`."""
+        self._retries.after(seconds, note)
+        # The call may have been cancelled, and the pool closed, an instant ago.
+        self.call_ended()
+
+    def call_ended(self) -> None:
+        """A call left `calls`: a closed pool may be able to end now."""
+        if self._closed and not self.calls:
+            self._retries.clear()
+            self.queue.close()
+
     def _is_nested(self, terms: Terms | None) -> bool:
         return getattr(_here, "pool", None) is self or (terms is not None and terms.nested)
 
     def number_for_map(self, function: Callable[..., Any]) -> None:
         """Nothing is numbered here: the function itself is called."""
 
-    def _watch_deadline(self, future: Future[Any], timeout: float) -> None:
-        reference = weakref.ref(future)
+    # -- deadlines and stopping --------------------------------------------------------------------
 
-        def expire() -> None:
-            self._timers.discard(timer)
-            late = reference()
-            if late is None or late.done():
-                return
-            started = not self.queue.cancel_queued(late)
-            what = "end" if started else "start"
-            more = "; a thread cannot be stopped, so its function runs on" if started else ""
-            self.queue.fail(
-                late,
-                TaskTimeoutError(
-                    f"the task did not {what} within its timeout of {timeout:g} s{more}",
-                    details={"timeout": timeout},
-                ),
+    def _spare_timekeeper(self) -> None:
+        self.queue.spare_this_thread(self._callbacks.add)
+
+    def _expire(self, future: Future[Any], timeout: float, started: float) -> None:
+        if self.queue.cancel_queued(future):
+            waited = time.monotonic() - started
+            error = TaskTimeoutError(
+                f"the task did not start within its timeout of {timeout:g} s: "
+                f"all threads of pool {self.name!r} were busy",
+                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
             )
+            self.queue.fail(future, error)
+            return
+        # The future fails when the task ends or is given up, whichever is first: only then can its
+        # error tell what became of the thread.
+        self._late[future.number] = (timeout, started)
+        if not self._ladder.stop_task(future):
+            self._late.pop(future.number, None)
 
-        timer = threading.Timer(timeout, expire)
-        timer.daemon = True
-        self._timers.add(timer)
-        timer.start()
+    def late_error(self, task: Any, fate: str) -> TaskTimeoutError | None:
+        """Return the error of a task whose time is up, None if it is not."""
+        late = self._late.pop(task.number, None)
+        if late is None:
+            return None
+        timeout, started = late
+        spent = time.monotonic() - started
+        ran = min(self.queue.seconds_since_start(task), spent)
+        return TaskTimeoutError(
+            f"the task did not end within its timeout of {timeout:g} s: "
+            f"it waited {spent - ran:.3g} s and ran {ran:.3g} s; {fate}",
+            details={"timeout": timeout, "waited": spent - ran, "ran": ran, "phase": "running"},
+        )
+
+    def _judge(
+        self, task: Any, function: Any, outcome: Any, error: BaseException | None, asked: bool
+    ) -> tuple[Any, BaseException | None]:
+        """Return the outcome and error of a task that failed or was asked to stop."""
+        if isinstance(function, _Chunk):
+            outcome = function.done
+        if not asked:
+            return outcome, error
+        interrupted = isinstance(error, TaskInterrupt)
+        fate = "then it was interrupted" if interrupted else "then it ended by itself"
+        verdict: Exception | None = self.late_error(task, fate)
+        if verdict is None and interrupted:
+            verdict = TaskStoppedError(
+                f"the task was stopped on request: {error}", details={"task": task.number}
+            )
+        if verdict is None:
+            return outcome, error
+        verdict.__cause__ = error
+        return outcome, verdict
 
     def stop_task(self, future: Future[Any]) -> bool:
-        """A thread cannot be stopped: False."""
-        return False
+        """Stop a running call (see `Future.stop`); False if it has ended."""
+        return self._ladder.stop_task(future)
 
     def cancel_running(self, future: Future[Any]) -> bool:
-        """A thread cannot be stopped: False."""
-        return False
+        """Cancel a call that runs, and stop it; False if it has ended."""
+        return self._ladder.stop_task(future) and future.mark_cancelled()
+
+    def cancel_session(self, session: int) -> int:
+        """Stop all calls of a session; returns how many."""
+        return sum(future.stop() for future in self.queue.tasks_of_session(session))
 
     # -- the threads -------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the threads that are missing."""
-        with self._life:
-            while len(self._threads) < self.size and self.queue.is_open:
-                thread = threading.Thread(
-                    target=self._work,
-                    name=f"snakepit-{self.name}-{len(self._threads)}",
-                    daemon=True,
-                )
-                self._threads.append(thread)
-                thread.start()
+        with HELD, self._life:
+            while len(self._threads) < self.size and self.queue.is_open and not self._closed:
+                self._start_one()
             _running.add(self)
 
+    def _start_one(self) -> None:
+        name = f"snakepit-{self.name}-{next(self._numbers)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
     def _work(self) -> None:
+        try:
+            self._serve()
+        finally:
+            with self._life:
+                self._ended.add(threading.current_thread())
+                self._life.notify_all()
+
+    def _serve(self) -> None:
         _here.pool = self
         if self._config.initializer is not None:
             try:
@@ -198,43 +337,49 @@ class LocalPool:
         with self._life:
             self._ready += 1
             self._life.notify_all()
-        while True:
-            taken = self.queue.take()
-            if taken is None:
-                return
-            self._run(*taken)
-            # Idle, the thread must not keep the last call's objects alive.
-            del taken
+        thread = threading.current_thread()
+        self.run_tasks(self.queue.take, lambda: self._replace(thread))
 
-    def _run(self, task: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        started = time.monotonic_ns()
-        outcome = error = None
+    def _replace(self, thread: threading.Thread) -> None:
+        """Start a fresh thread for one that its task does not leave."""
+        with self._life:
+            self._threads.remove(thread)
+            self._ready -= 1
+            if self.queue.is_open or self.queue.unsettled:
+                self._start_one()
+            self._life.notify_all()
+
+    def run_tasks(self, take: Callable[[Runner], Any], replace: Callable[[], object]) -> None:
+        """Run what `take` gives on this thread, until that is None or the thread is replaced."""
+        runner = _here.runner = Runner()
+        runner.replace = replace
+        self.queue.enlist(runner)
         try:
-            outcome = function(*args, **kwargs)
-        except BaseException as raised:
-            error = raised
-            outcome = function.done if isinstance(function, _Chunk) else None
-        try:
-            self.queue.finish(task, outcome, error, started)
-        except Exception:
-            logger.exception("snakepit pool %s: error while settling a task", self.name)
+            while not runner.left_behind:
+                task = take(runner)
+                if task is None:
+                    return
+                try:
+                    self.queue.run(runner, task)
+                except Exception:
+                    logger.exception("snakepit pool %s: error while settling a task", self.name)
+                # Idle, the thread must not keep the last call's objects alive.
+                del task
         finally:
-            # The exception's traceback refers to this frame, and the task to the exception.
-            del error, task, function, args, kwargs
+            runner.replace = None
+            self.queue.dismiss(runner)
 
     def run_if_queued(self, future: Future[Any]) -> None:
-        """Run a call on this thread if no thread has started it."""
-        taken = self.queue.take_back(future)
-        if taken is not None:
-            self._run(*taken)
-            del taken
+        """Run a call on this thread, of a task that waits for it, if no thread has started it."""
+        self.queue.run_queued(_here.runner, future)
 
     def run_beside(self, future: Future[Any]) -> None:
         """Have a call that no thread has started run while this thread waits for it."""
-        substitute = getattr(_here, "substitute", None)
-        if substitute is None:
-            substitute = _here.substitute = _Substitute(self)
-        substitute.add(future)
+        with HELD:
+            substitute = getattr(_here, "substitute", None)
+            if substitute is None:
+                substitute = _here.substitute = _Substitute(self)
+            substitute.add(future)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -290,30 +435,49 @@ class LocalPool:
             else:
                 running.finish_reading()
         if cancel_futures:
+            # First, so that no attempt enters behind the back of what withdraws them.
+            if self.calls is not None:
+                self.calls.end()
             for task in self.queue.withdraw_all():
                 task.mark_cancelled()
-        self.queue.close()
+        # The threads are still needed by calls that are to be tried again.
+        self._closed = True
+        self.call_ended()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool's threads have ended; False if not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in self._threads:
-            if thread is not threading.current_thread():
+        me = threading.current_thread()
+        with self._life:
+            # Not by joining them: one may be left behind while it is waited for.
+            if not self._life.wait_for(
+                lambda: all(thread in self._ended or thread is me for thread in self._threads),
+                timeout,
+            ):
+                return False
+        for thread in self._own_threads():
+            if thread is not me:
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 if thread.is_alive():
                     return False
         return True
 
-    def end_workers(self, sig: int) -> None:
-        """Close the pool and cancel what is queued.
+    def _own_threads(self) -> Iterator[threading.Thread]:
+        yield from list(self._threads)
+        yield from self.timekeeper.threads()
+        # Asked for last, when nobody can start another.
+        yield from self._callbacks.threads()
 
-        Threads cannot be killed, so running calls end by themselves.
-        """
+    def end_workers(self, sig: int) -> None:
+        """Close the pool, cancel what is queued, stop what runs; for SIGKILL without grace."""
         self.close(cancel_futures=True)
+        for future in self.queue.tasks_of_session(0):
+            self._ladder.stop_task(future)
+            if sig == signal.SIGKILL:
+                self._ladder.hurry(future)
 
     def _on_idle(self) -> None:
-        for timer in list(self._timers):
-            timer.cancel()
+        self.timekeeper.stop()
         _running.discard(self)
 
     def worker_pids(self) -> list[int]:
@@ -323,6 +487,14 @@ class LocalPool:
     def stats(self) -> PoolStats:
         """Read the counters."""
         return PoolStats.read(self.queue, self.size, self._ready)
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Threads have no life of their own to tell of."""
+        return LifecycleStats.read(self.name, self.size, None, None)
+
+    def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
+        """Refuse: what a thread leaves behind stays in the process."""
+        raise ValueError("recycling is for workers that are processes; profile='local' has none")
 
 
 class _Substitute:
@@ -343,19 +515,25 @@ class _Substitute:
             if self._running:
                 return
             self._running = True
+        self._start()
+
+    def _start(self) -> None:
         name = f"snakepit-{self._pool.name}-substitute"
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
         _here.pool = self._pool
+        self._pool.run_tasks(self._take, self._start)
+
+    def _take(self, runner: Runner) -> Any:
         while True:
             with self._lock:
                 if not self._calls:
                     self._running = False
-                    return
+                    return None
                 future = self._calls.popleft()
-            self._pool.run_if_queued(future)
-            del future
+            if self._pool.queue.take_back(runner, future):
+                return future
 
 
 class _Chunk:

@@ -36,7 +36,8 @@ class Link:
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, kind)
         self._ours.setblocking(False)
         self._backlog: deque[bytes] = deque()
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler may wait for a task while this thread sends.
+        self._lock = threading.RLock()
 
     def send(self, message: bytes) -> bool:
         """Send, or keep for `flush` when the worker does not read; False if something is kept."""
@@ -48,14 +49,15 @@ class Link:
         """Send what was kept; False if something still is."""
         with self._lock:
             while self._backlog:
+                message = self._backlog.popleft()
                 try:
-                    self._ours.send(self._backlog[0])
+                    self._ours.send(message)
                 except (BlockingIOError, InterruptedError):
+                    self._backlog.appendleft(message)
                     return False
                 except OSError:  # The worker is gone.
                     self._backlog.clear()
                     return True
-                self._backlog.popleft()
             return True
 
     def close_theirs(self) -> None:

@@ -10,40 +10,57 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
+from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
-from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, TaskTimeoutError
+from snakepit._core.stopping import tasks_of_session
+from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.autopsy import Recording
+from snakepit.lifecycle.deadlines import ProcessDeadlines
+from snakepit.lifecycle.graces import Graces
+from snakepit.lifecycle.health import HealthPolicy
+from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
+from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.lifecycle.worker import Worker
+from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
 from snakepit.pool.memory import arena
 from snakepit.pool.nested import NestedTasks
-from snakepit.pool.stats import PoolStats
+from snakepit.pool.stats import LifecycleStats, PoolStats
+from snakepit.pool.terms import Terms
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
     MAIL_READY,
+    MAIL_WORN,
     PassedDescriptor,
     WorkerSpec,
     worker_main,
 )
 
+if TYPE_CHECKING:
+    from snakepit.pool.attempts import Calls, GuardedCall
+
 logger = logging.getLogger("snakepit")
 
+CALL = 0
 SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
-PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+START_TIMEOUT = 60.0  # seconds
 
 _starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
 
@@ -56,22 +73,14 @@ class PoolConfig:
     context: BaseContext | None = None  # None: the template
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
-    max_tasks_per_child: int | None = None
+    recycling: RecyclingPolicy = field(default_factory=RecyclingPolicy)
+    health: HealthPolicy = field(default_factory=HealthPolicy)
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
+    start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
     name: str = "default"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a call is run under."""
-
-    timeout: float | None = None
-    priority: int = 1
-    session: int = 0
-    cancel_running: bool = False
-    nested: bool = False  # submitted by a task, from whatever thread
+    graces: Graces = field(default_factory=Graces)
 
 
 class ProcessPool:
@@ -84,6 +93,7 @@ class ProcessPool:
         # gone.
         self.lanes = min(config.size + max(2, config.size // 8), 1024)
         self.broken: PoolNotReadyError | None = None
+        self.calls: Calls | None = None  # of several attempts; made when there is one
         self._config = config
         self._env = {
             **{k: v for k, v in ONE_THREAD_EACH.items() if k not in os.environ},
@@ -111,11 +121,17 @@ class ProcessPool:
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
         self.nested = NestedTasks(self)
+        self.recordings: dict[int, Recording] = {}  # by lane, of workers that are about to start
         self.scheduler = Scheduler(
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
-        self.supervisor = Supervisor(self)
+        self.roster = Roster(control)
+        self.graces = config.graces
+        self.supervisor = Supervisor(self, config.recycling, config.health)
+        self._deadlines = ProcessDeadlines(self)
+        self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._life = threading.Condition()
+        self._begun = False
         self._started = False
         self._closed = False
         self._over = False
@@ -159,6 +175,8 @@ class ProcessPool:
             self.start()
         if self.broken is not None:
             raise self._why_broken()
+        if terms is not None and terms.guarded:
+            return self._submit_guarded(terms, function, CALL, args, kwargs)
         future: Future[Any] = Future()
         try:
             if terms is None and self.scheduler.submit_known(future, self, function, args, kwargs):
@@ -179,7 +197,7 @@ class ProcessPool:
             self.scheduler.fail(future, error)
             return future
         if terms is not None and terms.timeout is not None:
-            self._watch_deadline(future, terms.timeout)
+            self._deadlines.add(future, terms.timeout)
         return future
 
     def submit_items(
@@ -194,9 +212,15 @@ class ProcessPool:
         """Queue a chunk of `map`; `on_settled(future)` is called first when it settles."""
         if self.broken is not None:
             raise self._why_broken()
+        if terms.guarded:
+            return self._submit_guarded(
+                terms, function, kind, (items,), {}, (definition,), on_settled
+            )
         future: Future[Any] = Future()
         future.context = self
         future.set_hook(on_settled)
+        if terms.cancel_running:
+            future._cancel_running = True
         try:
             self.scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
             self.scheduler.submit_items(future, definition, function, kind, items)
@@ -204,40 +228,65 @@ class ProcessPool:
             self.scheduler.fail(future, error)
             return future
         if terms.timeout is not None:
-            self._watch_deadline(future, terms.timeout)
+            self._deadlines.add(future, terms.timeout)
         return future
+
+    # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
+
+    def _submit_guarded(
+        self, terms: Terms, function: Any, kind: int, args: tuple[Any, ...],
+        kwargs: dict[str, Any], number: tuple[Any] | None = None, on_settled: Any = None,
+    ) -> Future[Any]:  # fmt: skip
+        from snakepit.pool.attempts import Calls, GuardedCall
+
+        with self._life:
+            if self.calls is None:
+                self.calls = Calls()
+        call = GuardedCall(self, terms)
+        call.set_hook(on_settled)
+        call.begin(function, kind, args, kwargs, number)
+        return call
+
+    def prepare_call(
+        self, call: GuardedCall, function: Any, kind: int, args: tuple[Any, ...],
+        kwargs: dict[str, Any], number: tuple[Any] | None,
+    ) -> None:  # fmt: skip
+        """Encode what all attempts share. Raises EncodeError, ArenaFullError, TypeError."""
+        if function is None:
+            raise TypeError("'NoneType' object is not callable")
+        terms = call.terms
+        (definition,) = number or (self._functions.lookup(function),)
+        self.scheduler.set_terms(call, call.seconds_left(), terms.priority, terms.session)
+        self.scheduler.encode(call, definition, function, kind, args, kwargs)
+
+    def queue_attempt(self, call: GuardedCall, first: bool) -> None:
+        """Queue an attempt. Raises PoolShutdownError, PoolNotReadyError."""
+        if self.broken is not None:
+            raise self._why_broken()
+        attempt: Future[Any] = Future()
+        call.follow(attempt)
+        self.scheduler.attempt(attempt, call, first)
+        if not first:
+            # Nothing was under way meanwhile, so nobody is known to watch.
+            self.scheduler.watch()
+        left = call.seconds_left()
+        if left is not None:
+            self._deadlines.add(attempt, left)
+
+    def later(self, seconds: float, note: Callable[[], None]) -> None:
+        """Have `note()` run in the supervisor's thread in `seconds`."""
+        self.supervisor.after(seconds, note)
+
+    def call_ended(self) -> None:
+        """A call left `calls`: a closed pool may be able to end now."""
+        if self._closed:
+            self._on_idle()
 
     def number_for_map(self, function: Callable[..., Any]) -> Any:
         """Return the number of a function for the calls of one map. Raises EncodeError."""
         if not self._started:
             self.start()
         return self._functions.snapshot_for_map(function)
-
-    def _watch_deadline(self, future: Future[Any], timeout: float) -> None:
-        reference = weakref.ref(future)
-        started = time.monotonic()
-        self.supervisor.at(started + timeout, lambda: self._expire(reference(), timeout, started))
-
-    def _expire(self, future: Future[Any] | None, timeout: float, started: float) -> None:
-        if future is None or future.done():
-            return
-        waited = time.monotonic() - started
-        if self.scheduler.cancel_queued(future):
-            error = TaskTimeoutError(
-                f"the task did not start within its timeout of {timeout:g} s: "
-                f"all workers of pool {self.name!r} were busy",
-                details={"timeout": timeout, "waited": waited, "ran": 0.0},
-            )
-            self.scheduler.fail(future, error)
-            return
-        ran = min(self.scheduler.seconds_running(future), waited)
-        self.supervisor.ladder.stop_task(future)
-        error = TaskTimeoutError(
-            f"the task did not end within its timeout of {timeout:g} s: "
-            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s",
-            details={"timeout": timeout, "waited": waited - ran, "ran": ran},
-        )
-        self.scheduler.fail(future, error)
 
     def stop_task(self, future: Future[Any]) -> bool:
         """Stop a running call (see `Future.stop`)."""
@@ -254,6 +303,10 @@ class ProcessPool:
         self.supervisor.tell(lambda: self.supervisor.ladder.stop_task(future))
         return future.mark_cancelled()
 
+    def cancel_session(self, session: int) -> int:
+        """Stop all calls of a session; returns how many."""
+        return sum(future.stop() for future in set(tasks_of_session(self.scheduler, session)))
+
     # -- what workers say --------------------------------------------------------------------------
 
     def _on_mail(
@@ -262,6 +315,8 @@ class ProcessPool:
     ) -> None:  # fmt: skip
         if kind == MAIL_READY:
             self.supervisor.tell(lambda: self.supervisor.worker_ready(lane))
+        elif kind == MAIL_WORN:
+            self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
         elif kind == MAIL_FAILED:
             try:
                 error, text = self.scheduler.channel.decode_bytes(
@@ -269,7 +324,11 @@ class ProcessPool:
                 )
             except BaseException as problem:
                 error, text = problem, ""
-            self.supervisor.tell(lambda: self.supervisor.worker_failed(lane, error, text))
+            # Known here and not in the supervisor's thread, which may bury the worker first.
+            spare = self.roster.holds(lane)
+            self.supervisor.tell(
+                lambda: self.supervisor.worker_failed(lane, number, error, text, spare=spare)
+            )
         else:
             self.nested.deliver(kind, lane, number, encoding, flags, payload, segment, length)
 
@@ -281,25 +340,40 @@ class ProcessPool:
         Raises PoolShutdownError's cause when the pool was closed before.
         """
         with self._life:
-            if self._started or self._closed:
+            # A signal handler may come here on top of this very call: what it submits waits.
+            if self._begun or self._closed:
                 return
-            self._lifeline = os.pipe()
-            self.supervisor.prepare()
-            # Before a worker can be forked: a fork lets go of the pools that it finds here.
-            _running.add(self)
-            if self._template is not None:
-                self._template.start()
-            for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
-                thread = threading.Thread(
-                    target=body, name=f"snakepit-{self.name}-{role}", daemon=True
-                )
-                thread.start()
-                self._threads.append(thread)
+            registry.check()
+            self._begun = True
+            try:
+                self._start_threads()
+            except BaseException:
+                self._begun = False
+                raise
             self._started = True
             if self._forks:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
                 self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+
+    def _supervise(self) -> None:
+        self.scheduler.spare_this_thread(self._callbacks.add)
+        try:
+            self.supervisor.run()
+        finally:
+            self.scheduler.spare_this_thread(None)
+
+    def _start_threads(self) -> None:
+        self._lifeline = os.pipe()
+        self.supervisor.prepare()
+        # Before a worker can be forked: a fork lets go of the pools that it finds here.
+        _running.add(self)
+        if self._template is not None:
+            self._template.start()
+        for role, body in (("supervisor", self._supervise), ("collector", self._collect)):
+            thread = threading.Thread(target=body, name=f"snakepit-{self.name}-{role}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _collect(self) -> None:
         while not self._over or self.scheduler.unsettled:
@@ -308,15 +382,18 @@ class ProcessPool:
             except Exception:
                 logger.exception("snakepit pool %s: error while settling tasks", self.name)
 
-    def start_process(self, lane: int, client: int) -> Any:
-        """Start a worker process for a lane."""
+    def start_process(self, lane: int, client: int, spare: bool = False) -> Any:
+        """Start a worker process for a lane; a spare waits until another leaves."""
         assert self._lifeline is not None
         link = self.nested.open_link(lane)
-        passed = [self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno()]
+        recording = self.recordings[lane] = Recording()
+        passed = [
+            self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno(), recording.fd
+        ]  # fmt: skip
         # A plain fork inherits descriptors, and `forget_after_fork` closes the pool's own in
         # every child.
         copies = [os.dup(fd) for fd in passed] if self._forks else []
-        control, lifeline, theirs = copies or passed
+        control, lifeline, theirs, record = copies or passed
         spec = WorkerSpec(
             pool=self.name,
             lane=lane,
@@ -325,26 +402,34 @@ class ProcessPool:
             arena=PassedDescriptor(self._arena.fd),
             lifeline=PassedDescriptor(lifeline),
             link=PassedDescriptor(theirs),
+            recording=PassedDescriptor(record),
             threshold=self._config.inline_threshold,
             patience=ARENA_PATIENCE,
             initializer=self._initializer,
             env=self._env,
-            max_tasks=self._config.max_tasks_per_child,
+            max_tasks=self._config.recycling.max_tasks,
+            worn_after=self._config.recycling.tasks_until_worn() or None,
             workers=self.size,
+            run_id=run_ids.current(),
         )
         self.scheduler.prepare_lane(lane, client)
+        if spare:
+            self.roster.hold(lane)
         try:
-            return self._start(spec)
+            # With a hard limit of tasks, the place of a spare is about to be free.
+            idly = spare and self._config.recycling.max_tasks is None
+            return self._start(spec, in_no_hurry=idly)
         finally:
             link.close_theirs()
             for fd in copies:
                 os.close(fd)
 
-    def _start(self, spec: WorkerSpec) -> Any:
+    def _start(self, spec: WorkerSpec, *, in_no_hurry: bool) -> Any:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=worker_main, args=(spec,), name=f"snakepit-{self.name}-{spec.lane}"
         )
         if self._template is not None:
+            process.in_no_hurry = in_no_hurry
             process.start()
             return process
         with _starting:
@@ -384,13 +469,38 @@ class ProcessPool:
                 f"{self.ready_workers()} of {self.size} workers were ready after {timeout:g} s"
             )
 
+    @property
+    def start_timeout(self) -> float:
+        """Seconds that a worker has to get ready."""
+        return self._config.start_timeout
+
+    def _serving(self) -> list[Worker]:
+        serves = self.roster.serves
+        workers = list(self.supervisor.workers.values())
+        return [worker for worker in workers if worker.ready and serves(worker.lane)]
+
     def ready_workers(self) -> int:
-        """Return how many workers are ready for work."""
-        return sum(worker.ready for worker in list(self.supervisor.workers.values()))
+        """Return how many workers are ready for work; spares are not counted."""
+        return len(self._serving())
 
     def worker_pids(self) -> list[int]:
-        """Return the pids of the ready workers."""
-        return [worker.pid for worker in list(self.supervisor.workers.values()) if worker.ready]
+        """Return the pids of the ready workers, without spares."""
+        return [worker.pid for worker in self._serving()]
+
+    def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
+        """Replace a worker, or all (see `Executor.recycle_worker`)."""
+        if lane is not None and lane not in self.supervisor.workers:
+            known = ", ".join(str(lane) for lane in sorted(self.supervisor.workers)) or "none"
+            raise ValueError(f"pool {self.name!r} has no worker {lane!r}; its workers are: {known}")
+        if not self._started:
+            return
+        errand = Errand(set())
+        self.supervisor.tell(lambda: self.supervisor.recycler.recycle(lane, errand))
+        if wait and not self._over and not errand.done.wait(timeout):
+            raise TimeoutError(
+                f"{len(errand.pids)} workers were not replaced within {timeout:g} s: "
+                "each ends after the task that it runs, and a successor has to be ready"
+            )
 
     def set_broken(self, error: PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
@@ -398,7 +508,7 @@ class ProcessPool:
             self.broken = error
             self._life.notify_all()
         for task in self.scheduler.withdraw_all():
-            self.scheduler.fail(task, self._why_broken())
+            self.scheduler.fail_elsewhere(task, self._why_broken())
 
     def _why_broken(self) -> PoolNotReadyError:
         assert self.broken is not None
@@ -427,11 +537,14 @@ class ProcessPool:
                 running.finish_reading()
         self.scheduler.close()
         if cancel_futures:
+            # First, so that no attempt enters behind the back of what withdraws them.
+            if self.calls is not None:
+                self.calls.end()
             for task in self.scheduler.withdraw_all():
                 task.mark_cancelled()
         with self._life:
             self._closed = True
-            started = self._started
+            started = self._begun
         if started:
             self.supervisor.tell(lambda: None)
         else:
@@ -440,22 +553,30 @@ class ProcessPool:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in self._own_threads():
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 if thread.is_alive():
                     return False
         return True
 
+    def _own_threads(self) -> Iterator[threading.Thread]:
+        yield from self._threads
+        # Asked for last, when nobody can start another.
+        yield from self._callbacks.threads()
+
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
         self.close(cancel_futures=True)
         if self._started:
-            self.supervisor.tell(lambda: self.supervisor.end_workers(sig))
+            if self._template is not None:
+                self._template.abandon()
+            reason = "kill_workers" if sig == signal.SIGKILL else "terminate_workers"
+            self.supervisor.tell(lambda: self.supervisor.end_workers(sig, reason))
 
     def is_over(self) -> bool:
         """Whether the pool is closed and has nothing left to do."""
-        return self._closed and self.scheduler.unsettled == 0
+        return self._closed and not self.calls and self.scheduler.unsettled == 0
 
     def _on_idle(self) -> None:
         if self._started:
@@ -483,6 +604,10 @@ class ProcessPool:
         # Else multiprocessing would try to join them when the child ends.
         children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
         children.difference_update([worker.process for worker in self.supervisor.workers.values()])
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Read who works, and what became of those who did."""
+        return LifecycleStats.read(self.name, self.size, self.scheduler, self.supervisor)
 
     def stats(self) -> PoolStats:
         """Read the counters."""
@@ -522,6 +647,6 @@ def close_all(*, interrupted: bool) -> None:
         # The interpreter would only print a traceback of its own innards for it.
         print("KeyboardInterrupt: the calls still under way are given up", file=sys.stderr)
         for pool in pools:
-            pool.end_workers(signal.SIGTERM)
+            pool.end_workers(signal.SIGKILL)
         for pool in pools:
             pool.join()

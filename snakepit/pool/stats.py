@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PoolStats"]
+from snakepit.lifecycle.recycling import REASONS, resident_memory
+
+if TYPE_CHECKING:
+    from snakepit._core.scheduler import Scheduler
+    from snakepit.lifecycle.supervisor import Supervisor
+
+__all__ = ["LifecycleStats", "PoolStats", "WorkerStats"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +58,73 @@ class PoolStats:
             run_p50=queue.running_time.quantile(0.5),
             run_p99=queue.running_time.quantile(0.99),
         )
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """One worker at one moment. Times are seconds."""
+
+    id: int  # its lane; a successor may get the number of one that is gone
+    pid: int
+    state: str  # "starting", "spare" (ready, waits for a place), "idle", "busy", "leaving"
+    age: float
+    requests: int  # tasks that it has completed
+    memory: int  # bytes resident
+    due: str | None  # why it is to be replaced
+    task: int | None  # the number of the task that it runs
+    running: float  # for how long it has run that
+
+
+@dataclass(frozen=True)
+class LifecycleStats:
+    """The workers of a pool and what became of earlier ones, read at one moment."""
+
+    pool: str
+    size: int  # workers that shall serve
+    serving: int  # that do
+    workers: tuple[WorkerStats, ...]
+    recycled: dict[str, int]  # by reason: age, requests, memory, manual, tasks
+    crashes: int  # workers that died uncalled for
+    stuck: int  # workers that were replaced because they gave no sign of life
+    restarts: int  # workers that were started beside the first ones
+
+    @classmethod
+    def read(
+        cls, name: str, size: int, scheduler: Scheduler | None, supervisor: Supervisor | None
+    ) -> LifecycleStats:
+        """Read the words that workers keep in shared memory, and the supervisor's counters."""
+        if scheduler is None or supervisor is None:
+            return cls(name, size, 0, (), dict.fromkeys(REASONS, 0), 0, 0, 0)
+        now = time.monotonic()
+        found = []
+        for worker in list(supervisor.workers.values()):
+            info = scheduler.lane_info(worker.lane)
+            found.append(
+                WorkerStats(
+                    id=worker.lane,
+                    pid=worker.pid,
+                    state=_state(info["state"], supervisor.holds(worker), info["task"]),
+                    age=now - worker.born,
+                    requests=info["completed"],
+                    memory=resident_memory(worker.pid),
+                    due=worker.due,
+                    task=info["task"],
+                    running=info["running_seconds"],
+                )
+            )
+        return cls(
+            pool=name,
+            size=size,
+            serving=sum(worker.state in ("idle", "busy") for worker in found),
+            workers=tuple(found),
+            recycled={reason: supervisor.recycler.counts[reason] for reason in REASONS},
+            crashes=supervisor.crashes,
+            stuck=supervisor.health.replaced,
+            restarts=supervisor.restarts,
+        )
+
+
+def _state(lane: str, held: bool, task: int | None) -> str:
+    if lane == "ready":
+        return "spare" if held else "idle" if task is None else "busy"
+    return {"starting": "starting"}.get(lane, "leaving")

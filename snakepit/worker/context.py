@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
+
+from snakepit._core.interrupts import stop_requested
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
 
 __all__ = ["cancelled", "current_pool", "load_definition"]
+
+# Ignored wherever nobody has asked for it, so a stray one harms nothing: not a worker that is still
+# starting, nor a program that a task executes. Nobody else uses it, but for urgent data of sockets.
+INTERRUPT_SIGNAL = signal.SIGURG
 
 _lane: WorkerLane | None = None
 _link: Any = None
@@ -16,8 +23,13 @@ _pool: Any = None
 
 
 def enter(lane: WorkerLane, link: int, workers: int) -> None:
-    """Make `lane` what this process's tasks run on; the owner answers on the descriptor `link`."""
+    """Make `lane` what this process's tasks run on; the owner answers on the descriptor `link`.
+
+    To be called in the main thread, which is the one that runs tasks and signal handlers.
+    """
     global _lane, _link, _workers
+    signal.signal(INTERRUPT_SIGNAL, lane.interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT_SIGNAL,))
     _lane, _link, _workers = lane, link, workers
 
 
@@ -31,9 +43,11 @@ def load_definition(number: int, epoch: int) -> Any:
 def cancelled() -> bool:
     """Whether the running task was asked to stop; long tasks look now and then, and return.
 
-    Always False outside a worker.
+    Always False outside a task.
     """
-    return _lane is not None and _lane.stop_requested
+    if _lane is not None:
+        return _lane.stop_requested
+    return stop_requested()
 
 
 def current_pool() -> Any:

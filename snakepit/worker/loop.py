@@ -15,8 +15,11 @@ from snakepit.errors import (
     FunctionLoadError,
     RemoteError,
     SnakepitError,
+    TaskInterrupt,
+    TaskStoppedError,
 )
 from snakepit.pool.memory import arena
+from snakepit.worker import children
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -25,13 +28,15 @@ CALL, CALL_EACH, CALL_STAR = 0, 1, 2
 _LONGEST_TEXT = 4000
 
 
-def run(lane: WorkerLane, max_tasks: int | None = None) -> None:
-    """Run tasks on `lane` until its worker is told to end, or has run `max_tasks`."""
+def run(lane: WorkerLane, max_tasks: int | None = None) -> bool:
+    """Run tasks on `lane` until its worker has run `max_tasks`; False if it is told to end."""
+    children.keep_those_so_far()
     while max_tasks is None or lane.completed < max_tasks:
         kind = lane.claim()
         if kind is None:
-            return
+            return False
         run_claimed(lane, kind)
+    return True
 
 
 def run_claimed(lane: WorkerLane, kind: int) -> None:
@@ -64,24 +69,48 @@ def _run_call(
     lane: WorkerLane, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     try:
-        result = function(*args, **kwargs)
+        result = lane.call(function, args, kwargs)
     except BaseException as error:
-        answer_error(lane, error)
+        answer_error(lane, _judge(lane, error))
     else:
+        if lane.interrupted:
+            children.end_those_since(lane.claimed_ns)
         _answer(lane, result, 1)
 
 
 def _run_chunk(lane: WorkerLane, kind: int, function: Callable[..., Any], items: list[Any]) -> None:
     results: list[Any] = []
     try:
-        results.extend(map(function, items) if kind == CALL_EACH else starmap(function, items))
-        if len(results) < len(items):
-            # Within `map`, a StopIteration of the function looks like the end of the items.
-            raise StopIteration
+        lane.call(_call_each, (function, kind, items, results), {})
     except BaseException as error:
-        answer_error(lane, error, results)
+        answer_error(lane, _judge(lane, error), results)
     else:
         _answer(lane, results, len(results))
+
+
+def _call_each(
+    function: Callable[..., Any], kind: int, items: list[Any], results: list[Any]
+) -> None:
+    results.extend(map(function, items) if kind == CALL_EACH else starmap(function, items))
+    if len(results) < len(items):
+        # Within `map`, a StopIteration of the function looks like the end of the items.
+        raise StopIteration
+
+
+def _judge(lane: WorkerLane, error: BaseException) -> BaseException:
+    """Return what a call has failed with: its own error, or that it was stopped."""
+    if not lane.interrupted:
+        return error
+    # What the task was waiting for may be a process of its own, which nobody waits for now.
+    children.end_those_since(lane.claimed_ns)
+    if not isinstance(error, TaskInterrupt):
+        return error
+    stopped = TaskStoppedError(
+        f"the task was stopped on request: {error}",
+        details={"worker": lane.index, "pid": os.getpid()},
+    )
+    stopped.__cause__ = error
+    return stopped
 
 
 def call_chunk(function: Callable[..., Any], kind: int, items: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from snakepit.errors import RemoteTraceback
+from snakepit.errors import RemoteTraceback, TaskInterrupt
 from snakepit.pool.mapping import MapResults, MapRun
 
 if TYPE_CHECKING:
@@ -111,12 +111,7 @@ class NestedPool:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> NestedFuture:
         if self._listener is None:
-            with self._lock:
-                if self._listener is None:
-                    self._listener = threading.Thread(
-                        target=self._listen, name="snakepit-nested", daemon=True
-                    )
-                    self._listener.start()
+            self._start_listener()
         future = NestedFuture(self, next(self._numbers))
         self._futures[future.number] = future
         try:
@@ -125,6 +120,18 @@ class NestedPool:
             del self._futures[future.number]
             raise
         return future
+
+    def _start_listener(self) -> None:
+        self._lane.hold_interrupts()
+        try:
+            with self._lock:
+                if self._listener is None:
+                    self._listener = threading.Thread(
+                        target=self._listen, name="snakepit-nested", daemon=True
+                    )
+                    self._listener.start()
+        finally:
+            self._lane.release_interrupts()
 
     def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None,
@@ -168,6 +175,9 @@ class NestedPool:
             result = function(*args, **kwargs)
         except BaseException as error:
             future.set_exception(error)
+            if isinstance(error, TaskInterrupt):
+                # Meant for the task that waits here.
+                raise
         else:
             future.set_result(result)
 
@@ -176,14 +186,18 @@ class NestedPool:
     def help_waiter(self, future: NestedFuture, waiter: Any) -> None:
         """Make sure that what `waiter` waits for gets done, here if nowhere else, one by one."""
         key = id(waiter)
-        with self._lock:
-            chain = self._chains.setdefault(key, [])
-            chain.append(future)
-            if len(chain) > 1:
-                return
-        threading.Thread(
-            target=self._run_chain, args=(key,), name="snakepit-helper", daemon=True
-        ).start()
+        self._lane.hold_interrupts()
+        try:
+            with self._lock:
+                chain = self._chains.setdefault(key, [])
+                chain.append(future)
+                if len(chain) > 1:
+                    return
+            threading.Thread(
+                target=self._run_chain, args=(key,), name="snakepit-helper", daemon=True
+            ).start()
+        finally:
+            self._lane.release_interrupts()
 
     def _run_chain(self, key: int) -> None:
         while True:

@@ -37,12 +37,15 @@ class WorkerSpec:
     arena: PassedDescriptor
     lifeline: PassedDescriptor
     link: PassedDescriptor
+    recording: PassedDescriptor
     threshold: int
     patience: float
     initializer: bytes | None  # pickled (function, args)
     env: dict[str, str]
     max_tasks: int | None
+    worn_after: int | None  # tasks after which it says that it needs a successor
     workers: int
+    run_id: str
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -52,18 +55,25 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.control import Control
     from snakepit._core.definitions import DefinitionReader
     from snakepit._core.lane import WorkerLane
-    from snakepit._core.lifeline import hold_lifeline
+    from snakepit._core.lifeline import end_descendants, hold_lifeline
     from snakepit.pool.memory import set_arena
-    from snakepit.worker import context, loop
+    from snakepit.worker import context, loop, priority
+    from snakepit.worker.recording import start_recording
 
     leave_owner(spec)
+    # Its thread has the class of the one that starts it, and may never have to wait.
+    in_no_hurry = priority.become_ordinary()
     hold_lifeline(spec.lifeline.fd)
+    start_recording(spec.recording.fd)
+    if in_no_hurry:
+        priority.become_idle()
     arena = Arena(spec.arena.fd, spec.client)
     set_arena(arena)
     control = Control(spec.control.fd)
     channel = Channel(arena, spec.threshold, spec.patience, _careful_dumps)
     lane = WorkerLane(control, channel, DefinitionReader(control, arena, pickle.loads), spec.lane)
     context.enter(lane, spec.link.fd, spec.workers)
+    priority.become_ordinary()
     if spec.initializer is not None:
         try:
             initializer, initargs = pickle.loads(spec.initializer)
@@ -74,10 +84,30 @@ def worker_main(spec: WorkerSpec) -> None:
         del initializer, initargs
     lane.announce(os.getpid())
     lane.post(MAIL_READY, os.getpid())
-    loop.run(lane, spec.max_tasks)
+    if spec.worn_after is not None:
+        if not loop.run(lane, spec.worn_after):
+            _end(lane)
+            return
+        lane.post(MAIL_WORN, os.getpid())
+    if loop.run(lane, spec.max_tasks):
+        # Not idly: others may wait for its lane.
+        lane.leave()
+        end_descendants()
+    else:
+        _end(lane)
 
 
-MAIL_READY, MAIL_FAILED = 3, 4
+def _end(lane: Any) -> None:
+    from snakepit._core.lifeline import end_descendants
+
+    if lane.replaced:
+        from snakepit.worker.priority import become_idle
+
+        become_idle()
+    end_descendants()
+
+
+MAIL_READY, MAIL_FAILED, MAIL_WORN = 3, 4, 9
 
 
 def leave_owner(spec: WorkerSpec) -> None:
@@ -88,8 +118,13 @@ def leave_owner(spec: WorkerSpec) -> None:
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.set_wakeup_fd(-1)
     os.environ.update(spec.env)
+    # By these is found what outlives the worker (worker/keeper.py, lifecycle/orphans.py).
+    os.environ["SNAKEPIT_RUN_ID"] = spec.run_id
+    os.environ["SNAKEPIT_WORKER"] = f"{spec.run_id}:{os.getpid()}"
 
 
 def report_failure(lane: Any, error: BaseException) -> None:

@@ -5,7 +5,7 @@
     spawn()     --- "spawn" + pipe + fds -> fork ---> worker: run the process object in the pipe
                 <-- pid, pidfd ------------
     reap(pid)   --- "reap" ---------------> waitpid
-                <-- status ----------------
+                <-- status, memory --------
 
 One request at a time, so the template needs no SIGCHLD handler, no thread and no table. The owner
 learns of a death from the pidfd and then asks for the status. When the owner goes, the socket
@@ -18,19 +18,28 @@ import gc
 import importlib
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
+import time
 import traceback
 import types
 from multiprocessing import process, spawn, util
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snakepit.worker.keeper import Keeper
+
+from snakepit.worker import priority
 
 # What every worker needs: imported once, here.
 WORKER_MODULES = (
     "snakepit.worker.process",
     "snakepit.worker.loop",
     "snakepit.worker.context",
+    "snakepit.worker.recording",
+    "snakepit.worker.children",
     "snakepit.pool.memory",
     "snakepit._core.lane",
     "snakepit._core.lifeline",
@@ -53,10 +62,21 @@ class TemplateDup:
 
 def main(fd: int) -> None:
     """Serve one owner until it closes the socket `fd`."""
+    from snakepit._core.lifeline import guard
+    from snakepit.worker.keeper import Keeper
+
     connection = socket.socket(fileno=fd)
+    run_id = sys.argv[-1]  # before the owner's arguments take its place
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Inherited from the owner they would be: a SIGCHLD that is ignored leaves no exit status, and a
+    # signal that is blocked ends no worker.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
+    # An import may take for ever, and the owner may die meanwhile.
+    guarded, guarding = os.pipe()
+    guard(fd, guarded)
     try:
         preparation, preload = pickle.loads(connection.recv(1 << 20))
         _prepare(preparation)
@@ -65,29 +85,60 @@ def main(fd: int) -> None:
         report: Any = None
     except BaseException as error:
         report = (f"{type(error).__name__}: {error}", traceback.format_exc())
+    # No thread is left when workers are forked: the guard's end of the pipe closes after it.
+    os.close(guarding)
+    for _ in range(1000):  # bounded: threads of imported modules may open the number again
+        if not _is_open(guarded):
+            break
+        time.sleep(0.0001)
+    keeper = Keeper(run_id)
     connection.send(pickle.dumps(report))
     if report is not None:
+        keeper.end_all()
         return
+    priority.learn_whether_permitted()
     # What exists now is never garbage: keep the collector from touching, and so copying, these
     # pages in workers.
     gc.collect()
     gc.freeze()
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    poller.register(keeper, select.POLLIN)
     while True:
-        request, fds, _, _ = socket.recv_fds(connection, 64, 250)
+        ready = dict(poller.poll())
+        if keeper.fileno() in ready:
+            keeper.reap_strays()
+        if fd not in ready:
+            continue
+        try:
+            request, fds, _, _ = socket.recv_fds(connection, 64, 250)
+            if request in (b"spawn", b"spare"):
+                _spawn(connection, fds, keeper, in_no_hurry=request == b"spare")
+            elif request:
+                connection.send(_reap(int(request), keeper))
+        except (BrokenPipeError, ConnectionResetError):
+            request = b""  # The owner died while it asked.
         if not request:
+            keeper.end_all()
             os._exit(0)
-        if request == b"spawn":
-            _spawn(connection, fds)
-        else:
-            connection.send(str(_exit_code(int(request))).encode())
 
 
-def _exit_code(pid: int) -> int:
+def _is_open(fd: int) -> bool:
     try:
-        _, status = os.waitpid(pid, 0)
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _reap(pid: int, keeper: Keeper) -> bytes:
+    """Return exit code and peak memory in bytes; nothing is known of a child of somebody else's."""
+    keeper.end_leftovers(pid)
+    try:
+        _, status, usage = os.wait4(pid, 0)
     except ChildProcessError:  # Forked by a template before us.
-        return 255
-    return os.waitstatus_to_exitcode(status)
+        return b"unknown"
+    return b"%d %d" % (os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024)
 
 
 def _prepare(preparation: dict[str, Any]) -> None:
@@ -103,19 +154,23 @@ def _prepare(preparation: dict[str, Any]) -> None:
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
 
 
-def _spawn(connection: socket.socket, fds: list[int]) -> None:
+def _spawn(connection: socket.socket, fds: list[int], keeper: Keeper, *, in_no_hurry: bool) -> None:
     # Imported modules may have threads by now; they are not in the child, as after any fork.
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            if in_no_hurry:
+                priority.become_idle()
             connection.close()
+            keeper.leave()
             code = _run_worker(fds)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             util._flush_std_streams()  # type: ignore[attr-defined]
             os._exit(code)
+    keeper.workers.add(pid)
     for fd in fds:
         os.close(fd)
     pidfd = os.pidfd_open(pid)

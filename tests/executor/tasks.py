@@ -17,6 +17,9 @@ from typing import Any, NoReturn
 PATIENCE = 60.0
 """Seconds that a task waits at a gate before it gives up."""
 
+HELPER: Any = None
+"""A process that an initializer has started."""
+
 
 class Gate:
     """A door that any process can open, look at, and wait for; it is a file."""
@@ -88,6 +91,12 @@ def hold_pid(started: Gate, release: Gate) -> int:
 def record(log: Log, line: object) -> object:
     log.add(line)
     return line
+
+
+def log_both(log: Log, number: int) -> int:
+    log.add("+")
+    log.add("-")
+    return number
 
 
 def sleep_and_return(seconds: float, value: Any = None) -> Any:

@@ -71,18 +71,6 @@ def test_stops_a_task_that_is_stuck_in_c(executor: snakepit.Executor, gate: Any)
     expect_capacity(executor, gate)
 
 
-def test_a_thread_cannot_be_stopped(kind: str, executor: snakepit.Executor, gate: Any) -> None:
-    if kind != "local":
-        pytest.skip("workers that are processes can be stopped")
-    started, release = gate("started"), gate("release")
-    future = executor.submit(tasks.hold, started, release)
-    started.wait()
-    assert future.stop() is False
-    assert not future.done()
-    release.open()
-    assert future.exception(60) is None
-
-
 def test_stopping_a_queued_task_keeps_it_from_running(
     make: Make, gate: Any, log: tasks.Log
 ) -> None:

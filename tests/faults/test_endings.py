@@ -191,11 +191,11 @@ def test_interrupt_with_every_start_method(tmp_path: Path, method: str) -> None:
 
 
 def test_interrupt_that_is_caught_leaves_the_pool_usable(tmp_path: Path) -> None:
-    script = running(
-        tmp_path,
-        "sleep_long",
+    source = program(
         "template",
+        "futures = start(executor, sleep_long)",
         "try:",
+        "    print('ready', flush=True)",
         "    futures[0].result()",
         "except KeyboardInterrupt:",
         "    print('caught', flush=True)",
@@ -204,6 +204,8 @@ def test_interrupt_that_is_caught_leaves_the_pool_usable(tmp_path: Path) -> None
         "print(executor.submit(pow, 2, 3).result(60), flush=True)",
         "executor.shutdown()",
     )
+    script = start_script(source, tmp_path)
+    assert script.read_line() == "ready"
     interrupt(script)
     outcome = script.finish()
     assert (outcome.returncode, outcome.lines, outcome.stderr) == (0, ["caught", "8"], "")

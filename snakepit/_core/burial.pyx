@@ -1,0 +1,88 @@
+# cython: language_level=3
+"""What a dead worker leaves in shared memory, and whose it is.
+
+    slot RUNNING, by its claim word     the one task that fails
+    slot DONE, pushed or not            complete: settled like any other, by whoever collects
+    cells on the private ring           not started: back to the shared rings
+    mail, posted and pushed             delivered;  else dropped, with the worker that meant it
+    segments of completed answers       ours from now on; every other one of the dead client can be reclaimed
+"""
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport uint32_t, uint64_t
+
+from snakepit._core.atomics cimport fence, load64, store32
+from snakepit._core.completions cimport THREAD_BELL
+from snakepit._core.control cimport Control
+from snakepit._core.counters cimport clear_bit
+from snakepit._core.layout cimport (
+    DONE, IN_SEGMENT, LANE_VACANT, MAIL, NOBODY, POSTED, QUEUED, RUNNING, Header, Lane, Slot, cell_generation, cell_slot,
+    claim_lane, claim_state, claim_word,
+)
+from snakepit._core.points cimport BURIAL_BEGUN, BURIAL_COLLECTED, BURIAL_SWEPT, point
+from snakepit._core.queue cimport ring_push
+from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.task cimport Task
+
+
+def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
+    """Clear a lane whose process is dead; returns the task that it was running, unsettled, if any.
+
+    Runs no code of users and settles nothing. Doing it twice changes nothing, so a burial can be repeated.
+    """
+    cdef Control control = scheduler.control
+    cdef Header *header = control.header
+    cdef Lane *lane = &control.lanes[index]
+    cdef uint32_t i
+    cdef uint64_t word, cell
+    cdef Slot *slot
+    cdef Task lost = None
+    point(BURIAL_BEGUN)
+    pthread_mutex_lock(&scheduler.mutex)
+    clear_bit(header.searching, index)
+    clear_bit(header.sleeping, index)
+    clear_bit(header.drowsy, index)
+    clear_bit(header.running, index)
+    # From here on, what the dead lane pushed is marked as taken.
+    scheduler.sweep()
+    point(BURIAL_COLLECTED)
+    for i in range(control.n_slots + control.n_mail):
+        slot = &control.slots[i]
+        word = load64(&slot.claim)
+        if claim_lane(word) != index:
+            continue
+        if claim_state(word) == RUNNING:
+            if scheduler.tasks[i]:
+                lost = <Task>scheduler.tasks[i]
+                scheduler.tasks[i] = NULL
+                scheduler.free_slot(i)
+        elif claim_state(word) == DONE or (claim_state(word) == POSTED and scheduler.taken[i]):
+            # Somebody may be reading it at this moment, which is why it stays where it is.
+            if slot.flags & IN_SEGMENT and slot.segment:
+                scheduler.arena.entrust(slot.segment - 1, lane.client)
+            if not scheduler.taken[i]:
+                # It died between its answer and the list.
+                scheduler.taken[i] = 1
+                slot.next = scheduler.backlog
+                scheduler.backlog = i + 1
+        elif claim_state(word) == MAIL or claim_state(word) == POSTED:
+            scheduler.free_slot(i)
+    while lane.private.head < lane.private.tail:
+        cell = load64(control.cells(&lane.private) + (lane.private.head & lane.private.mask))
+        slot = &control.slots[cell_slot(cell)]
+        if load64(&slot.claim) == claim_word(cell_generation(cell), NOBODY, QUEUED):
+            if not ring_push(&header.queues[slot.priority], control.cells(&header.queues[slot.priority]), cell):
+                break                   # No room there: it waits here for this lane's next worker.
+        lane.private.head += 1
+    store32(&lane.state, LANE_VACANT)
+    lane.pid = 0
+    lane.claimed = 0
+    pthread_mutex_unlock(&scheduler.mutex)
+    point(BURIAL_SWEPT)
+    if lost is not None:
+        Py_DECREF(lost)
+        lost.clear()
+    # The dead worker may have taken the word that somebody waits for a bell, and never have rung it.
+    fence()
+    scheduler.nudge(THREAD_BELL)
+    scheduler.wake_lanes()
+    return lost

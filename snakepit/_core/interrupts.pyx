@@ -1,0 +1,136 @@
+# cython: language_level=3
+"""Raising TaskInterrupt in a thread of this process, and never outside the task that it is meant for.
+
+PyThreadState_SetAsyncExc leaves an exception with a thread, which raises it when it next looks between two bytecodes.
+Three rules make that safe:
+
+* It is left only under the queue's mutex and only while the task runs; the task's end is noted under the same mutex and
+  takes back what was not raised yet. Between the function's last bytecode and that point only C runs (`LocalQueue.run`),
+  so nothing looks.
+* Where this package does something for a task that must not be left half done, or does something for other tasks on its
+  thread, the interrupt is held (`hold`, `release`, `HELD`) and comes right after.
+* A task that runs on the thread of another which waits for it shares its fate: interrupted is what runs, and then, when
+  control is back, the one that waits (`LocalQueue.run_queued`).
+"""
+from snakepit._core.task cimport Task
+
+from snakepit.errors import TaskInterrupt
+
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030d0000 && !defined(Py_CPYTHON_PYSTATE_H)
+    #include "pystate.h"
+    #endif
+    static __thread void *sp_runner;
+    static void *sp_get_runner(void) { return sp_runner; }
+    static void sp_set_runner(void *runner) { sp_runner = runner; }
+    /* Whether an exception that another thread left is still to be raised in this one. */
+    static int sp_is_pending(void) { return __atomic_load_n(&PyThreadState_Get()->async_exc, __ATOMIC_ACQUIRE) != NULL; }
+    """
+    void *get_runner "sp_get_runner"() nogil
+    void set_runner "sp_set_runner"(void *runner) nogil
+    bint is_pending "sp_is_pending"()
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+    int PyThreadState_SetAsyncExc(unsigned long ident, void *exception)
+
+# For the life of the process, so that no decrement is ever the last.
+cdef object interrupt = TaskInterrupt
+
+
+cdef class Runner:
+    """The running thread, as one that runs tasks. Make it there, and keep it until the thread ends."""
+
+    def __cinit__(self):
+        mutex_init(&self.mutex, NULL)
+        self.ident = PyThread_get_thread_ident()
+        self.top = NULL
+        set_runner(<void *>self)
+
+    def __dealloc__(self):
+        if get_runner() == <void *>self:
+            set_runner(NULL)
+        mutex_destroy(&self.mutex)
+
+    @property
+    def thread(self) -> int:
+        """The thread's `threading.get_ident()`."""
+        return self.ident
+
+    cdef void send(self) noexcept:
+        """Have TaskInterrupt raised in the thread; by the queue, under its mutex, while the task runs."""
+        mutex_lock(&self.mutex)
+        if self.holds:
+            self.owed = True
+        else:
+            PyThreadState_SetAsyncExc(self.ident, <void *>interrupt)
+        mutex_unlock(&self.mutex)
+
+    cdef void withdraw(self) noexcept:
+        """Take back what was sent and not raised yet."""
+        mutex_lock(&self.mutex)
+        self.owed = False
+        PyThreadState_SetAsyncExc(self.ident, NULL)
+        mutex_unlock(&self.mutex)
+
+
+cdef void hold() noexcept:
+    """Put off an interrupt of this thread until `release`."""
+    cdef Runner runner
+    if get_runner() == NULL:
+        return
+    runner = <Runner>get_runner()
+    mutex_lock(&runner.mutex)
+    runner.holds += 1
+    if is_pending():
+        PyThreadState_SetAsyncExc(runner.ident, NULL)
+        runner.owed = True
+    mutex_unlock(&runner.mutex)
+
+
+cdef int release() except -1:
+    """End what `hold` began; raises TaskInterrupt if one came meanwhile."""
+    cdef Runner runner
+    cdef bint due
+    if get_runner() == NULL:
+        return 0
+    runner = <Runner>get_runner()
+    mutex_lock(&runner.mutex)
+    runner.holds -= 1
+    due = runner.owed and runner.holds == 0
+    if due:
+        runner.owed = False
+    mutex_unlock(&runner.mutex)
+    if due:
+        raise TaskInterrupt("the task was asked to stop")
+    return 0
+
+
+cdef class Held:
+    """A context in which no interrupt is raised in this thread; it comes at the end."""
+
+    def __enter__(self):
+        hold()
+
+    def __exit__(self, *_error):
+        release()
+
+
+HELD = Held()
+
+
+def stop_requested() -> bool:
+    """Whether the task that this thread runs, or one that waits for it here, was asked to stop."""
+    cdef Runner runner
+    cdef void *at
+    if get_runner() == NULL:
+        return False
+    runner = <Runner>get_runner()
+    # Only this thread changes the chain, so it may read it without the mutex.
+    at = runner.top
+    while at != NULL:
+        if ASKED <= (<Task>at).slot <= LEFT_BEHIND:
+            return True
+        at = (<Task>at).previous
+    return False

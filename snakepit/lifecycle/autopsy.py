@@ -1,0 +1,200 @@
+"""What a worker died of: the facts that outlive it, none of them guessed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snakepit._core.memory import create_memory
+from snakepit._core.recorder import HEADER, SIZE, TAIL
+
+MOST_LINES = 20  # of stderr
+MOST_STACK = 65_536  # bytes
+TOGETHER = 1.0  # seconds within which victims of one shortage of memory are found dead
+
+
+@dataclass(frozen=True)
+class Autopsy:
+    """What a worker died of; `WorkerCrashedError.autopsy`.
+
+    `exit_code`: as in `multiprocessing.Process.exitcode`, None if somebody else collected it.
+    `signal`: name of the signal that ended it, or None.
+    `phase`: "starting", "idle" or "running".
+    `ended_by_pool`: why the pool itself sent that signal ("stop", "shutdown" …), or None.
+    `oom_killed`: whether the kernel's out-of-memory killer did it, None where that is not known;
+    `oom_evidence`: the counter that says so.
+    `peak_memory`: the most bytes of memory that it ever had, by the kernel, None if not known.
+    `stack`: where the thread that crashed was, newest call first, for the signals SIGSEGV, SIGFPE,
+    SIGABRT, SIGBUS and SIGILL; else None.
+    `stderr`: the last lines that Python code wrote there, at most 20.
+    """
+
+    exit_code: int | None = None
+    signal: str | None = None
+    phase: str = "running"
+    ended_by_pool: str | None = None
+    oom_killed: bool | None = None
+    oom_evidence: str = ""
+    peak_memory: int | None = None
+    stack: str | None = None
+    stderr: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the same as a dict of plain values."""
+        return {**dataclasses.asdict(self), "stderr": list(self.stderr)}
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Autopsy:
+        """Rebuild what `as_data` gave."""
+        return cls(**{**data, "stderr": tuple(data["stderr"])})
+
+    def summary(self) -> str:
+        """Return how it ended, as what follows the worker's name in a sentence."""
+        if self.exit_code is None:
+            how = "ended, how is not known"
+        elif self.signal is not None:
+            how = f"was killed by {self.signal}"
+        else:
+            how = f"exited with code {self.exit_code}"
+        if self.ended_by_pool:
+            how += f" from its own pool ({self.ended_by_pool})"
+        elif self.oom_killed:
+            how += " from the kernel's out-of-memory killer"
+        return how
+
+    def __str__(self) -> str:
+        lines = [f"the worker {self.summary()}"]
+        if self.peak_memory is not None:
+            lines.append(f"most memory it had: {self.peak_memory / 1e6:.0f} MB")
+        if self.signal == "SIGKILL" and not self.ended_by_pool:
+            lines.append(f"out-of-memory killer: {self.oom_evidence}")
+        if self.stack:
+            lines.append(self.stack)
+        if self.stderr:
+            lines.append("last lines of its stderr:")
+            lines.extend(f"  {line}" for line in self.stderr)
+        return "\n".join(lines)
+
+
+def signal_name(code: int | None) -> str | None:
+    """Return the name of the signal that an exit code stands for, or None."""
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+class Recording:
+    """The owner's end of a worker's flight recorder (see `snakepit._core.recorder`)."""
+
+    def __init__(self) -> None:
+        self.fd = create_memory("recording", SIZE)
+        # What faulthandler writes is appended behind the ring: the worker has the same offset.
+        os.lseek(self.fd, SIZE, os.SEEK_SET)
+
+    def stderr(self) -> tuple[str, ...]:
+        """Return the last lines that the worker wrote to stderr, whole lines only."""
+        data = os.pread(self.fd, SIZE, 0)
+        written = int.from_bytes(data[:8], "little")
+        ring = data[HEADER : HEADER + TAIL]
+        if written <= TAIL:
+            text = ring[:written]
+        else:
+            start = written % TAIL
+            text = (ring[start:] + ring[:start]).partition(b"\n")[2]
+        return tuple(text.decode("utf-8", "replace").splitlines()[-MOST_LINES:])
+
+    def stack(self) -> str | None:
+        """Return what faulthandler wrote, if anything, without its list of extension modules."""
+        text = os.pread(self.fd, MOST_STACK, SIZE).decode("utf-8", "replace")
+        return text.partition("\n\nExtension modules:")[0].strip() or None
+
+    def close(self) -> None:
+        """Give it up; more than once changes nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class OomWatch:
+    """Tells by the kernel's own counters whether the out-of-memory killer struck.
+
+    That of our control group, where there is one, counts the victims among us; that of the machine
+    can only rule it out.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._ours = True
+        self._seen = 0  # victims that are accounted for
+        self._latest = 0  # what the counter showed at the last look
+        self._looked = 0.0
+
+    def start(self) -> None:
+        """Remember how many victims there were so far."""
+        for path, ours in (
+            *((path, True) for path in _group_files()),
+            (Path("/proc/vmstat"), False),
+        ):
+            count = _read_count(path)
+            if count is not None:
+                self._path, self._ours, self._seen, self._latest = path, ours, count, count
+                self._looked = time.monotonic()
+                return
+
+    def verdict(self, killed: bool) -> tuple[bool | None, str]:
+        """Say whether a worker that ended just now, by SIGKILL or not, was a victim."""
+        if not killed:
+            return False, "it ends processes by SIGKILL only"
+        count = None if self._path is None else _read_count(self._path)
+        if count is None:
+            return None, "unknown: this system shows no counter of its victims"
+        now = time.monotonic()
+        if now - self._looked > TOGETHER:
+            self._seen = self._latest
+        self._looked, self._latest = now, count
+        victims = count - self._seen
+        evidence = f"{victims} more victims counted in {self._path}"
+        if victims <= 0:
+            return False, evidence
+        if not self._ours:
+            self._seen = count
+            return None, f"unknown: {evidence}, which counts the whole machine's"
+        self._seen += 1
+        return True, evidence
+
+
+def _group_files() -> list[Path]:
+    """Return where this process's control group may count victims: version 2, then version 1."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = Path("/sys/fs/cgroup")
+        if not controllers:
+            names = ("", "unified")
+            found += [root / name / path.lstrip("/") / "memory.events" for name in names]
+        elif "memory" in controllers.split(","):
+            found.append(root / "memory" / path.lstrip("/") / "memory.oom_control")
+    return found
+
+
+def _read_count(path: Path) -> int | None:
+    try:
+        for line in path.read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    except (OSError, ValueError):
+        pass
+    return None

@@ -1,0 +1,196 @@
+"""The deadlines of a pool's calls: one timer for all, and a thread for pools that have none."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from snakepit._core.stopping import phase_of
+from snakepit.errors import TaskTimeoutError
+
+if TYPE_CHECKING:
+    from snakepit.pool.futures import Future
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+UNDECIDED = 0.05  # seconds between looks at a late call whose outcome is on its way
+LEAST_PURGE = 1024  # entries below which nobody looks for those of calls that are done
+
+
+class Deadlines:
+    """Calls `expire(future, timeout, started)` when a call's time is up and it is not done.
+
+    `at(when, note)` has `note()` called at a monotonic time. Only the next deadline is there, so a
+    call that is done in time costs a push and no wake-up. Entries of such calls would pile up for
+    the length of their timeout, so each doubling is preceded by a purge.
+    """
+
+    def __init__(
+        self,
+        at: Callable[[float, Callable[[], None]], None],
+        expire: Callable[[Future[Any], float, float], None],
+    ) -> None:
+        self._at = at
+        self._expire = expire
+        # Re-entrant: a finaliser or signal handler may submit at any moment.
+        self._lock = threading.RLock()
+        self._heap: list[tuple[float, int, weakref.ref[Future[Any]], float, float]] = []
+        self._numbers = itertools.count()
+        self._armed = math.inf
+        self._purge_at = LEAST_PURGE
+
+    def add(self, future: Future[Any], timeout: float) -> None:
+        """Watch a call that has `timeout` seconds from now."""
+        started = time.monotonic()
+        self._push(started + timeout, future, timeout, started)
+
+    def look_again(
+        self, future: Future[Any], timeout: float, started: float, seconds: float
+    ) -> None:
+        """Have `expire` called once more, with the same arguments, in `seconds`."""
+        self._push(time.monotonic() + seconds, future, timeout, started)
+
+    def _push(self, when: float, future: Future[Any], timeout: float, started: float) -> None:
+        entry = (when, next(self._numbers), weakref.ref(future), timeout, started)
+        with self._lock:
+            if len(self._heap) >= self._purge_at:
+                self._purge()
+            heapq.heappush(self._heap, entry)
+            sooner = when < self._armed
+            if sooner:
+                self._armed = when
+        if sooner:
+            self._at(when, self._look)
+
+    def _purge(self) -> None:
+        # What a finaliser adds while this list is made goes to the new heap.
+        old, self._heap = self._heap, []
+        kept = [entry for entry in old if (call := entry[2]()) is not None and not call.done()]
+        self._heap.extend(kept)
+        heapq.heapify(self._heap)
+        self._purge_at = max(LEAST_PURGE, 2 * len(self._heap))
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        due = []
+        with self._lock:
+            self._armed = math.inf
+            while self._heap and self._heap[0][0] <= now:
+                due.append(heapq.heappop(self._heap))
+            when = self._heap[0][0] if self._heap else math.inf
+            self._armed = when
+        if when < math.inf:
+            self._at(when, self._look)
+        for _, _, reference, timeout, started in due:
+            future = reference()
+            if future is None or future.done():
+                continue
+            try:
+                self._expire(future, timeout, started)
+            except Exception:
+                logger.exception("snakepit: error at the deadline of a task")
+
+
+class ProcessDeadlines(Deadlines):
+    """The deadlines of a pool of processes, seen to in its supervisor's thread."""
+
+    def __init__(self, pool: ProcessPool) -> None:
+        super().__init__(pool.supervisor.at, self._end)
+        self._pool = pool
+
+    def _end(self, future: Future[Any], timeout: float, started: float) -> None:
+        scheduler = self._pool.scheduler
+        waited = time.monotonic() - started
+        if scheduler.cancel_queued(future):
+            error = TaskTimeoutError(
+                f"the task did not start within its timeout of {timeout:g} s: "
+                f"all workers of pool {self._pool.name!r} were busy",
+                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
+            )
+            scheduler.fail(future, error)
+            return
+        phase = phase_of(scheduler, future)
+        if not phase:
+            # Its answer is there and about to be settled, or its worker is dead and about to be
+            # buried: the outcome decides, if it comes.
+            self.look_again(future, timeout, started, UNDECIDED)
+            return
+        ran = min(scheduler.seconds_running(future), waited)
+        self._pool.supervisor.ladder.stop_task(future)
+        doing = {"decoding": ", still decoding its arguments", "encoding": ", encoding its result"}
+        error = TaskTimeoutError(
+            f"the task did not end within its timeout of {timeout:g} s: "
+            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s{doing.get(phase, '')}",
+            details={"timeout": timeout, "waited": waited - ran, "ran": ran, "phase": phase},
+        )
+        scheduler.fail(future, error)
+
+
+class Timekeeper:
+    """A thread that calls notes at their time; it starts with the first and ends with `stop`."""
+
+    def __init__(self, name: str, prepare: Callable[[], None]) -> None:
+        self._name = name
+        self._prepare = prepare
+        self._changed = threading.Condition(threading.RLock())
+        self._notes: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def at(self, when: float, note: Callable[[], None]) -> None:
+        """Have `note()` called at the monotonic time `when`; dropped after `stop`."""
+        entry = (when, next(self._numbers), note)
+        with self._changed:
+            if self._stopped:
+                return
+            heapq.heappush(self._notes, entry)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            elif self._notes[0] is entry:
+                self._changed.notify()
+
+    def after(self, seconds: float, note: Callable[[], None]) -> None:
+        """Have `note()` called in `seconds`."""
+        self.at(time.monotonic() + seconds, note)
+
+    def _run(self) -> None:
+        self._prepare()
+        while True:
+            with self._changed:
+                while not self._stopped:
+                    if not self._notes:
+                        self._changed.wait()
+                        continue
+                    rest = self._notes[0][0] - time.monotonic()
+                    if rest <= 0:
+                        break
+                    self._changed.wait(min(rest, threading.TIMEOUT_MAX))
+                if self._stopped:
+                    return
+                note = heapq.heappop(self._notes)[2]
+            try:
+                note()
+            except Exception:
+                logger.exception("snakepit: error in the timekeeper")
+            del note
+
+    def stop(self) -> None:
+        """Drop all notes and let the thread end."""
+        with self._changed:
+            self._stopped = True
+            self._notes.clear()
+            self._changed.notify()
+
+    def threads(self) -> list[threading.Thread]:
+        """Return the thread, if there is one."""
+        return [self._thread] if self._thread is not None else []

@@ -1,0 +1,64 @@
+"""How long each rung of the ladder may take: the grace times of stopping a task."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+__all__ = ["Graces"]
+
+LONGEST = 86_400.0  # seconds
+
+
+@dataclass(frozen=True)
+class Graces:
+    """Grace times in seconds: what a task that is to stop is given before the next rung.
+
+    `flag` (0.1): to see `snakepit.cancelled()`, then TaskInterrupt is raised in it. `interrupt`
+    (0.4): to clean up after that, then its worker gets SIGTERM; a thread is left behind instead.
+    `terminate` (1.0): for the worker to end, then SIGKILL. 0 goes on to the next rung at once.
+    Raises TypeError for what is no number, ValueError for one that is negative, not finite, or
+    more than a day.
+    """
+
+    flag: float = 0.1
+    interrupt: float = 0.4
+    terminate: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(
+                    f"stop_grace: {field.name} must be a number of seconds, not {value!r}"
+                )
+            if not (math.isfinite(value) and 0 <= value <= LONGEST):
+                raise ValueError(
+                    f"stop_grace: {field.name} must be 0 to {LONGEST:g} seconds, not {value!r}; "
+                    "for a task that may take its time, call cancel() without cancel_running"
+                )
+
+    @classmethod
+    def checked(cls, value: Graces | Mapping[str, float] | None) -> Graces:
+        """Return the grace times that a user gave: Graces, a mapping of some of them, or None."""
+        if value is None:
+            return cls()
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                "stop_grace must be snakepit.Graces(flag=…, interrupt=…, terminate=…) or a dict "
+                f"of these, not {value!r}"
+            )
+        known = [field.name for field in fields(cls)]
+        for name in value:
+            if name not in known:
+                near: Any = difflib.get_close_matches(str(name), known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"stop_grace: unknown grace time {name!r}, known are {', '.join(known)}{hint}"
+                )
+        return cls(**value)

@@ -1,0 +1,143 @@
+"""Health: telling a worker that is stuck from one that is busy, and replacing it.
+
+Nothing is asked of a worker that works, or of one that has nothing to do: the owner reads shared
+memory. Only a lane that stands idle beside work that it should have taken is rung; a healthy one
+comes round and says so. A lane that runs one task for long is busy, whatever that task does, unless
+its process is stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.supervisor import Supervisor
+    from snakepit.lifecycle.worker import Worker
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+MOST_STATES = 64  # processes of busy workers whose state is read in one look
+
+
+@dataclass(frozen=True)
+class HealthPolicy:
+    """How patient the supervisor is. Seconds."""
+
+    interval: float | None = 1.0  # between two looks; None: it never looks
+    timeout: float = 10.0  # without a sign of life before a worker is replaced
+    max_missed: int = 3  # looks without an answer before that
+
+
+@dataclass
+class Suspicion:
+    """A worker that gave no sign of life since `since`."""
+
+    worker: Worker
+    heartbeat: int
+    since: float
+    missed: int = 0
+    stopped: bool = False  # its process is stopped, in the middle of a task
+
+
+class Health:
+    """Looks after the workers of `pool`, in its supervisor's thread."""
+
+    def __init__(self, pool: ProcessPool, supervisor: Supervisor, policy: HealthPolicy) -> None:
+        self._pool = pool
+        self._supervisor = supervisor
+        self._roster = pool.roster
+        self.policy = policy
+        self._suspects: dict[int, Suspicion] = {}
+        self._last = time.monotonic()
+        self._turn = 0
+        self.replaced = 0
+
+    def next_look(self) -> float | None:
+        """Return the monotonic time of the next look, None for never."""
+        if self.policy.interval is None or not self._supervisor.workers:
+            return None
+        return self._last + self.policy.interval
+
+    def look(self, now: float) -> None:
+        """Ring who should have come round, and replace who does not answer."""
+        assert self.policy.interval is not None
+        late = now - self._last - self.policy.interval
+        self._last = now
+        if late > self.policy.interval + 1.0:
+            # We did not run either: the machine slept, or all of us were stopped. Whatever the
+            # workers missed meanwhile proves nothing.
+            self._suspects.clear()
+        for lane, suspicion in list(self._suspects.items()):
+            if self._is_cleared(suspicion):
+                del self._suspects[lane]
+            else:
+                suspicion.missed += 1
+                self._judge(suspicion, now)
+        idle, long = self._roster.overdue(int(self.policy.interval * 1e9))
+        for lane in idle:
+            worker = self._supervisor.workers.get(lane)
+            if worker is not None and worker.ready:
+                self._suspect(worker, now)
+                # Rung, it either takes the work or shows that it cannot. Whichever lane was woken
+                # for that work and did not come, the others come now.
+                self._roster.ring(lane)
+        # In turns, if they are many: each look costs a system call or three.
+        step = len(long) // MOST_STATES + 1
+        self._turn += 1
+        for lane in long[self._turn % step :: step]:
+            worker = self._supervisor.workers.get(lane)
+            if worker is not None and process_state(worker.pid) == "T":
+                self._suspect(worker, now).stopped = True
+
+    def _suspect(self, worker: Worker, now: float) -> Suspicion:
+        known = self._suspects.get(worker.lane)
+        if known is None or known.worker is not worker:
+            known = Suspicion(worker, self._roster.heartbeat(worker.lane), now)
+            self._suspects[worker.lane] = known
+        return known
+
+    def _is_cleared(self, suspicion: Suspicion) -> bool:
+        worker = suspicion.worker
+        if self._supervisor.workers.get(worker.lane) is not worker or worker.expected:
+            return True
+        if self._roster.heartbeat(worker.lane) != suspicion.heartbeat:
+            return True
+        # "t" is a debugger's: whoever looks into a worker does not want to see it killed.
+        state = process_state(worker.pid)
+        return state == "t" or (suspicion.stopped and state != "T")
+
+    def _judge(self, suspicion: Suspicion, now: float) -> None:
+        silent = now - suspicion.since
+        if suspicion.missed < self.policy.max_missed or silent < self.policy.timeout:
+            return
+        worker = suspicion.worker
+        del self._suspects[worker.lane]
+        self.replaced += 1
+        worker.stuck = worker.expected = True
+        # From now on it claims nothing. If it has come to life and claimed a task just before, it
+        # ends after that.
+        self._pool.scheduler.retire_lane(worker.lane)
+        if self._roster.running_since(worker.lane) and not suspicion.stopped:
+            return
+        what = "is stopped" if process_state(worker.pid) == "T" else "takes no work"
+        logger.warning(
+            "snakepit pool %s: worker %d (pid %d) %s and gave no sign of life for %.3g s; "
+            "it is replaced",
+            self._pool.name, worker.lane, worker.pid, what, silent,
+        )  # fmt: skip
+        # Not SIGTERM: a stopped process would not see it.
+        worker.send(signal.SIGKILL)
+
+
+def process_state(pid: int) -> str:
+    """Return the letter that the kernel gives the state of a process, "" if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return chr(file.read().rpartition(b") ")[2][0])
+    except (OSError, IndexError):
+        return ""

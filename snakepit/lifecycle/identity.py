@@ -1,0 +1,102 @@
+"""Which process is which: a pid is given out again, a pid with its start time is not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Place", "process_alive", "start_time"]
+
+_LINUX = sys.platform == "linux"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pid means something: this boot of this machine, and this pid namespace of it."""
+
+    text: str
+
+    @classmethod
+    def here(cls) -> Place:
+        """The place of this process."""
+        parts = [socket.gethostname()]
+        with contextlib.suppress(OSError):
+            parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        with contextlib.suppress(OSError):
+            parts.append(os.readlink("/proc/self/ns/pid"))
+        return cls(" ".join(parts))
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since the boot; None if that is not known.
+
+    It never changes while the process lives, whatever is done to the clock, and together with the
+    boot and the pid namespace (`Place`) it names the process for ever.
+    """
+    fields = _stat(pid)
+    if fields is not None:
+        return int(fields[19])
+    if _LINUX:
+        return None
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).create_time() * 100)
+    except psutil.Error:
+        return None
+
+
+@functools.cache
+def _proc_is_ours() -> bool:
+    """Whether /proc is there and shows the pid namespace that this process lives in."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_proc_is_ours.cache_clear)
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third, the state, on."""
+    if not _proc_is_ours():
+        return None
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The name, in parentheses, may hold anything.
+    fields = text.rpartition(")")[2].split()
+    return fields if len(fields) > 19 else None
+
+
+def process_alive(pid: int, start: int | None = None) -> bool:
+    """Whether a process runs, zombies excluded.
+
+    `start`: its `start_time`; then a process that got the same pid later does not count. A pid that
+    exists, but whose start time cannot be read, counts as alive: nothing is decided on doubt.
+    """
+    if pid <= 0:
+        return False
+    fields = _stat(pid)
+    if fields is not None:
+        if fields[0] in "ZX":
+            return False
+        return start is None or int(fields[19]) == start
+    import psutil
+
+    if _LINUX:
+        return bool(psutil.pid_exists(pid))
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True

@@ -1,0 +1,268 @@
+"""Recycling: which workers shall be replaced, and the spares that take over from them.
+
+A worker that is *due* (by age, tasks, memory or on request) goes on until a spare is ready; then
+the two exchange places between two tasks (`_core/roster.pyx`). A running task is never ended by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.supervisor import Supervisor
+    from snakepit.lifecycle.worker import Worker
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+REASONS = ("age", "requests", "memory", "manual", "tasks")
+MEMORY_INTERVAL = 1.0  # seconds between two looks at a worker's memory
+JITTER = 0.1  # of the age limit: workers that started together do not end together
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class RecyclingPolicy:
+    """When workers are replaced; None: not for this reason."""
+
+    ttl: float | None = None  # seconds
+    max_requests: int | None = None  # tasks after which a successor is made ready
+    memory: int | None = None  # bytes of a worker's own memory
+    max_tasks: int | None = None  # tasks that a worker runs at the very most
+
+    def life_of_one(self) -> float | None:
+        """Return the seconds after which one worker is due: the age limit, a little less."""
+        return None if self.ttl is None else self.ttl * (1 - JITTER * random.random())
+
+    def tasks_until_worn(self) -> int | None:
+        """Return after how many tasks a worker says that it needs a successor; 0: at once.
+
+        Before the hard limit, so that the successor is ready when it is reached.
+        """
+        limits = [] if self.max_requests is None else [self.max_requests]
+        if self.max_tasks is not None:
+            limits.append(self.max_tasks - max(1, self.max_tasks // 10))
+        return min(limits, default=None)
+
+    def reason_when_worn(self) -> str:
+        """Return why a worker that says so is due."""
+        return "requests" if self.tasks_until_worn() == self.max_requests else "tasks"
+
+
+@dataclass
+class Errand:
+    """Workers whose replacement somebody waits for."""
+
+    pids: set[int]
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def strike(self, pid: int) -> None:
+        """Note that a process is gone."""
+        self.pids.discard(pid)
+        if not self.pids:
+            self.done.set()
+
+
+class Recycler:
+    """Marks workers of `pool` as due and keeps spares for them; used by its supervisor's thread."""
+
+    def __init__(self, pool: ProcessPool, supervisor: Supervisor, policy: RecyclingPolicy) -> None:
+        self._pool = pool
+        self._supervisor = supervisor
+        self._roster = pool.roster
+        self.policy = policy
+        self.counts: Counter[str] = Counter()
+        self._errands: list[Errand] = []
+        self._told_of_memory = False
+        # Spares at once; staggered, and a few lanes are left for workers on their way out.
+        self._most_spares = max(1, min(pool.size, (pool.lanes - pool.size) // 2))
+
+    # -- what is due -------------------------------------------------------------------------------
+
+    def started(self, worker: Worker) -> None:
+        """A worker process was started."""
+        life = self.policy.life_of_one()
+        worker.ends_at = None if life is None else worker.born + life
+        if self.policy.tasks_until_worn() == 0:
+            worker.due = "tasks"
+
+    def worn(self, lane: int) -> None:
+        """A worker said that it has run as many tasks as it should."""
+        worker = self._supervisor.workers.get(lane)
+        if worker is not None:
+            self.mark(worker, self.policy.reason_when_worn())
+
+    def mark(self, worker: Worker, reason: str) -> None:
+        """Make a worker due, and let it exchange at once if a spare is ready."""
+        if worker.due is None or (worker.due == "tasks" and reason != "tasks"):
+            worker.due = reason
+        if self._spare_is_ready():
+            self._offer(worker)
+
+    def recycle(self, lane: int | None, errand: Errand) -> None:
+        """Replace one worker on request, or all of them."""
+        chosen = [
+            worker
+            for worker in self._supervisor.workers.values()
+            if lane in (None, worker.lane) and not self._roster.holds(worker.lane)
+        ]
+        errand.pids = {worker.pid for worker in chosen}
+        if not chosen:
+            errand.done.set()
+            return
+        self._errands.append(errand)
+        for worker in chosen:
+            self.mark(worker, "manual")
+
+    def next_look(self) -> float | None:
+        """Return the monotonic time at which `look` has something to do, None for never."""
+        times = []
+        if self.policy.ttl is not None:
+            times += [
+                worker.ends_at
+                for worker in self._supervisor.workers.values()
+                if worker.ends_at is not None and worker.due is None
+            ]
+        if self.policy.memory is not None and self._supervisor.workers:
+            times.append(self._supervisor.last_look + MEMORY_INTERVAL)
+        return min(times, default=None)
+
+    def look(self, now: float) -> None:
+        """Mark the workers that are too old or too big."""
+        for worker in list(self._supervisor.workers.values()):
+            if worker.due not in (None, "tasks") or not self._roster.serves(worker.lane):
+                continue
+            if worker.ends_at is not None and now >= worker.ends_at:
+                self.mark(worker, "age")
+            elif self.policy.memory is not None:
+                self._weigh(worker, self.policy.memory)
+
+    def _weigh(self, worker: Worker, limit: int) -> None:
+        tasks = self._roster.completed(worker.lane)
+        if tasks == worker.tasks_when_weighed and self._roster.running_since(worker.lane) == 0:
+            return  # It did nothing since.
+        worker.tasks_when_weighed = tasks
+        own = own_memory(worker.pid, limit)
+        if own <= limit:
+            return
+        if tasks == 0:
+            # Not what its tasks left behind: a successor would be as big.
+            if not self._told_of_memory and self._roster.running_since(worker.lane) == 0:
+                self._told_of_memory = True
+                logger.warning(
+                    "snakepit pool %s: a worker that has run nothing yet has %d MB of memory, more "
+                    "than the %d MB after which workers are replaced",
+                    self._pool.name, own // 10**6, limit // 10**6,
+                )  # fmt: skip
+            return
+        self.mark(worker, "memory")
+
+    # -- spares ------------------------------------------------------------------------------------
+
+    def next_start(self) -> bool | None:
+        """Say what worker to start: True a spare, False one that serves at once, None: none.
+
+        This is the reconciler: whatever happened, it compares what is there with what shall be.
+        """
+        if self._supervisor.ending or self._pool.broken is not None:
+            return None
+        serving, held = self._roster.census()
+        workers = self._supervisor.workers
+        if held:
+            spares = [worker for worker in workers.values() if self._roster.holds(worker.lane)]
+            # Ready ones first.
+            spares.sort(key=lambda worker: not worker.ready)
+            while spares and serving < self._pool.size:
+                serving += self._let_in(spares.pop(0))
+        else:
+            spares = []
+        if serving < self._pool.size:
+            return False
+        wanted = self._wanted_spares()
+        while len(spares) > wanted:
+            spare = spares.pop()
+            # One that is still starting will be ready soon; then we look again.
+            if spare.ready and self._roster.send_away(spare.lane):
+                spare.expected = True
+        return True if len(spares) < wanted else None
+
+    def _wanted_spares(self) -> int:
+        due = sum(
+            worker.due is not None and not self._roster.has_left(worker.lane)
+            for worker in self._supervisor.workers.values()
+            if not self._roster.holds(worker.lane)
+        )
+        return min(due, self._most_spares)
+
+    def _let_in(self, spare: Worker) -> bool:
+        self._supervisor.hurry(spare)
+        return self._roster.let_in(spare.lane)
+
+    def _spare_is_ready(self) -> bool:
+        return any(
+            worker.ready and self._roster.holds(worker.lane)
+            for worker in self._supervisor.workers.values()
+        )
+
+    def ready(self, spare: Worker) -> None:
+        """A worker is ready: if it is a spare, whoever is due may exchange with it."""
+        if self._roster.holds(spare.lane):
+            for worker in list(self._supervisor.workers.values()):
+                if worker is not spare:
+                    self._offer(worker)
+
+    def _offer(self, worker: Worker) -> None:
+        # One with a hard limit ends by itself when it has reached that, and not before.
+        if worker.due not in (None, "tasks") and self._roster.serves(worker.lane):
+            self._roster.offer(worker.lane)
+
+    def buried(self, worker: Worker, *, at_ease: bool) -> None:
+        """A worker is gone; `at_ease`: because it ended by itself."""
+        if at_ease and worker.due is not None:
+            self.counts[worker.due] += 1
+        for errand in self._errands:
+            errand.strike(worker.pid)
+        self._errands = [errand for errand in self._errands if errand.pids]
+        # Killed between letting a spare in and waking it, a worker leaves that to us.
+        for other in self._supervisor.workers.values():
+            if other.spare and not self._roster.holds(other.lane):
+                other.spare = False
+                self._roster.ring(other.lane)
+
+    def end(self) -> None:
+        """No worker is left: nobody need wait any longer."""
+        for errand in self._errands:
+            errand.done.set()
+
+
+def resident_memory(pid: int) -> int:
+    """Return the bytes of memory that a process has resident, 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def own_memory(pid: int, enough: int = 0) -> int:
+    """Return a process's resident memory without what it shares in the arena.
+
+    Looked at closely only when it has more than `enough` bytes in all.
+    """
+    resident = resident_memory(pid)
+    if resident <= enough:
+        return resident
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"RssShmem:"):
+                    return resident - int(line.split()[1]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    return resident

@@ -1,0 +1,285 @@
+"""The process registry: what this owner started, written down for those who come after it.
+
+    owner                               writer (a thread that lives while there is something to say)
+    reserve()   -- before the start --> a row without a pid
+    activate()  -- after it ----------> pid, start time, process group
+    release()   -- at its end --------> the row is gone; with the last one, the owner's row too
+
+Lifelines end what an owner leaves behind. The registry is for what a lifeline could not do: it is
+written behind the owner's back, may lag by some milliseconds, and never stops a pool. See
+docs/decisions/0016-process-registry.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from snakepit.errors import DataDirError
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.identity import Place, start_time
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.database import Database, RunRow
+
+__all__ = ["Instance", "Registry", "data_dir", "registry"]
+
+logger = logging.getLogger("snakepit")
+
+DELAY = 0.25  # seconds from the first process to the first write
+
+Operation = Callable[["Database"], None]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Which of several services on one host an owner belongs to.
+
+    From SNAKEPIT_INSTANCE_NAME and SNAKEPIT_INSTANCE_TOKEN. An owner cleans up, at its start, only
+    after dead owners of the same instance.
+    """
+
+    name: str
+    token: str
+
+    @classmethod
+    def from_environment(cls) -> Instance:
+        """Return this process's instance; the name is "default" and the token empty if not set."""
+        return cls(
+            os.environ.get("SNAKEPIT_INSTANCE_NAME") or "default",
+            os.environ.get("SNAKEPIT_INSTANCE_TOKEN", ""),
+        )
+
+
+def data_dir() -> Path:
+    """Return the directory of the registry, made if need be.
+
+    SNAKEPIT_DATA_DIR, else snakepit under $XDG_STATE_HOME or ~/.local/state. Raises DataDirError
+    if SNAKEPIT_DATA_DIR cannot be written to; for an unwritable default, a private directory under
+    the temporary one takes its place, with a warning.
+    """
+    explicit = os.environ.get("SNAKEPIT_DATA_DIR")
+    if explicit:
+        problem = _prepare(Path(explicit))
+        if problem is not None:
+            raise DataDirError(
+                f"SNAKEPIT_DATA_DIR={explicit!r} {problem}: name a directory that this user may "
+                "write to, or unset it",
+                details={"data_dir": explicit},
+            )
+        return Path(explicit)
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    folder = Path(home) / "snakepit"
+    problem = _prepare(folder)
+    if problem is None:
+        return folder
+    spare = Path(tempfile.gettempdir()) / f"snakepit-{os.geteuid()}"
+    logger.warning("%s %s; the process registry is kept in %s instead", folder, problem, spare)
+    problem = _prepare(spare)
+    if problem is None and spare.lstat().st_uid != os.geteuid():
+        problem = "belongs to another user"
+    if problem is not None:
+        raise DataDirError(f"{spare} {problem}: set SNAKEPIT_DATA_DIR to a writable directory")
+    return spare
+
+
+def _prepare(folder: Path) -> str | None:
+    """Make a directory; return what is wrong with it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        return f"cannot be made ({error.strerror})"
+    return None if os.access(folder, os.W_OK | os.X_OK) else "is not writable"
+
+
+class Registry:
+    """What this process started. Thread-safe; every call returns at once."""
+
+    def __init__(self) -> None:
+        # Re-entrant: a signal handler may start or end a pool on top of a call that does.
+        self._lock = threading.RLock()
+        self._operations: deque[Operation] = deque()
+        self._numbers = itertools.count(1)
+        self._live: set[int] = set()
+        self._writer: threading.Thread | None = None
+        self._rung = threading.Event()
+        self._hurry = threading.Event()
+        self._folder: Path | None = None
+        self._explicit: str | None = None
+
+    def check(self) -> None:
+        """Raise DataDirError if the directory that was asked for cannot be written to."""
+        explicit = os.environ.get("SNAKEPIT_DATA_DIR")
+        if self._folder is None or explicit != self._explicit:
+            if explicit:
+                self._folder = data_dir()
+            self._explicit = explicit
+
+    def reserve(self, kind: str) -> int:
+        """Enter a process that is about to be started; return the number of its row."""
+        with self._lock:
+            number = next(self._numbers)
+            self._live.add(number)
+            run = run_ids.current()
+            self._push(lambda file: file.reserve(run, number, kind))
+        return number
+
+    def activate(self, number: int, pid: int) -> None:
+        """Say which process it is. Call this while the process is not yet reaped."""
+        start = start_time(pid)
+        run = run_ids.current()
+        with self._lock:
+            self._push(lambda file: file.activate(run, number, pid, start, pid))
+
+    def release(self, number: int) -> None:
+        """Strike out a process that ended, or that was not started after all."""
+        run = run_ids.current()
+        with self._lock:
+            if number in self._live:
+                self._live.discard(number)
+                self._push(lambda file: file.release(run, number))
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything is written; False if it is not after `timeout` seconds."""
+        writer = self._writer
+        if writer is None or writer is threading.current_thread():
+            return True
+        self._hurry.set()
+        self._rung.set()
+        writer.join(timeout)
+        return not writer.is_alive()
+
+    def _push(self, operation: Operation) -> None:
+        self._operations.append(operation)
+        if self._writer is None:
+            self._writer = threading.Thread(
+                target=self._write, name="snakepit-registry", daemon=True
+            )
+            try:
+                self._writer.start()
+            except RuntimeError:  # the interpreter is ending
+                self._writer = None
+                return
+        self._rung.set()
+
+    # -- the writer --------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        writer = Writer(self._explicit_folder)
+        # A pool that is gone again by then needs no row, and one that starts is not disturbed.
+        self._hurry.wait(DELAY)
+        while True:
+            batch = self._take()
+            if self._live or writer.is_open:
+                writer.write(batch)
+            if not self._live:
+                writer.close()
+            with self._lock:
+                if not self._live and not self._operations:
+                    # Under the lock: whoever comes now starts a writer of their own.
+                    self._writer = None
+                    self._hurry.clear()
+                    return
+            self._rung.wait()
+            self._rung.clear()
+
+    def _take(self) -> list[Operation]:
+        batch = []
+        with contextlib.suppress(IndexError):
+            while True:
+                batch.append(self._operations.popleft())
+        return batch
+
+    def _explicit_folder(self) -> Path:
+        return self._folder or data_dir()
+
+
+class Writer:
+    """Writes batches; what goes wrong is told once and costs only the rows."""
+
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self._folder = folder
+        self._file: Database | None = None
+        self._told = False
+        self._run: RunRow | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file that knows of this run."""
+        return self._file is not None
+
+    def write(self, batch: list[Operation]) -> None:
+        """Write a batch as one transaction."""
+        if self._told and self._file is None:
+            return
+        try:
+            file = self._opened()
+            with file.writing():
+                if self._run is not None:
+                    file.add_run(self._run)
+                for operation in batch:
+                    operation(file)
+        except Exception as error:
+            self._tell(error)
+
+    def _opened(self) -> Database:
+        if self._file is None:
+            # Imported here: SQLite takes 10 ms, and this is the only thread that needs it.
+            from snakepit.lifecycle import orphans
+            from snakepit.lifecycle.database import Database, RunRow
+
+            start = start_time(os.getpid())
+            if start is None:
+                raise OSError("/proc does not show this process: its start time is not known")
+            instance = Instance.from_environment()
+            self._file = Database(self._folder())
+            self._run = RunRow(
+                run_ids.current(), os.getpid(), start, Place.here().text, instance.name,
+                instance.token,
+            )  # fmt: skip
+            orphans.look_once(self._file, self._run)
+        return self._file
+
+    def close(self) -> None:
+        """Strike out the run, which has nothing left, and close the file."""
+        if self._file is None:
+            return
+        try:
+            if self._run is not None:
+                self._file.remove_run(self._run.run_id)
+        except Exception as error:
+            self._tell(error)
+        with contextlib.suppress(Exception):
+            self._file.close()
+        self._file = None
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "the process registry cannot be written (%s: %s); pools go on without it",
+                type(error).__name__,
+                error,
+            )
+
+
+registry = Registry()
+
+
+def _begin_anew() -> None:
+    # The writer is not in the child, its file is not to be touched there (SQLite's locks are not
+    # inherited), and the lock may have been held.
+    registry.__init__()  # type: ignore[misc]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,57 @@
+"""Run ids: which run of which owner a process belongs to, as 7 characters that its command shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Sequence
+
+__all__ = ["ENVIRONMENT", "FLAG", "current", "extract_from_command", "generate", "valid"]
+
+FLAG = "--run-id"
+ENVIRONMENT = "SNAKEPIT_RUN_ID"  # what everything that a worker starts inherits
+LENGTH = 7
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ID = re.compile(rf"[0-9a-z]{{{LENGTH}}}")
+_IN_COMMAND = re.compile(rf"(?:^|[\s\0]){FLAG}[=\s\0]([0-9a-z]{{{LENGTH}}})(?:$|[\s\0])")
+
+_current = ""
+
+
+def generate() -> str:
+    """Return a new run id: 7 random digits of base 36."""
+    return "".join(secrets.choice(_DIGITS) for _ in range(LENGTH))
+
+
+def valid(text: object) -> bool:
+    """Whether `text` is a run id."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def extract_from_command(command: str | Sequence[str]) -> str | None:
+    """Return the run id that a command line carries, or None.
+
+    `command`: the arguments, or one string of them, separated by spaces or null bytes.
+    """
+    text = command if isinstance(command, str) else "\0".join(command)
+    found = _IN_COMMAND.search(text)
+    return found.group(1) if found else None
+
+
+def current() -> str:
+    """Return the run id of this process: made at first use; a forked child makes its own."""
+    global _current
+    if not _current:
+        # Two threads may both come here; what both then return is what was stored last by either.
+        _current = _current or generate()
+    return _current
+
+
+def _forget() -> None:
+    global _current
+    _current = ""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

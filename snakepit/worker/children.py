@@ -1,0 +1,110 @@
+"""Ending the processes that a task has started, when it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+PATIENCE = 0.2  # seconds that killed children together have to be gone
+ROUNDS = 3  # a child may fork while it is being killed
+
+_kept: frozenset[int] = frozenset()
+
+
+def keep_those_so_far() -> None:
+    """Never end the children that the worker has now: its initializer's, not a task's."""
+    global _kept
+    _kept = frozenset(children_of(os.getpid()))
+
+
+def end_those_since(claimed_ns: int) -> None:
+    """Kill the children that were started since a monotonic time, with all that they started.
+
+    The kernel tells when a process started to a hundredth of a second, in the time since boot.
+    """
+    age = time.monotonic_ns() - claimed_ns
+    tick = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - age) * os.sysconf("SC_CLK_TCK") // 10**9
+    for _ in range(ROUNDS):
+        spared = _kept | set(_helpers())
+        found = [
+            pid
+            for pid in children_of(os.getpid())
+            if pid not in spared and (_started(pid) or 0) >= tick
+        ]
+        if not found:
+            return
+        families = {pid: [*descendants(pid)] for pid in found}
+        deadline = time.monotonic() + PATIENCE
+        for pid, family in families.items():
+            end_process(pid, wait_until=deadline)
+            for other in family:
+                end_process(other)
+
+
+def _helpers() -> Iterator[int]:
+    """Processes that multiprocessing starts once and keeps, whichever task came first."""
+    for name, holder, attribute in (
+        ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+        ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+    ):
+        module = sys.modules.get(name)
+        pid = getattr(getattr(module, holder, None), attribute, None)
+        if pid is not None:
+            yield pid
+
+
+def end_process(pid: int, wait_until: float | None = None) -> None:
+    """Kill a process; `wait_until` a monotonic time, if given, for it to be gone, and reap it."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return
+    try:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        if wait_until is not None:
+            poller = select.poll()
+            poller.register(handle, select.POLLIN)
+            poller.poll(max(0.0, wait_until - time.monotonic()) * 1000)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+    finally:
+        os.close(handle)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process, and those it started, have started, parents first."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        children = children_of(waiting.pop())
+        found.extend(children)
+        waiting.extend(children)
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process; none where /proc does not tell."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with (
+                contextlib.suppress(OSError),
+                open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
+            ):
+                found.extend(map(int, file.read().split()))
+    return found
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None

@@ -1,0 +1,85 @@
+"""Every program in the documents runs, and prints what the document says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import run_script, start_script
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+RUN_SHELL = "import subprocess, sys; sys.exit(subprocess.call(['sh', '-c', sys.argv[1]]))"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A block of Python in a document, and the output that the next block shows, if it does."""
+
+    where: str
+    source: str
+    output: str | None
+
+
+def programs() -> list[Program]:
+    found: list[Program] = []
+    for path in DOCUMENTS:
+        text = path.read_text()
+        blocks = list(BLOCK.finditer(text))
+        for place, block in enumerate(blocks):
+            if block[1] != "python":
+                continue
+            following = blocks[place + 1] if place + 1 < len(blocks) else None
+            # Only what comes right after it is its output.
+            shown = (
+                following is not None
+                and following[1] == "text"
+                and not text[block.end() : following.start()].strip()
+            )
+            line = text.count("\n", 0, block.start()) + 1
+            output = following[2] if following is not None and shown else None
+            found.append(Program(f"{path.relative_to(ROOT)}:{line}", block[2], output))
+    return found
+
+
+@pytest.mark.parametrize("program", programs(), ids=lambda program: str(program.where))
+def test_program_runs_and_prints_what_the_document_says(program: Program, tmp_path: Path) -> None:
+    outcome = run_script(program.source, tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stderr == ""
+    if program.output is not None:
+        assert outcome.stdout == program.output
+
+
+def commands() -> list[tuple[str, str]]:
+    """The commands of the console blocks, each with the output that is shown for it."""
+    return [
+        (block[2].partition("\n")[0].removeprefix("$ "), block[2].partition("\n")[2])
+        for path in DOCUMENTS
+        for block in BLOCK.finditer(path.read_text())
+        if block[1] == "console"
+    ]
+
+
+@pytest.mark.parametrize(("command", "output"), commands())
+def test_command_prints_what_the_document_says(command: str, output: str, tmp_path: Path) -> None:
+    # The package under test, whether or not its command is on the path.
+    shell = f'snakepit() {{ {shlex.quote(sys.executable)} -m snakepit "$@"; }}; {command}'
+    script = start_script(None, tmp_path, command=["-c", RUN_SHELL, shell])
+    outcome = script.finish()
+    script.expect_nothing_left()
+    assert outcome.stdout == output, outcome
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", path.read_text())
+    for target in targets:
+        if "://" not in target:
+            assert (path.parent / target).exists(), target

@@ -1,0 +1,220 @@
+"""A worker that is stuck is told apart from one that is busy, and is replaced."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+import snakepit
+from snakepit import errors
+from snakepit.lifecycle import health
+from snakepit.lifecycle.health import Health, HealthPolicy
+from tests.conftest import Make
+from tests.support import results, send_signal, wait_until
+
+from . import tasks
+
+pytestmark = pytest.mark.processes
+
+SOON: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_timeout": 3.0, "max_missed": 3}
+
+
+def looks(executor: snakepit.Executor) -> int:
+    pool: Any = executor._pool
+    return int(pool.supervisor.health._turn)
+
+
+def test_stopped_worker_is_replaced_and_delays_no_call_for_long(make: Make) -> None:
+    executor = make(2, **SOON)
+    executor.wait_ready(60)
+    victim = executor.worker_pids()[0]
+    assert send_signal(victim, signal.SIGSTOP)
+
+    def replaced() -> bool:
+        assert executor.submit(tasks.square, 3).result(60) == 9
+        return victim not in executor.worker_pids()
+
+    wait_until(replaced, "the replacement")
+    wait_until(lambda: len(executor.worker_pids()) == 2, "the full size")
+    stats = executor.lifecycle_stats()
+    assert (stats.stuck, stats.crashes) == (1, 0)
+
+
+def test_worker_stopped_in_the_middle_of_a_call_fails_it(make: Make, gate: Any) -> None:
+    executor = make(1, **SOON)
+    started, release = gate("started"), gate("release")
+    future = executor.submit(tasks.hold, started, release)
+    started.wait()
+    assert send_signal(executor.worker_pids()[0], signal.SIGSTOP)
+    with pytest.raises(errors.WorkerCrashedError):
+        future.result(60)
+    assert executor.submit(tasks.square, 3).result(60) == 9
+    assert executor.lifecycle_stats().stuck == 1
+
+
+def test_long_call_is_none_of_its_business(make: Make, gate: Any) -> None:
+    executor = make(1, heartbeat_interval=0.02, heartbeat_timeout=0.02, max_missed=1)
+    started, release = gate("started"), gate("release")
+    future = executor.submit(tasks.hold, started, release, "done")
+    queued = executor.submit(tasks.square, 4)
+    started.wait()
+    before = looks(executor)
+    wait_until(lambda: looks(executor) > before + 20, "many looks")
+    release.open()
+    assert (future.result(60), queued.result(60)) == ("done", 16)
+    assert executor.lifecycle_stats().stuck == 0
+
+
+def test_idle_worker_is_left_alone(make: Make) -> None:
+    executor = make(2, heartbeat_interval=0.02)
+    executor.wait_ready(60)
+    results(executor.submit(tasks.square, n) for n in range(4))
+    pool: Any = executor._pool
+    roster = pool.roster
+    lanes = [worker.id for worker in executor.lifecycle_stats().workers]
+    wait_until(lambda: pool.scheduler.counts()["sleeping"] == 2, "the workers to sleep")
+
+    def settled() -> bool:
+        # Asleep for good, not dozing.
+        before = [roster.heartbeat(lane) for lane in lanes]
+        time.sleep(0.01)
+        return before == [roster.heartbeat(lane) for lane in lanes]
+
+    wait_until(settled, "deep sleep")
+    before, seen = looks(executor), [roster.heartbeat(lane) for lane in lanes]
+    wait_until(lambda: looks(executor) > before + 10, "many looks")
+    assert [roster.heartbeat(lane) for lane in lanes] == seen
+
+
+def test_looks_can_be_switched_off(make: Make) -> None:
+    executor = make(1, heartbeat_interval=None)
+    assert executor.submit(tasks.square, 3).result(60) == 9
+    assert looks(executor) == 0
+
+
+# With a clock of our own
+
+
+@dataclass
+class FakeWorker:
+    lane: int = 0
+    pid: int = 12345
+    ready: bool = True
+    expected: bool = False
+    stuck: bool = False
+    sent: list[int] = field(default_factory=list)
+
+    def send(self, number: int) -> None:
+        self.sent.append(number)
+
+
+@dataclass
+class FakePool:
+    """A pool, its roster, scheduler and supervisor in one."""
+
+    worker: FakeWorker = field(default_factory=FakeWorker)
+    name: str = "fake"
+    beat: int = 1
+    answers: bool = False
+    rung: int = 0
+    running: int = 0
+    has_work: bool = True
+    long: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.roster = self.scheduler = self.supervisor = self
+        self.workers = {self.worker.lane: self.worker}
+
+    def heartbeat(self, _lane: int) -> int:
+        return self.beat
+
+    def ring(self, _lane: int) -> None:
+        self.rung += 1
+        self.beat += self.answers
+
+    def running_since(self, _lane: int) -> int:
+        return self.running
+
+    def retire_lane(self, _lane: int) -> None:
+        pass
+
+    def overdue(self, _grace: int) -> tuple[list[int], list[int]]:
+        return ([self.worker.lane] if self.has_work and not self.long else []), self.long
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what every process's state is said to be."""
+    said = ["S"]
+    monkeypatch.setattr(health, "process_state", lambda _pid: said[0])
+    return said
+
+
+def watch(pool: Any, *times: float) -> None:
+    watcher = Health(pool, pool, HealthPolicy(1.0, 5.0, 3))
+    watcher._last = 0.0
+    for now in times:
+        watcher.look(now)
+
+
+def test_silence_of_the_whole_timeout_ends_a_worker(state: list[str]) -> None:
+    pool = FakePool()
+    watch(pool, 1, 2, 3, 4, 5)
+    assert pool.worker.sent == []
+    watch(pool, 1, 2, 3, 4, 5, 6)
+    assert pool.worker.sent == [signal.SIGKILL]
+
+
+def test_an_answer_clears_a_worker(state: list[str]) -> None:
+    pool = FakePool(answers=True)
+    watch(pool, *range(1, 30))
+    assert pool.worker.sent == []
+    assert pool.rung > 0
+
+
+def test_time_in_which_the_owner_stood_still_too_does_not_count(state: list[str]) -> None:
+    pool = FakePool()
+    watch(pool, 1, 2, 3, 4, 500, 501, 502, 503, 504)
+    assert pool.worker.sent == []
+
+
+def test_work_that_another_took_does_not_clear_a_silent_worker(state: list[str]) -> None:
+    pool = FakePool()
+    watcher = Health(pool, pool, HealthPolicy(1.0, 5.0, 3))  # type: ignore[arg-type]
+    watcher._last = 0.0
+    watcher.look(1)
+    pool.has_work = False
+    for now in range(2, 7):
+        watcher.look(now)
+    assert pool.worker.sent == [signal.SIGKILL]
+
+
+def test_worker_under_a_debugger_is_left_alone(state: list[str]) -> None:
+    state[0] = "t"
+    pool = FakePool()
+    watch(pool, *range(1, 30))
+    assert pool.worker.sent == []
+
+
+def test_worker_that_claimed_at_the_last_moment_ends_after_its_call(state: list[str]) -> None:
+    pool = FakePool(running=77)
+    watch(pool, *range(1, 8))
+    assert pool.worker.sent == []
+    assert pool.worker.expected
+
+
+def test_worker_that_was_continued_goes_on(state: list[str]) -> None:
+    state[0] = "T"
+    pool = FakePool(long=[0])
+    watcher = Health(pool, pool, HealthPolicy(1.0, 5.0, 3))  # type: ignore[arg-type]
+    watcher._last = 0.0
+    for now in range(1, 5):
+        watcher.look(now)
+    state[0] = "R"
+    for now in range(5, 30):
+        watcher.look(now)
+    assert pool.worker.sent == []
