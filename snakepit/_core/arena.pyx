@@ -192,13 +192,13 @@ cdef class Arena:
                 "use; drop arrays that came from tasks, send fewer at once, or raise SNAKEPIT_ARENA_BYTES",
                 details={"wanted": size, "in_use": self.committed(), "budget": self.header.budget},
             )
-        add32(&self.header.waiting, 1)
+        # A flag and no count, which whoever dies here would leave too high for ever.
+        store32(&self.header.waiting, 1)
         # The first look after saying that we wait happens in the caller's next round; until then a release may have
         # gone unsaid, so the first sleep is short.
         point(ARENA_WAITING)
         with nogil:
             sleep_on(&self.header.freed, seen, min(deadline, now_ns() + 5_000_000))
-            add32(&self.header.waiting, <uint32_t>-1)
         PyErr_CheckSignals()
 
     cdef uint32_t take(self, uint32_t size_class, uint64_t size) noexcept nogil:
@@ -271,6 +271,7 @@ cdef class Arena:
     cdef void tell_waiters(self) noexcept nogil:
         fence()
         if load32(&self.header.waiting):
+            store32(&self.header.waiting, 0)
             add32(&self.header.freed, 1)
             wake(&self.header.freed, WAKE_ALL)
 
@@ -349,6 +350,7 @@ cdef class Arena:
     cdef uint32_t carve(self, uint32_t size_class, uint64_t capacity) except? 0xFFFFFFFF:
         """Add a segment to the table, held by us, without memory yet."""
         cdef uint32_t index
+        cdef uint64_t start
         cdef SegmentEntry *entry
         cdef ArenaHeader *header = self.header
         self.lock()
@@ -364,11 +366,14 @@ cdef class Arena:
             if capacity <= SMALL:
                 if header.slab + capacity > header.slab_end:
                     # Slabs start at multiples of their size, so that an offset tells its slab.
-                    header.slab = (header.top + SLAB - 1) // SLAB * SLAB
+                    # In this order, a death between two stores costs a slab's range. In any other, somebody could
+                    # carve a second time from what is carved already.
+                    start = (header.top + SLAB - 1) // SLAB * SLAB
+                    store64(&header.top, start + SLAB)
                     point(ARENA_TOPPED)
-                    header.slab_end = header.slab + SLAB
+                    store64(&header.slab, start)
                     point(ARENA_SLABBED)
-                    header.top = header.slab_end
+                    store64(&header.slab_end, start + SLAB)
                 entry.offset = header.slab
                 header.slab += capacity
             else:
@@ -440,6 +445,12 @@ cdef class Arena:
         with nogil:
             memcpy(segment.base, source, size)
         return segment
+
+    cdef void hand_over(self, Segment segment, int client) noexcept nogil:
+        """Make our segment `client`'s: adopted or not, it is freed when that client is dead."""
+        cdef SegmentEntry *entry = &self.entries[segment.index]
+        cas64(&entry.state, segment.word, word_of(generation_of(segment.word) + 1, client, HELD))
+        segment.forget()
 
     cdef void entrust(self, uint32_t index, int holder) noexcept nogil:
         """Make ours what a dead client put into a completed slot that we have not read yet."""
@@ -544,6 +555,24 @@ cdef class Arena:
 
     # -- owner only ---------------------------------------------------------------------------------------------------
 
+    cdef void repair(self, int client) noexcept nogil:
+        """Finish what a client began that died under the lock, which is ours now."""
+        cdef ArenaHeader *header = self.header
+        cdef uint32_t i, listed
+        cdef SegmentEntry *entry
+        for i in range(load32(&header.count)):
+            entry = &self.entries[i]
+            if client_of(load64(&entry.state)) == <uint64_t>client:
+                # Memory that it was given and that the table does not know of: no budget would count it.
+                decommit_range(self.fd, entry.offset + pages(entry.committed), entry.capacity - pages(entry.committed))
+        if header.count:
+            # The newest segment counts before it stands in its list (see `carve`).
+            entry = &self.entries[header.count - 1]
+            listed = header.classes[entry.size_class]
+            if listed != header.count:
+                entry.next = listed
+                store32(&header.classes[entry.size_class], header.count)
+
     def reclaim(self, int client) -> int:
         """Free everything that a dead client held; returns how many segments that were."""
         cdef uint32_t i
@@ -551,7 +580,9 @@ cdef class Arena:
         cdef int freed = 0
         cdef SegmentEntry *entry
         point(BURIAL_RECLAIMING)
-        cas32(&self.header.lock, <uint32_t>client + 1, 0)
+        if cas32(&self.header.lock, <uint32_t>client + 1, <uint32_t>self.client + 1):
+            self.repair(client)
+            self.unlock()
         for i in range(load32(&self.header.count)):
             entry = &self.entries[i]
             word = load64(&entry.state)

@@ -10,8 +10,8 @@
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
-from snakepit._core.atomics cimport fence, load64, store32
-from snakepit._core.completions cimport THREAD_BELL
+from snakepit._core.atomics cimport fence, load64, store32, wake
+from snakepit._core.completions cimport HELPER_BELL, THREAD_BELL
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit
 from snakepit._core.layout cimport (
@@ -84,5 +84,11 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
     # The dead worker may have taken the word that somebody waits for a bell, and never have rung it.
     fence()
     scheduler.nudge(THREAD_BELL)
+    scheduler.nudge(HELPER_BELL)
+    # Or it has cleared the sleeping bit of a lane that it was about to wake: nobody would wake that one again.
+    for i in range(control.n_lanes):
+        if i != index:
+            store32(&control.lanes[i].wake, 1)
+            wake(&control.lanes[i].wake, 1)
     scheduler.wake_lanes()
     return lost

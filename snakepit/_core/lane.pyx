@@ -340,9 +340,9 @@ cdef class WorkerLane:
             else:
                 while load32(&self.me.wake) == 0 and reason == 0:
                     reason = sleep_on(&self.me.wake, 0, 0)
-        point(LANE_ROUSED)
             # The answer to who rang to see whether this loop still goes round.
             self.me.heartbeat_ns = now_ns()
+        point(LANE_ROUSED)
         if not clear_bit(header.sleeping, self.index):
             # Somebody woke us and counted us as searching.
             self.searching = True
@@ -625,6 +625,11 @@ cdef class WorkerLane:
     def replaced(self) -> bool:
         """Whether this lane ends because a spare has taken its place."""
         return load32(&self.me.retire) == ORDER_EXCHANGE
+
+    @property
+    def incarnation(self) -> int:
+        """Which worker of this lane this one is; the owner counts them."""
+        return self.me.incarnation
 
     @property
     def completed(self) -> int:

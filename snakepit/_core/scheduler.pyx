@@ -745,6 +745,7 @@ cdef class Scheduler(Completions):
             "state": ("vacant", "starting", "ready", "retiring")[load32(&lane.state)],
             "pid": lane.pid,
             "client": lane.client,
+            "incarnation": lane.incarnation,
             "completed": lane.completed,
             "busy_seconds": lane.busy_ns * 1e-9,
             "task": self.control.slots[claimed - 1].task if claimed else None,

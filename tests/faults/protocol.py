@@ -300,7 +300,7 @@ def run_point(points: ProtocolPoints, point: str, kills: int, generator: random.
             tasks += tasks_now
             done += 1
         stats = executor.stats()
-    return {"kills": done, "crashed": crashed, "tasks": tasks, "restarts": stats.restarts}
+    return {"kills": done, "crashed": crashed, "tasks": tasks, "restarts": stats.restarted}
 
 
 def one_kill(
