@@ -321,7 +321,7 @@ class ProcessPool:
         flags: int, payload: bytes | None, segment: Any, length: int,
     ) -> None:  # fmt: skip
         if kind == MAIL_READY:
-            self.supervisor.tell(lambda: self.supervisor.worker_ready(lane))
+            self.supervisor.tell(lambda: self.supervisor.worker_ready(lane, number))
         elif kind == MAIL_WORN:
             self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
         elif kind == MAIL_FAILED:
@@ -393,7 +393,7 @@ class ProcessPool:
     def start_process(self, lane: int, client: int, spare: bool = False) -> Any:
         """Start a worker process for a lane; a spare waits until another leaves."""
         assert self._lifeline is not None
-        link = self.nested.open_link(lane)
+        link = self.nested.open_link(lane, client)
         recording = self.recordings[lane] = Recording()
         passed = [
             self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno(), recording.fd
