@@ -49,6 +49,7 @@ cdef class Completions(Owner):
         cdef int reason
         cdef Header *header = self.control.header
         while not task.is_settled():
+            reason = 0
             if not cas32(&self.helper, 0, 1):
                 if self.sleep_on_task(task, deadline) == ETIMEDOUT:
                     return 0
@@ -69,12 +70,15 @@ cdef class Completions(Owner):
                         self.collect()
                         return 0
                     if reason == EINTR:
-                        PyErr_CheckSignals()
+                        break
             finally:
                 try:
                     self.leave(task)
                 finally:
                     release()
+            if reason == EINTR:
+                # Not in the helper's role: a handler that waits for a task would wait for us to settle it.
+                PyErr_CheckSignals()
         return 0
 
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:

@@ -117,6 +117,10 @@ cdef extern from * nogil:
 
     static int sp_end_descendants(void) {
         int round, ended;
+        /* Whoever is stopped must be killed: nothing may end this process in between. An owner's end orphans the group
+           of a worker that it forked itself, and the kernel sends SIGHUP to an orphaned group with a stopped member. */
+        signal(SIGHUP, SIG_IGN);
+        signal(SIGTERM, SIG_IGN);
         pthread_mutex_lock(&sp_sweeping);
         for (round = 0; round < SP_ROUNDS && sp_signal_descendants(SIGSTOP, 'T'); round++) ;
         ended = sp_signal_descendants(SIGKILL, 0);
@@ -207,7 +211,7 @@ def guard(int socket, int pipe) -> None:
 
 
 def end_descendants() -> int:
-    """Kill every process that descends from this one; return how many were killed. Only on Linux."""
+    """Kill every process that descends from this one, which is about to end itself; return how many. Only on Linux."""
     cdef int ended
     with nogil:
         ended = c_end_descendants()

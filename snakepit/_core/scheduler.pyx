@@ -258,6 +258,7 @@ cdef class Scheduler(Completions):
         slot.deadline_ns = task.deadline_ns
         slot.session = task.session
         slot.parent = task.parent
+        slot.attempt = task.attempt
         if task.segment is not None:
             slot.segment = task.segment.index + 1
         else:
@@ -713,6 +714,7 @@ cdef class Scheduler(Completions):
         lane.pid = 0
         lane.client = client
         lane.incarnation += 1
+        self.control.stacks[index].pid = 0
         store32(&lane.state, LANE_STARTING)
 
     def retire_lane(self, uint32_t index) -> None:

@@ -19,18 +19,8 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
-# Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
-# otherwise.
-ONE_THREAD_EACH = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
-
-# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is stopped
-# or hangs, and is replaced.
+# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is
+# stopped or hangs, and is replaced.
 ANSWER_PATIENCE = 5.0
 
 
@@ -92,7 +82,7 @@ class Template:
                     code,
                     run_ids.FLAG,
                     run_ids.current(),
-                ],  # fmt: skip
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
@@ -175,7 +165,7 @@ class Template:
                 return None
 
     def abandon(self) -> None:
-        """End a template that is still importing, from any thread: who waits for it stops waiting."""
+        """End a template that is still importing, from any thread: nobody waits for it longer."""
         template = self._process
         if template is not None and not self._ready:
             template.kill()

@@ -24,13 +24,14 @@ from snakepit._core.stopping import tasks_of_session
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
+from snakepit.lifecycle.blas import blas_environment
 from snakepit.lifecycle.deadlines import ProcessDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
-from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.lifecycle.template import Template, TemplateContext
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
@@ -58,6 +59,7 @@ CALL = 0
 SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
+NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 START_TIMEOUT = 60.0  # seconds
@@ -80,6 +82,7 @@ class PoolConfig:
     inline_threshold: int = 10_240
     start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
     name: str = "default"
+    blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
 
 
@@ -96,7 +99,7 @@ class ProcessPool:
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._config = config
         self._env = {
-            **{k: v for k, v in ONE_THREAD_EACH.items() if k not in os.environ},
+            **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
             **config.env,
         }
         self._initializer = self._pickle_initializer(config)
@@ -117,6 +120,7 @@ class ProcessPool:
             config.inline_threshold,
             usable_cpus(),
             SPIN_NS,
+            config.name,
         )
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
@@ -130,6 +134,9 @@ class ProcessPool:
         self.supervisor = Supervisor(self, config.recycling, config.health)
         self._deadlines = ProcessDeadlines(self)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
+        # For callers alone: a signal handler on top of the start, which holds it, may wait for the
+        # pool's own threads.
+        self._claim = threading.RLock()
         self._life = threading.Condition()
         self._begun = False
         self._started = False
@@ -339,7 +346,7 @@ class ProcessPool:
 
         Raises PoolShutdownError's cause when the pool was closed before.
         """
-        with self._life:
+        with self._claim:
             # A signal handler may come here on top of this very call: what it submits waits.
             if self._begun or self._closed:
                 return
@@ -354,7 +361,8 @@ class ProcessPool:
             if self._forks:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
-                self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+                with self._life:
+                    self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
 
     def _supervise(self) -> None:
         self.scheduler.spare_this_thread(self._callbacks.add)
@@ -449,8 +457,12 @@ class ProcessPool:
 
     def note_ready(self) -> None:
         """Tell who waits for readiness to look again."""
-        with self._life:
+        # Bounded: a signal handler may wait for the pool's end on top of a call that holds this.
+        if self._life.acquire(timeout=NOTE_PATIENCE):
             self._life.notify_all()
+            self._life.release()
+        else:
+            self.supervisor.after(NOTE_PATIENCE, self.note_ready)
 
     def await_ready(self, timeout: float | None = None) -> None:
         """Start the workers and wait until all are ready.
@@ -504,9 +516,8 @@ class ProcessPool:
 
     def set_broken(self, error: PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
-        with self._life:
-            self.broken = error
-            self._life.notify_all()
+        self.broken = error
+        self.note_ready()
         for task in self.scheduler.withdraw_all():
             self.scheduler.fail_elsewhere(task, self._why_broken())
 
@@ -542,7 +553,7 @@ class ProcessPool:
                 self.calls.end()
             for task in self.scheduler.withdraw_all():
                 task.mark_cancelled()
-        with self._life:
+        with self._claim:
             self._closed = True
             started = self._begun
         if started:

@@ -40,7 +40,7 @@ def die() -> None:
 def test_children_end_with_a_worker_that_is_killed() -> None:
     with snakepit.Executor(1) as executor:
         for new_session in (False, True):
-            worker, child = executor.submit(start_child, new_session).result(LONG)
+            _, child = executor.submit(start_child, new_session).result(LONG)
             assert is_running(child)
             with pytest.raises(snakepit.errors.WorkerCrashedError):
                 executor.submit(die).result(LONG)

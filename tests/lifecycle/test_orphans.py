@@ -282,7 +282,7 @@ def test_a_data_dir_that_cannot_be_written_is_an_error(
     assert registry.flush(60)
     monkeypatch.setenv("SNAKEPIT_DATA_DIR", "/proc/nowhere")
     with snakepit.Executor(1) as executor:
-        with pytest.raises(errors.DataDirError, match="SNAKEPIT_DATA_DIR=.*nowhere") as caught:
+        with pytest.raises(errors.DataDirError, match=r"SNAKEPIT_DATA_DIR=.*nowhere") as caught:
             executor.submit(pow, 2, 3)
         assert isinstance(caught.value, OSError)
         monkeypatch.delenv("SNAKEPIT_DATA_DIR")
