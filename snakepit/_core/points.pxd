@@ -35,27 +35,27 @@ cdef extern from * nogil:
     #include <stdlib.h>
     #include <sys/mman.h>
 
-    static struct sp_entry *sp_table;   /* one mapping for each module: nothing to link, nothing to lock */
+    static struct sp_entry *sp_points;   /* one mapping for each module: nothing to link, nothing to lock */
 
-    static void sp_attach(void) {
+    static void sp_attach_points(void) {
         const char *path = getenv("SNAKEPIT_POINTS");
         int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
         void *at;
         if (fd < 0) return;
         at = mmap(0, SP_POINTS * sizeof(struct sp_entry), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         close(fd);
-        if (at != MAP_FAILED) __atomic_store_n(&sp_table, (struct sp_entry *)at, __ATOMIC_RELEASE);
+        if (at != MAP_FAILED) __atomic_store_n(&sp_points, (struct sp_entry *)at, __ATOMIC_RELEASE);
     }
     static void sp_point(int number) {
         struct sp_entry *entry;
         uint32_t action;
         int saved = errno, who;
-        if (!sp_table) sp_attach();
-        if (!sp_table) { errno = saved; return; }
-        entry = &sp_table[number];
+        if (!sp_points) sp_attach_points();
+        if (!sp_points) { errno = saved; return; }
+        entry = &sp_points[number];
         __atomic_fetch_add(&entry->passes, 1, __ATOMIC_SEQ_CST);
         action = __atomic_load_n(&entry->action, __ATOMIC_ACQUIRE);
-        who = getpid() == sp_table[0].target ? SP_IN_OWNER : SP_IN_WORKERS;
+        who = getpid() == sp_points[0].target ? SP_IN_OWNER : SP_IN_WORKERS;
         if (action & who && __atomic_fetch_sub(&entry->countdown, 1, __ATOMIC_SEQ_CST) == 1) {
             entry->fired_pid = getpid();
             if ((action & 0xff) != SP_WAIT) __atomic_store_n(&entry->action, 0, __ATOMIC_RELEASE);
