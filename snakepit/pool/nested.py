@@ -125,7 +125,7 @@ class NestedTasks:
         segment: Any,
         length: int,
     ) -> None:
-        """Act on a worker's message, unless the worker is dead: another may have its lane by now."""
+        """Act on a worker's message, unless it is dead: another may have its lane by now."""
         incarnation = self._pool.scheduler.lane_info(lane)["incarnation"]
         if lane not in self._links or number >> 32 != incarnation:
             return

@@ -2,10 +2,10 @@
 
     python -m tests.faults.protocol [POINT...] [--kills N] [--seed N]
 
-Needs the debug build: `make faults` makes one apart and runs this in it. Each point has a process of
-its own. After each kill every future is settled, at most the running task has failed, each result is
-right and came from one execution, the pool is at its full size with every worker at work, no slot
-is missing, and the arena holds nothing any more.
+Needs the debug build: `make faults` makes one apart and runs this in it. Each point has a process
+of its own. After each kill every future is settled, at most the running task has failed, each
+result is right and came from one execution, the pool is at its full size with every worker at work,
+no slot is missing, and the arena holds nothing any more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ import snakepit
 from snakepit import errors
 from snakepit.testing import ProtocolPoints, have_points, kill_worker, point_names
 from tests.faults import work
-from tests.support import wait_until
 
 WORKERS = 3
 PATIENCE = 30.0
@@ -82,7 +80,7 @@ class Bench:
         self.calls.append(call)
         return call
 
-    # -- loads ---------------------------------------------------------------------------------------
+    # -- loads -------------------------------------------------------------------------------------
 
     def small(self) -> None:
         """Small calls in a burst, others one by one, with pauses in which lanes fall asleep."""
@@ -198,7 +196,7 @@ class Bench:
         self.arrays()
         self.trees()
 
-    # -- checks --------------------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------------
 
     def check_calls(self, most_crashed: int) -> int:
         """Check every call and forget it; returns how many failed because their worker died."""
@@ -299,7 +297,9 @@ def in_owner(point: str) -> bool:
     return point.partition(".")[0] in OWNER_ROOMS or point in OWNER_POINTS
 
 
-def run_point(points: ProtocolPoints, point: str, kills: int, generator: random.Random) -> dict[str, int]:
+def run_point(
+    points: ProtocolPoints, point: str, kills: int, generator: random.Random
+) -> dict[str, int]:
     """Kill a worker `kills` times at `point`; returns what happened. Raises FaultError."""
     if point == "worker.retiring":
         return run_retiring(points, kills)
@@ -381,7 +381,7 @@ def run_retiring(points: ProtocolPoints, kills: int) -> dict[str, int]:
     return {"kills": kills, "crashed": 0, "tasks": tasks, "restarts": 0}
 
 
-# -- the command -------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def run_here(point: str, kills: int, seed: int) -> int:
@@ -444,11 +444,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for point in options.points or point_names():
         begun = time.monotonic()
         held, said = run_apart(point, options.kills, options.seed)
-        print(f"{'ok    ' if held else 'BROKEN'} {point:20} {time.monotonic() - begun:5.1f} s  {said}",
+        verdict = "ok    " if held else "BROKEN"
+        print(f"{verdict} {point:20} {time.monotonic() - begun:5.1f} s  {said}",
               flush=True)  # fmt: skip
         if not held:
             failed.append(point)
-    print(f"{len(failed)} points broke a promise: {', '.join(failed)}" if failed else "every promise held")
+    print(
+        f"{len(failed)} points broke a promise: {', '.join(failed)}"
+        if failed
+        else "every promise held"
+    )
     return 1 if failed else 0
 
 

@@ -96,7 +96,7 @@ def tree(index: int, depth: int) -> int:
         return 1
     pool = snakepit.current_pool()
     children = [pool.submit(tree, 0, depth - 1) for _ in range(2)]
-    return 1 + sum(child.result(60) for child in children)
+    return 1 + sum(int(child.result(60)) for child in children)
 
 
 def tree_of_arrays(index: int, size: int) -> int:
