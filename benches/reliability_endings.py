@@ -77,7 +77,8 @@ def measure_owner_killed(folder: str) -> None:
             env={**os.environ, MARK: mark},
             stdout=subprocess.PIPE,
         )
-        assert owner.stdout is not None and owner.stdout.readline()
+        assert owner.stdout is not None
+        owner.stdout.readline()
         processes, held = len(marked(mark)), shared_megabytes() - before
         owner.kill()
         begun = time.monotonic()

@@ -1,7 +1,8 @@
 """Leftovers: processes of runs whose owner is dead, which no lifeline could end.
 
 A process is a leftover only if the registry knows its run, the run's owner is dead for certain
-(same boot, same pid namespace, and no process with its pid *and* start time), and one of these holds:
+(same boot, same pid namespace, and no process with its pid *and* start time), and one of these is
+true:
 
 - the registry has its pid and its start time;
 - it is in the process group that such a process leads;

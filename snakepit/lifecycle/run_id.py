@@ -1,10 +1,11 @@
-"""Run ids: which run of which owner a process belongs to, as 7 characters that its command shows."""
+"""Run ids: which owner's run a process belongs to, as 7 characters that its command shows."""
 
 from __future__ import annotations
 
 import os
 import re
 import secrets
+import threading
 from collections.abc import Sequence
 
 __all__ = ["ENVIRONMENT", "FLAG", "current", "extract_from_command", "generate", "valid"]
@@ -17,6 +18,7 @@ _ID = re.compile(rf"[0-9a-z]{{{LENGTH}}}")
 _IN_COMMAND = re.compile(rf"(?:^|[\s\0]){FLAG}[=\s\0]([0-9a-z]{{{LENGTH}}})(?:$|[\s\0])")
 
 _current = ""
+_making = threading.RLock()
 
 
 def generate() -> str:
@@ -43,14 +45,16 @@ def current() -> str:
     """Return the run id of this process: made at first use; a forked child makes its own."""
     global _current
     if not _current:
-        # Two threads may both come here; what both then return is what was stored last by either.
-        _current = _current or generate()
+        with _making:
+            if not _current:
+                _current = generate()
     return _current
 
 
 def _forget() -> None:
-    global _current
+    global _current, _making
     _current = ""
+    _making = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -29,11 +29,6 @@ ONE_THREAD_EACH = {
     "VECLIB_MAXIMUM_THREADS": "1",
 }
 
-# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is stopped
-# or hangs, and is replaced.
-ANSWER_PATIENCE = 5.0
-
-
 START_PATIENCE = 300.0  # seconds; what it imports may be large
 # Seconds until a template that does not answer is given up. It answers in a millisecond; while it
 # is waited for, nothing else is supervised.
@@ -92,7 +87,7 @@ class Template:
                     code,
                     run_ids.FLAG,
                     run_ids.current(),
-                ],  # fmt: skip
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
@@ -134,7 +129,6 @@ class Template:
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
-            self._socket.settimeout(ANSWER_PATIENCE)
         return self._socket
 
     def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
@@ -175,7 +169,7 @@ class Template:
                 return None
 
     def abandon(self) -> None:
-        """End a template that is still importing, from any thread: who waits for it stops waiting."""
+        """End a template that is still importing: who waits for it stops waiting. Any thread."""
         template = self._process
         if template is not None and not self._ready:
             template.kill()
