@@ -78,7 +78,7 @@ def measure_owner_killed(folder: str) -> None:
             stdout=subprocess.PIPE,
         )
         assert owner.stdout is not None
-        owner.stdout.readline()
+        assert owner.stdout.readline()
         processes, held = len(marked(mark)), shared_megabytes() - before
         owner.kill()
         begun = time.monotonic()

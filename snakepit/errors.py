@@ -23,6 +23,7 @@ __all__ = [
     "EncodeError",
     "ForkedPoolError",
     "FunctionLoadError",
+    "PoolNotFoundError",
     "PoolNotReadyError",
     "PoolShutdownError",
     "RemoteError",
@@ -98,6 +99,10 @@ class PoolNotReadyError(SnakepitError, BrokenProcessPool):
 
     `__cause__` says why.
     """
+
+
+class PoolNotFoundError(SnakepitError, LookupError):
+    """No running pool has this name or pid. `details`: wanted, pools (those that run)."""
 
 
 class PoolShutdownError(SnakepitError, RuntimeError):

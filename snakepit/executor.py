@@ -17,6 +17,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import RecyclingPolicy
@@ -32,6 +33,7 @@ from snakepit.pool.terms import Terms, checked_terms, session_key
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
+    from snakepit.diagnostics import PoolReport
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
     from snakepit.pool.retry import RetryPolicy
@@ -102,8 +104,10 @@ class Executor(concurrent.futures.Executor):
     `heartbeat_timeout`: seconds and `max_missed`: looks without a sign of life after which a worker
     that should have taken a call, or whose process is stopped, is replaced. A long call is none.
     `preload`: names of modules to import once in the template. `env`: environment variables of the
-    workers, in force before they import anything; BLAS and OpenMP libraries get one thread each
-    unless it or the environment says otherwise.
+    workers, in force before they import anything.
+    `blas_threads`: threads of BLAS and OpenMP libraries in each worker, in force before anything is
+    imported; "share": the usable CPUs divided among the workers; None: 1. Variables that `env` or
+    the environment sets win.
     `start_timeout`: seconds that a worker has to start, its initializer included, before it is
     killed and counts as failed; by default 60. Three failed starts in a row break the pool.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
@@ -139,6 +143,7 @@ class Executor(concurrent.futures.Executor):
         cancel_running: bool = False,
         stop_grace: Graces | Mapping[str, float] | None = None,
         name: str = "default",
+        blas_threads: int | Literal["share"] | None = None,
     ) -> None:
         size = _checked_size(max_workers)
         graces = Graces.checked(stop_grace)
@@ -158,6 +163,7 @@ class Executor(concurrent.futures.Executor):
                 ("worker_max_requests", worker_max_requests),
                 ("memory_threshold_mb", memory_threshold_mb),
                 ("env", env),
+                ("blas_threads", blas_threads),
                 ("start_timeout", start_timeout),
             ):
                 if value is not None:
@@ -182,6 +188,7 @@ class Executor(concurrent.futures.Executor):
                     inline_threshold=_checked_threshold(inline_threshold),
                     start_timeout=_checked_start_timeout(start_timeout),
                     name=name,
+                    blas_threads=checked_blas_threads(blas_threads),
                     graces=graces,
                 )
             )
@@ -358,6 +365,17 @@ class Executor(concurrent.futures.Executor):
     def stats(self) -> PoolStats:
         """Return what the pool saw so far."""
         return self._pool.stats()
+
+    def dump(self, *, stacks: bool = True, timeout: float = 2.0) -> PoolReport:
+        """Return where every worker is: its state, its task, and the task's Python stack.
+
+        `str()` of it is the text that `snakepit dump` prints. A worker is neither interrupted nor
+        waited for: one that does not show its stack within `timeout` seconds, which all share, is
+        reported with the reason. `stacks=False`: without Python stacks.
+        """
+        from snakepit.diagnostics import dump_pool
+
+        return dump_pool(self._pool, stacks=stacks, timeout=timeout)
 
     def __repr__(self) -> str:
         stats = self.stats()

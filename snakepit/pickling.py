@@ -169,6 +169,8 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return self._reduce_read_only(obj)
         if isinstance(obj, type):
             return self._reduce_class(obj)
+        if kind is types.CodeType:
+            return _reduce_code(obj)
         if kind is functools._lru_cache_wrapper and obj.__module__ == "__main__":
             # It would pickle as a name that workers do not have. The cache stays behind.
             return _cached_function, (obj.__wrapped__, obj.cache_parameters())
@@ -233,6 +235,13 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
             if self._dependencies is not None:
                 self._dependencies.append((namespace, name, value))
         return (*reduced[:2], (attributes, slots, versions), *reduced[3:5], _set_function_state)
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    # From 3.1.3 on cloudpickle replaces the file's name, for pickles that do not depend on it; then
+    # a traceback shows no lines.
+    kind, args = _cloudpickle._code_reduce(code)
+    return kind, tuple(code.co_filename if arg == "<dynamic-code>" else arg for arg in args)
 
 
 def careful_dumps(

@@ -48,7 +48,7 @@ cdef struct ArenaHeader:
     uint32_t lock                       # 0, or client + 1: carving and committing
     uint32_t count                      # segments carved
     uint32_t freed                      # futex word: grows when memory comes back while somebody waits
-    uint32_t waiting
+    uint32_t waiting                    # 1: somebody waits; whoever tells of memory clears it first
     uint64_t top                        # end of the carved range
     uint64_t slab, slab_end             # the range that small segments are carved from
     uint32_t classes[SIZE_CLASSES]      # newest segment of each size class (index + 1)
@@ -83,6 +83,8 @@ cdef class Arena:
     cdef uint32_t carve(self, uint32_t size_class, uint64_t capacity) except? 0xFFFFFFFF
     cdef uint64_t committed(self) noexcept nogil
     cdef void trim(self, uint64_t wanted) noexcept nogil
+    cdef void hand_over(self, Segment segment, int client) noexcept nogil
+    cdef void repair(self, int client) noexcept nogil
     cdef int lock(self) except -1
     cdef int remember(self, SharedSegment segment) except -1
     cdef void unlock(self) noexcept nogil

@@ -24,6 +24,11 @@ from snakepit._core.atomics cimport (
     store64, wake,
 )
 from snakepit._core.memory cimport Mapping, map_range
+from snakepit._core.points cimport (
+    ARENA_ADOPTED, ARENA_ADOPTING, ARENA_BACKED, ARENA_COMMITTED, ARENA_COUNTED, ARENA_CUT, ARENA_EMPTIED,
+    ARENA_EMPTYING, ARENA_ENTERED, ARENA_LISTED, ARENA_LOCKED, ARENA_RELEASED, ARENA_RELEASING, ARENA_SLABBED,
+    ARENA_TOOK, ARENA_TOPPED, ARENA_WAITING, BURIAL_RECLAIMING, WORKER_MAPPED, point,
+)
 
 from snakepit._core.memory import create_memory
 from snakepit.errors import ArenaFullError
@@ -132,6 +137,7 @@ cdef class Arena:
         self.pid = os.getpid()
         # Re-entrant: the collector may run a view's finaliser while this thread holds it.
         self.map_lock = threading.RLock()
+        point(WORKER_MAPPED)
         self.shared = {}
         self.shared_starts = []
         cdef uint64_t size = pages(sizeof(ArenaHeader)) + pages(MAX_SEGMENTS * sizeof(SegmentEntry))
@@ -167,6 +173,7 @@ cdef class Arena:
                 index = self.carve(size_class, capacity)
             entry = &self.entries[index]
             word = load64(&entry.state)
+            point(ARENA_TOOK)
             if entry.committed >= size or self.commit(index, word, size):
                 segment = Segment.__new__(Segment)
                 segment.arena = self
@@ -185,12 +192,13 @@ cdef class Arena:
                 "use; drop arrays that came from tasks, send fewer at once, or raise SNAKEPIT_ARENA_BYTES",
                 details={"wanted": size, "in_use": self.committed(), "budget": self.header.budget},
             )
-        add32(&self.header.waiting, 1)
+        # A flag and no count, which whoever dies here would leave too high for ever.
+        store32(&self.header.waiting, 1)
         # The first look after saying that we wait happens in the caller's next round; until then a release may have
         # gone unsaid, so the first sleep is short.
+        point(ARENA_WAITING)
         with nogil:
             sleep_on(&self.header.freed, seen, min(deadline, now_ns() + 5_000_000))
-            add32(&self.header.waiting, <uint32_t>-1)
         PyErr_CheckSignals()
 
     cdef uint32_t take(self, uint32_t size_class, uint64_t size) noexcept nogil:
@@ -232,6 +240,7 @@ cdef class Arena:
         cdef uint64_t generation = generation_of(word) + 1
         cdef uint64_t kept = 0
         cdef uint32_t i
+        point(ARENA_RELEASING)
         if entry.committed > SMALL:
             for i in range(load32(&self.header.count)):
                 if state_of(load64(&self.entries[i].state)) == FREE_SEGMENT:
@@ -245,13 +254,16 @@ cdef class Arena:
         if entry.committed == 0:
             cas64(&entry.state, word, word_of(generation, 0, EMPTY))
         elif cas64(&entry.state, word, word_of(generation, 0, FREE_SEGMENT)):
+            point(ARENA_RELEASED)
             store32(&self.header.hints[entry.size_class], index + 1)
         self.tell_waiters()
 
     cdef void decommit(self, uint32_t index) noexcept nogil:
         """Return the memory of a BUSY segment to the system; it becomes EMPTY."""
         cdef SegmentEntry *entry = &self.entries[index]
+        point(ARENA_EMPTYING)
         if entry.committed and decommit_range(self.fd, entry.offset, pages(entry.committed)) == 0:
+            point(ARENA_EMPTIED)
             entry.committed = 0
         cdef uint64_t generation = generation_of(load64(&entry.state)) + 1
         store64(&entry.state, word_of(generation, 0, EMPTY if entry.committed == 0 else FREE_SEGMENT))
@@ -259,6 +271,7 @@ cdef class Arena:
     cdef void tell_waiters(self) noexcept nogil:
         fence()
         if load32(&self.header.waiting):
+            store32(&self.header.waiting, 0)
             add32(&self.header.freed, 1)
             wake(&self.header.freed, WAKE_ALL)
 
@@ -295,6 +308,7 @@ cdef class Arena:
         cdef int status = 0
         self.lock()
         with nogil:
+            point(ARENA_LOCKED)
             in_use = self.committed()
             if in_use + missing > self.header.budget:
                 self.trim(in_use + missing - self.header.budget)
@@ -304,7 +318,9 @@ cdef class Arena:
             else:
                 status = commit_range(self.fd, entry.offset + entry.committed, missing)
                 if status == 0:
+                    point(ARENA_BACKED)
                     entry.committed = wanted
+                    point(ARENA_COMMITTED)
             self.unlock()
         if status != 0:
             return False
@@ -334,6 +350,7 @@ cdef class Arena:
     cdef uint32_t carve(self, uint32_t size_class, uint64_t capacity) except? 0xFFFFFFFF:
         """Add a segment to the table, held by us, without memory yet."""
         cdef uint32_t index
+        cdef uint64_t start
         cdef SegmentEntry *entry
         cdef ArenaHeader *header = self.header
         self.lock()
@@ -349,22 +366,31 @@ cdef class Arena:
             if capacity <= SMALL:
                 if header.slab + capacity > header.slab_end:
                     # Slabs start at multiples of their size, so that an offset tells its slab.
-                    header.slab = (header.top + SLAB - 1) // SLAB * SLAB
-                    header.slab_end = header.slab + SLAB
-                    header.top = header.slab_end
+                    # In this order, a death between two stores costs a slab's range. In any other, somebody could
+                    # carve a second time from what is carved already.
+                    start = (header.top + SLAB - 1) // SLAB * SLAB
+                    store64(&header.top, start + SLAB)
+                    point(ARENA_TOPPED)
+                    store64(&header.slab, start)
+                    point(ARENA_SLABBED)
+                    store64(&header.slab_end, start + SLAB)
                 entry.offset = header.slab
                 header.slab += capacity
             else:
                 entry.offset = header.top
                 header.top += capacity
+            point(ARENA_CUT)
             entry.capacity = capacity
             entry.committed = 0
             entry.size_class = size_class
             entry.next = header.classes[size_class]
             store64(&entry.state, word_of(1, self.client, HELD))
+            point(ARENA_ENTERED)
             # The count goes first: a segment in the class list that the scans do not see would never be reclaimed.
             store32(&header.count, index + 1)
+            point(ARENA_COUNTED)
             store32(&header.classes[size_class], index + 1)
+            point(ARENA_LISTED)
         finally:
             self.unlock()
         return index
@@ -399,6 +425,7 @@ cdef class Arena:
         segment.index = index
         segment.size = size
         segment.base = self.address_of(index)
+        point(ARENA_ADOPTING)
         while True:
             word = load64(&entry.state)
             if state_of(word) != HELD:
@@ -408,6 +435,7 @@ cdef class Arena:
             if cas64(&entry.state, word, ours):
                 break
         segment.word = ours
+        point(ARENA_ADOPTED)
         return segment
 
     cdef Segment copy_of(self, uint32_t index, uint64_t size, uint64_t deadline):
@@ -417,6 +445,12 @@ cdef class Arena:
         with nogil:
             memcpy(segment.base, source, size)
         return segment
+
+    cdef void hand_over(self, Segment segment, int client) noexcept nogil:
+        """Make our segment `client`'s: adopted or not, it is freed when that client is dead."""
+        cdef SegmentEntry *entry = &self.entries[segment.index]
+        cas64(&entry.state, segment.word, word_of(generation_of(segment.word) + 1, client, HELD))
+        segment.forget()
 
     cdef void entrust(self, uint32_t index, int holder) noexcept nogil:
         """Make ours what a dead client put into a completed slot that we have not read yet."""
@@ -521,13 +555,34 @@ cdef class Arena:
 
     # -- owner only ---------------------------------------------------------------------------------------------------
 
+    cdef void repair(self, int client) noexcept nogil:
+        """Finish what a client began that died under the lock, which is ours now."""
+        cdef ArenaHeader *header = self.header
+        cdef uint32_t i, listed
+        cdef SegmentEntry *entry
+        for i in range(load32(&header.count)):
+            entry = &self.entries[i]
+            if client_of(load64(&entry.state)) == <uint64_t>client:
+                # Memory that it was given and that the table does not know of: no budget would count it.
+                decommit_range(self.fd, entry.offset + pages(entry.committed), entry.capacity - pages(entry.committed))
+        if header.count:
+            # The newest segment counts before it stands in its list (see `carve`).
+            entry = &self.entries[header.count - 1]
+            listed = header.classes[entry.size_class]
+            if listed != header.count:
+                entry.next = listed
+                store32(&header.classes[entry.size_class], header.count)
+
     def reclaim(self, int client) -> int:
         """Free everything that a dead client held; returns how many segments that were."""
         cdef uint32_t i
         cdef uint64_t word
         cdef int freed = 0
         cdef SegmentEntry *entry
-        cas32(&self.header.lock, <uint32_t>client + 1, 0)
+        point(BURIAL_RECLAIMING)
+        if cas32(&self.header.lock, <uint32_t>client + 1, <uint32_t>self.client + 1):
+            self.repair(client)
+            self.unlock()
         for i in range(load32(&self.header.count)):
             entry = &self.entries[i]
             word = load64(&entry.state)

@@ -10,14 +10,15 @@
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
-from snakepit._core.atomics cimport fence, load64, store32
-from snakepit._core.completions cimport THREAD_BELL
+from snakepit._core.atomics cimport fence, load64, store32, wake
+from snakepit._core.completions cimport HELPER_BELL, THREAD_BELL
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit
 from snakepit._core.layout cimport (
     DONE, IN_SEGMENT, LANE_VACANT, MAIL, NOBODY, POSTED, QUEUED, RUNNING, Header, Lane, Slot, cell_generation, cell_slot,
     claim_lane, claim_state, claim_word,
 )
+from snakepit._core.points cimport BURIAL_BEGUN, BURIAL_COLLECTED, BURIAL_SWEPT, point
 from snakepit._core.queue cimport ring_push
 from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.task cimport Task
@@ -35,6 +36,7 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
     cdef uint64_t word, cell
     cdef Slot *slot
     cdef Task lost = None
+    point(BURIAL_BEGUN)
     pthread_mutex_lock(&scheduler.mutex)
     clear_bit(header.searching, index)
     clear_bit(header.sleeping, index)
@@ -42,6 +44,7 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
     clear_bit(header.running, index)
     # From here on, what the dead lane pushed is marked as taken.
     scheduler.sweep()
+    point(BURIAL_COLLECTED)
     for i in range(control.n_slots + control.n_mail):
         slot = &control.slots[i]
         word = load64(&slot.claim)
@@ -74,11 +77,18 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
     lane.pid = 0
     lane.claimed = 0
     pthread_mutex_unlock(&scheduler.mutex)
+    point(BURIAL_SWEPT)
     if lost is not None:
         Py_DECREF(lost)
         lost.clear()
     # The dead worker may have taken the word that somebody waits for a bell, and never have rung it.
     fence()
     scheduler.nudge(THREAD_BELL)
+    scheduler.nudge(HELPER_BELL)
+    # Or it has cleared the sleeping bit of a lane that it was about to wake: nobody would wake that one again.
+    for i in range(control.n_lanes):
+        if i != index:
+            store32(&control.lanes[i].wake, 1)
+            wake(&control.lanes[i].wake, 1)
     scheduler.wake_lanes()
     return lost

@@ -287,9 +287,9 @@ cdef class Channel:
         self.encode_value(message, value, 0)
         return message.encoding, message.flags, message.inline, message.segment, message.length
 
-    def pass_on(self, Segment segment) -> int:
-        """Let go of a segment for another process to adopt; returns its number."""
-        segment.forget()
+    def pass_on(self, Segment segment, int client) -> int:
+        """Make a segment the process `client`'s, which adopts it by its number, or dies and leaves it; returns that."""
+        self.arena.hand_over(segment, client)
         return segment.index
 
     def receive(self, uint32_t index, uint64_t length) -> Segment:

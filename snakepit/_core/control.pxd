@@ -1,7 +1,7 @@
 # cython: language_level=3
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from snakepit._core.layout cimport Definition, Header, Lane, Ring, Slot
+from snakepit._core.layout cimport Definition, Header, Lane, Ring, Slot, StackPage
 from snakepit._core.memory cimport Mapping
 
 
@@ -14,9 +14,14 @@ cdef class Control:
     cdef Slot *slots                # calls first, then mail
     cdef Definition *definitions
     cdef char *payloads
+    cdef char *names                # of the definitions
+    cdef StackPage *stacks          # one a lane
     cdef uint32_t n_slots, n_mail, n_lanes, payload_stride
 
     cdef uint64_t *cells(self, Ring *ring) noexcept nogil
     cdef uint8_t *payload(self, uint32_t slot, uint64_t length) noexcept nogil
     cdef bint has_work(self, uint32_t lane) noexcept nogil
     cdef bint has_stranded(self, uint32_t lane) noexcept nogil
+
+
+cdef int write_name(char *place, str name) except -1

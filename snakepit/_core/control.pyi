@@ -12,4 +12,5 @@ def create_control(
     inline_bytes: int,
     cpus: int,
     spin_limit_ns: int,
+    name: str = "",
 ) -> Control: ...

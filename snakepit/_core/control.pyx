@@ -3,12 +3,15 @@
 import os
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
-from snakepit._core.atomics cimport load64
+from snakepit._core.atomics cimport load64, now_ns
 from snakepit._core.counters cimport test_bit
 from snakepit._core.layout cimport (
-    LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, PRIORITIES, PRIVATE_CELLS, Definition, Header, Lane, Ring, Slot,
+    LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, NAME_BYTES, PRIORITIES, PRIVATE_CELLS, Definition, Header, Lane, Ring,
+    Slot, StackPage,
 )
 from snakepit._core.memory cimport Mapping
 
@@ -17,6 +20,15 @@ from snakepit._core.memory import create_memory
 
 cdef extern from "unistd.h" nogil:
     int close(int fd)
+
+
+cdef int write_name(char *place, str name) except -1:
+    """Write a name for readers of the state: its end, where it is too long."""
+    cdef bytes text = name.encode("utf-8", "replace")
+    if len(text) >= NAME_BYTES:
+        text = ("\u2026".encode() + text[len(text) - NAME_BYTES + 8:]).decode("utf-8", "ignore").encode()
+    memcpy(place, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text) + 1)
+    return 0
 
 
 cdef uint64_t aligned(uint64_t offset):
@@ -39,6 +51,8 @@ cdef class Control:
         self.lanes = <Lane *>(base + self.header.lanes)
         self.slots = <Slot *>(base + self.header.slots)
         self.definitions = <Definition *>(base + self.header.definitions)
+        self.names = base + self.header.names
+        self.stacks = <StackPage *>(base + self.header.stacks)
         self.payloads = base + self.header.payloads
         self.n_slots = self.header.n_slots
         self.n_mail = self.header.n_mail
@@ -87,12 +101,14 @@ cdef class Control:
 
 
 def create_control(
-    int lanes, int slots, int mail, int definitions, int inline_bytes, int cpus, int spin_limit_ns
+    int lanes, int slots, int mail, int definitions, int inline_bytes, int cpus, int spin_limit_ns,
+    str name="",
 ) -> Control:
     """Create the control block of a new pool.
 
     `lanes`: most threads that may claim tasks at once; `slots`: calls in shared memory at once (a power of two);
-    `mail`: slots for messages of workers; `inline_bytes`: the most payload bytes that a slot carries itself.
+    `mail`: slots for messages of workers; `inline_bytes`: the most payload bytes that a slot carries itself;
+    `name`: the pool's, for those who look at it from outside.
     """
     if not 1 <= lanes <= MAX_LANES:
         raise ValueError(f"a pool can have 1 to {MAX_LANES} workers, not {lanes}")
@@ -104,7 +120,9 @@ def create_control(
     cdef uint64_t slots_at = aligned(private_at + lanes * PRIVATE_CELLS * 8)
     cdef uint64_t payloads_at = aligned(slots_at + (slots + mail) * sizeof(Slot))
     cdef uint64_t definitions_at = aligned(payloads_at + (slots + mail) * stride)
-    cdef uint64_t size = aligned(definitions_at + definitions * sizeof(Definition))
+    cdef uint64_t names_at = aligned(definitions_at + definitions * sizeof(Definition))
+    cdef uint64_t stacks_at = aligned(names_at + definitions * NAME_BYTES)
+    cdef uint64_t size = aligned(stacks_at + lanes * sizeof(StackPage))
     fd = create_memory("control", size)
     cdef Mapping mapping = Mapping(fd, size)
     cdef Header *header = <Header *>mapping.base
@@ -124,6 +142,10 @@ def create_control(
     header.slots = slots_at
     header.payloads = payloads_at
     header.definitions = definitions_at
+    header.names = names_at
+    header.stacks = stacks_at
+    header.created_ns = now_ns()
+    write_name(header.pool_name, name)
     header.cpus = cpus
     header.spin_limit_ns = spin_limit_ns
     for i in range(PRIORITIES):

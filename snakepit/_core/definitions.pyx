@@ -6,13 +6,13 @@ reused, each time with a new epoch; a cached object of an older epoch is stale.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from snakepit._core.arena cimport Arena
 from snakepit._core.atomics cimport load32, now_ns, store32
-from snakepit._core.control cimport Control
-from snakepit._core.layout cimport Definition
+from snakepit._core.control cimport Control, write_name
+from snakepit._core.layout cimport NAME_BYTES, Definition
 
 
 @cython.no_gc_clear     # numbers come back to it from objects that die in the same collection
@@ -22,8 +22,11 @@ cdef class Definitions:
         self.arena = arena
         self.free = []
 
-    def publish(self, bytes pickled, target) -> Published | None:
-        """Give `pickled` a number; None when the table is full (the caller then sends it with each call)."""
+    def publish(self, bytes pickled, target, str name="") -> Published | None:
+        """Give `pickled` a number; None when the table is full (the caller then sends it with each call).
+
+        `name` is for those who look at the pool from outside.
+        """
         cdef Published published
         cdef Definition *entry
         cdef uint32_t number
@@ -42,6 +45,7 @@ cdef class Definitions:
         entry = &self.control.definitions[number]
         entry.segment = published.segment.index
         entry.length = PyBytes_GET_SIZE(pickled)
+        write_name(self.control.names + <uint64_t>number * NAME_BYTES, name)
         published.epoch = entry.epoch + 1
         store32(&entry.epoch, published.epoch)
         published.table = self

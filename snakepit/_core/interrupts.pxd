@@ -23,6 +23,7 @@ cdef class Runner:
     """A thread that runs tasks, seen from whoever interrupts it (see `interrupts.pyx`)."""
     cdef mutex_t mutex
     cdef unsigned long ident
+    cdef size_t state                   # the address of its thread state, for `stacks.read_stack`
     cdef void *top                      # the innermost running task; linked through `Task.previous`, under the queue's
                                         # mutex
     cdef int holds                      # sections that must not be broken, under way

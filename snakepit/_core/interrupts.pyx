@@ -12,6 +12,8 @@ Three rules make that safe:
 * A task that runs on the thread of another which waits for it shares its fate: interrupted is what runs, and then, when
   control is back, the one that waits (`LocalQueue.run_queued`).
 """
+from cpython.pystate cimport PyThreadState_Get
+
 from snakepit._core.task cimport Task
 
 from snakepit.errors import TaskInterrupt
@@ -45,6 +47,7 @@ cdef class Runner:
     def __cinit__(self):
         mutex_init(&self.mutex, NULL)
         self.ident = PyThread_get_thread_ident()
+        self.state = <size_t>PyThreadState_Get()
         self.top = NULL
         set_runner(<void *>self)
 

@@ -26,6 +26,13 @@ from snakepit._core.layout cimport (
     MAIL_SUBMIT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT,
     STOP_MASK, Header, Ring, Slot, claim_generation, claim_state, claim_word,
 )
+from snakepit._core.points cimport (
+    DECODE_ADOPTED, DECODE_BEGUN, DECODE_LOADED, ENCODE_BEGUN, ENCODE_DONE, LANE_BEDDED, LANE_CHOSE, LANE_CLAIMED,
+    LANE_COUNTED, LANE_LOOKING, LANE_NOTED, LANE_ROUSED, LANE_RUNNING, LANE_SEARCHING, LANE_STOLE, MAIL_FILLED,
+    MAIL_OPENED, MAIL_POSTED, PUBLISH_BEGUN, PUBLISH_COUNTED, PUBLISH_DONE, PUBLISH_FILLED, PUBLISH_LET_GO,
+    PUSH_COUNTED, PUSH_DISARMED, PUSH_LINKED, PUSH_PUSHED, PUSH_RUNG, WORKER_ANNOUNCED, WORKER_JOINED,
+    WORKER_RETIRING, point,
+)
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
 from snakepit._core.task cimport Message
 
@@ -75,6 +82,7 @@ cdef class WorkerLane:
         self.answer = Message()
         self.kept = []
         self.slot = NO_SLOT
+        point(WORKER_JOINED)
 
     def announce(self, int pid) -> None:
         """Say that this lane is ready for work."""
@@ -82,6 +90,7 @@ cdef class WorkerLane:
         self.thread = PyThread_get_thread_ident()
         self.me.heartbeat_ns = now_ns()
         store32(&self.me.state, LANE_READY)
+        point(WORKER_ANNOUNCED)
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
@@ -98,6 +107,7 @@ cdef class WorkerLane:
                 continue
             if found == RETIRE:
                 store32(&self.me.state, LANE_RETIRING)
+                point(WORKER_RETIRING)
                 return None
             self.slot = found
             self.heard = self.interrupted = self.owed = False
@@ -110,9 +120,11 @@ cdef class WorkerLane:
                 found = self.obey()
                 if found != NO_SLOT:
                     break
+            point(LANE_LOOKING)
             found = self.find()
             if found != NO_SLOT:
                 self.slot = found
+                point(LANE_CLAIMED)
                 self.note_claim()
                 self.dozes = 0
                 return found
@@ -127,6 +139,7 @@ cdef class WorkerLane:
             found = self.steal()
             if found != NO_SLOT:
                 self.slot = found
+                point(LANE_STOLE)
                 self.note_claim()
                 return found
             if self.sleep() == EINTR:
@@ -234,6 +247,7 @@ cdef class WorkerLane:
         if not self.running:
             set_bit(header.running, self.index)
             self.running = True
+        point(LANE_RUNNING)
         if self.searching:
             clear_bit(header.searching, self.index)
             self.searching = False
@@ -262,13 +276,16 @@ cdef class WorkerLane:
         self.me.heartbeat_ns = self.started_ns
         self.me.started_ns = self.started_ns
         store64(&self.me.claimed, <uint64_t>self.slot + 1)
+        point(LANE_NOTED)
 
     cdef void wake_another(self) noexcept nogil:
         """Have a sleeping lane look for work, if there is one."""
         cdef Header *header = self.control.header
         cdef uint32_t other = lowest_bit(header.sleeping, self.control.n_lanes)
         if other < self.control.n_lanes and clear_bit(header.sleeping, other):
+            point(LANE_CHOSE)
             set_bit(header.searching, other)
+            point(LANE_COUNTED)
             store32(&self.control.lanes[other].wake, 1)
             wake(&self.control.lanes[other].wake, 1)
 
@@ -291,6 +308,7 @@ cdef class WorkerLane:
         if not self.searching:
             set_bit(header.searching, self.index)
             self.searching = True
+        point(LANE_SEARCHING)
         until = now + self.spin_ns
         while True:
             for _turn in range(32):
@@ -310,6 +328,7 @@ cdef class WorkerLane:
         clear_bit(header.searching, self.index)
         self.searching = False
         fence()
+        point(LANE_BEDDED)
         if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or load32(&self.me.retire)
                 or load32(&header.closing)):
             if self.dozes < MOST_DOZES:
@@ -323,6 +342,7 @@ cdef class WorkerLane:
                     reason = sleep_on(&self.me.wake, 0, 0)
             # The answer to who rang to see whether this loop still goes round.
             self.me.heartbeat_ns = now_ns()
+        point(LANE_ROUSED)
         if not clear_bit(header.sleeping, self.index):
             # Somebody woke us and counted us as searching.
             self.searching = True
@@ -339,6 +359,7 @@ cdef class WorkerLane:
         cdef Segment segment = None
         cdef uint64_t length = slot.length
         cdef const uint8_t *payload
+        point(DECODE_BEGUN)
         if slot.flags & IN_SEGMENT:
             if slot.flags & KEPT:
                 segment = self.arena.copy_of(
@@ -346,6 +367,7 @@ cdef class WorkerLane:
                 )
             else:
                 segment = self.arena.adopt(slot.segment - 1, length)
+            point(DECODE_ADOPTED)
             payload = <const uint8_t *>segment.base
         else:
             payload = self.control.payload(self.slot, length)
@@ -354,6 +376,7 @@ cdef class WorkerLane:
             return function, ((args, kwargs) if slot.kind == CALL else args)
         function = self.definitions.get(slot.definition, slot.definition_epoch)
         value = self.channel.decode(slot.encoding, payload, length, segment)
+        point(DECODE_LOADED)
         if slot.kind != CALL:
             return function, (value,)
         if value is None:
@@ -437,7 +460,9 @@ cdef class WorkerLane:
         answer.length = 0
         answer.clear()
         answer.items = items
+        point(ENCODE_BEGUN)
         self.channel.encode_value(answer, value, slot.deadline_ns)
+        point(ENCODE_DONE)
 
     cdef int leave_as_child(self, problem) except -1:
         """End a forked child as Python ends a program, without its clean-up, which is the parent's."""
@@ -455,6 +480,7 @@ cdef class WorkerLane:
         """Publish the encoded answer: from here on the task is done, whatever happens to this process."""
         cdef Message answer = self.answer
         cdef Slot *slot = &self.control.slots[self.slot]
+        point(PUBLISH_BEGUN)
         slot.encoding = answer.encoding
         slot.flags = answer.flags
         slot.items = answer.items
@@ -463,6 +489,7 @@ cdef class WorkerLane:
             slot.segment = answer.segment.index + 1
             # From now on the arena's table alone says that we hold it, until the owner adopts it or buries us.
             answer.segment.forget()
+            point(PUBLISH_LET_GO)
         else:
             slot.segment = 0
             if answer.length:
@@ -470,6 +497,7 @@ cdef class WorkerLane:
         if answer.shared is not None:
             self.kept.append((self.slot, self.generation, answer.shared))
         answer.clear()
+        point(PUBLISH_FILLED)
         with nogil:
             self.publish_slot()
         # The slot may carry another task by now, whose stop word is not ours to read.
@@ -482,7 +510,9 @@ cdef class WorkerLane:
         self.me.busy_ns += ran
         self.me.completed += 1
         store64(&self.me.claimed, 0)
+        point(PUBLISH_COUNTED)
         store64(&slot.claim, claim_word(self.generation, self.index, DONE))
+        point(PUBLISH_DONE)
         self.push(self.slot)
 
     cdef void push(self, uint32_t index) noexcept nogil:
@@ -493,13 +523,18 @@ cdef class WorkerLane:
         while True:
             head = load32(&header.done)
             slot.next = head
+            point(PUSH_LINKED)
             if cas32(&header.done, head, index + 1):
                 break
+        point(PUSH_PUSHED)
         if head == 0:
             bell = load32(&header.armed)
             if bell and cas32(&header.armed, bell, 0):
+                point(PUSH_DISARMED)
                 add32(&header.bells[bell], 1)
+                point(PUSH_COUNTED)
                 wake(&header.bells[bell], WAKE_ALL)
+        point(PUSH_RUNG)
 
     def post(self, int kind, uint64_t number, value=None, uint32_t definition=0, uint32_t epoch=0) -> None:
         """Send the owner a message of its own, whether or not a task runs. Thread-safe."""
@@ -520,6 +555,7 @@ cdef class WorkerLane:
         cdef Slot *slot
         with nogil:
             index = self.open_mail()
+            point(MAIL_OPENED)
         slot = &self.control.slots[index]
         slot.kind = kind
         slot.parent = number
@@ -537,7 +573,9 @@ cdef class WorkerLane:
         if message.shared is not None:
             self.kept.append((index, claim_generation(slot.claim), message.shared))
         with nogil:
+            point(MAIL_FILLED)
             store64(&slot.claim, claim_word(claim_generation(slot.claim), self.index, POSTED))
+            point(MAIL_POSTED)
             self.push(index)
         return 0
 
@@ -587,6 +625,11 @@ cdef class WorkerLane:
     def replaced(self) -> bool:
         """Whether this lane ends because a spare has taken its place."""
         return load32(&self.me.retire) == ORDER_EXCHANGE
+
+    @property
+    def incarnation(self) -> int:
+        """Which worker of this lane this one is; the owner counts them."""
+        return self.me.incarnation
 
     @property
     def completed(self) -> int:

@@ -3,6 +3,7 @@
 
     Header | Lane x n_lanes | Ring cells (3 priorities) | Ring cells (one private ring a lane)
            | Slot x (n_slots + n_mail) | payload area x (n_slots + n_mail) | Definition x n_definitions
+           | name x n_definitions | StackPage x n_lanes
 
 The owner (the process that made the pool) and its workers map the same block. Whoever may be killed at any instruction
 changes it only by single atomic words, so the survivor can always read what happened.
@@ -17,13 +18,16 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAGIC = 0x534E414B45504954          # "SNAKEPIT"
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     MAX_LANES = 1024                    # bits of the bitmaps below
     BITMAP_WORDS = MAX_LANES // 64
     PRIORITIES = 3                      # 0 high, 1 normal, 2 low
+    NORMAL = 1
     PRIVATE_CELLS = 16                  # cells of a lane's private ring
     DROWSY_NS = 200_000                 # how long a lane dozes before it looks for work again
     MICRO = 160                         # payload bytes that lie beside the slot's header
+    NAME_BYTES = 96                     # of a name, its final zero included
+    STACK_BYTES = 8192                  # of a `StackPage`: room for some 80 frames
     NOBODY = 0xFFF                      # lane number of a claim that names no lane
 
 # State of a slot, the low 4 bits of its claim word.
@@ -122,6 +126,10 @@ cdef struct Header:
     uint64_t drowsy[BITMAP_WORDS]       # of these, lanes that look up by themselves within `DROWSY_NS`
     uint64_t running[BITMAP_WORDS]      # lanes that run a task
     Ring queues[PRIORITIES]
+    # For readers of the state; nothing is decided by it.
+    uint64_t names, stacks              # byte offsets
+    uint64_t created_ns
+    char pool_name[NAME_BYTES]
 
 
 cdef struct Lane:
@@ -164,7 +172,7 @@ cdef struct Slot:
     uint64_t sequence                   # chunk number in a stream
     uint64_t length                     # bytes of payload
     uint32_t items                      # map: how many items the payload holds / were done
-    uint32_t _pad
+    uint32_t attempt                    # which attempt at its call this is; 0: nobody counts
     uint8_t micro[MICRO]
 
 
@@ -173,6 +181,18 @@ cdef struct Definition:
     uint32_t epoch                      # grows with every reuse of the number; even while it can be read
     uint32_t segment
     uint64_t length
+
+
+cdef struct StackPage:
+    # Where a worker writes its Python stack when somebody asks for it (see `stacks.pyx`).
+    uint32_t asked                      # futex word: grows with every request
+    uint32_t answered                   # futex word: the request that `text` answers
+    uint32_t sequence                   # odd while `text` changes
+    uint32_t length                     # bytes of text
+    uint32_t flags                      # SP_STACK_* of stacks.h
+    int32_t pid                         # of the worker that answers; 0: none does
+    uint64_t _pad[5]
+    char text[STACK_BYTES - 64]
 
 
 cdef inline uint64_t claim_word(uint64_t generation, uint64_t lane, uint64_t state) noexcept nogil:

@@ -9,6 +9,8 @@ Descendants are found in /proc by their parents' pids: also those in sessions of
 until a look finds no new ones, so that none can fork away from the kill. Each is signalled through a pidfd that is
 opened before its parent is compared again: a pid that passes to somebody else between the look and the signal is spared.
 """
+from snakepit._core.points cimport WORKER_WATCHED, point
+
 cdef extern from * nogil:
     """
     #include <errno.h>
@@ -195,6 +197,7 @@ def hold_lifeline(int fd) -> None:
     status = start_watch(fd)
     if status:
         raise OSError(status, "cannot start the lifeline thread")
+    point(WORKER_WATCHED)
 
 
 def guard(int socket, int pipe) -> None:

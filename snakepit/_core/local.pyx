@@ -89,6 +89,47 @@ cdef class LocalQueue(Owner):
         self.runners.remove(runner)
         pthread_mutex_unlock(&self.mutex)
 
+    def look(self) -> list[tuple[int, int, list[tuple[int, object, int, int, int, bool]]]]:
+        """Return what the threads do, for who looks at the pool: (ident, what `read_stack` takes, tasks) of each.
+
+        Its tasks, innermost first, are (number, function, started, deadline, attempt, asked to stop); times are
+        monotonic ns, a deadline of 0 is none.
+        """
+        cdef Runner runner
+        cdef Task task
+        cdef void *at
+        cdef uint64_t started
+        cdef list seen = [], found = []
+        pthread_mutex_lock(&self.mutex)
+        try:
+            # Nothing is made here that the garbage collector counts: it could run code that needs the mutex.
+            for runner in self.runners:
+                seen.append(runner)
+                at = runner.top
+                while at != NULL:
+                    seen.append(<Task>at)
+                    seen.append((<Task>at).function)
+                    at = (<Task>at).previous
+        finally:
+            pthread_mutex_unlock(&self.mutex)
+        after = iter(seen)
+        for item in after:
+            if isinstance(item, Runner):
+                runner = item
+                tasks = []
+                found.append((runner.ident, runner.state, tasks))
+                continue
+            task = item
+            function = next(after)
+            started = task.run_ns
+            fence()
+            # Once it has ended, that is not the time of its start any more.
+            if load32(&task.slot) != ENDED:
+                tasks.append(
+                    (task.number, function, started, task.deadline_ns, task.attempt, load32(&task.slot) != RUNS)
+                )
+        return found
+
     cdef void start(self, Task task, Runner runner) noexcept:
         """Note that a thread runs the task now. Under the mutex."""
         task.slot = RUNS
@@ -148,7 +189,6 @@ cdef class LocalQueue(Owner):
         cdef uint32_t state
         cdef bint idle = False, others
         function, arguments = task.function, task.arguments
-        task.function = None
         task.arguments = None
         outcome = error = None
         try:
@@ -168,6 +208,8 @@ cdef class LocalQueue(Owner):
         if state != LEFT_BEHIND:
             idle = self.count_end(error is not None)
         pthread_mutex_unlock(&self.mutex)
+        # Only now: `look` may have read it until here.
+        task.function = None
         task.run_ns = now_ns() - started
         self.running_time.add(task.run_ns)
         self.latency.add(started + task.run_ns - task.submitted_ns)

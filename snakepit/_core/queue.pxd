@@ -15,6 +15,7 @@ from snakepit._core.atomics cimport cas64, load64, store64
 from snakepit._core.layout cimport (
     NOBODY, PRIORITIES, QUEUED, RUNNING, Ring, Slot, cell_generation, cell_slot, claim_word,
 )
+from snakepit._core.points cimport RING_CLAIMED, point
 from snakepit._core.task cimport Task
 
 cdef enum:
@@ -45,6 +46,7 @@ cdef inline uint32_t ring_claim(Ring *ring, uint64_t *cells, Slot *slots, uint64
         slot = &slots[cell_slot(cell)]
         generation = cell_generation(cell)
         if cas64(&slot.claim, claim_word(generation, NOBODY, QUEUED), claim_word(generation, lane, RUNNING)):
+            point(RING_CLAIMED)
             cas64(&ring.head, head, head + 1)
             return cell_slot(cell)
         cas64(&ring.head, head, head + 1)

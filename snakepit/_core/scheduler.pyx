@@ -29,6 +29,10 @@ from snakepit._core.layout cimport (
     Ring, Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.memory cimport map_private, unmap_private
+from snakepit._core.points cimport (
+    COLLECT_SWAPPED, COLLECT_TAKEN, FINISH_BEGUN, FINISH_DECODED, FINISH_FREED, MAIL_DELIVERED, MAIL_DELIVERING,
+    PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED, PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
+)
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
 from snakepit._core.task cimport Task, deadline_after
 
@@ -237,6 +241,7 @@ cdef class Scheduler(Completions):
                 return False
         self.n_free -= 1
         index = self.free_slots[self.n_free]
+        point(PLACE_CHOSEN)
         slot = &control.slots[index]
         generation = claim_generation(slot.claim) + 1
         store64(&slot.claim, claim_word(generation, NOBODY, FILLING))
@@ -253,6 +258,7 @@ cdef class Scheduler(Completions):
         slot.deadline_ns = task.deadline_ns
         slot.session = task.session
         slot.parent = task.parent
+        slot.attempt = task.attempt
         if task.segment is not None:
             slot.segment = task.segment.index + 1
         else:
@@ -264,9 +270,12 @@ cdef class Scheduler(Completions):
         self.tasks[index] = <void *>task
         task.slot = index
         task.generation = generation
+        point(PLACE_FILLED)
         store64(&slot.claim, claim_word(generation, NOBODY, QUEUED))
+        point(PLACE_QUEUED)
         if not (task.session and self.push_private(task, cell_word(generation, index))):
             ring_push(ring, control.cells(ring), cell_word(generation, index))
+        point(PLACE_PUSHED)
         return True
 
     cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil:
@@ -284,6 +293,7 @@ cdef class Scheduler(Completions):
         lane = &self.control.lanes[index]
         if not ring_push(&lane.private, self.control.cells(&lane.private), cell):
             return False
+        point(PLACE_OFFERED)
         fence()
         if clear_bit(header.sleeping, index):
             set_bit(header.searching, index)
@@ -315,7 +325,9 @@ cdef class Scheduler(Completions):
         searching = count_bits(header.searching, lanes)
         while queued > searching and index < lanes:
             if clear_bit(header.sleeping, index):
+                point(WAKE_CHOSE)
                 set_bit(header.searching, index)
+                point(WAKE_COUNTED)
                 store32(&self.control.lanes[index].wake, 1)
                 wake(&self.control.lanes[index].wake, 1)
                 searching += 1
@@ -408,6 +420,7 @@ cdef class Scheduler(Completions):
                 batch[count] = head - 1
                 count += 1
         pthread_mutex_unlock(&self.mutex)
+        point(COLLECT_TAKEN)
         return count
 
     cdef void sweep(self) noexcept nogil:
@@ -420,6 +433,7 @@ cdef class Scheduler(Completions):
         cdef uint32_t head = swap32(&self.control.header.done, 0)
         cdef uint32_t following, last
         cdef uint32_t first = 0
+        point(COLLECT_SWAPPED)
         while head:
             following = slots[head - 1].next
             slots[head - 1].next = first
@@ -445,6 +459,7 @@ cdef class Scheduler(Completions):
         self.note_running_time(slot.run_ns)
         task.items = slot.items
         error = None
+        point(FINISH_BEGUN)
         try:
             outcome = self.take_outcome(index)
         except BaseException as problem:
@@ -466,12 +481,14 @@ cdef class Scheduler(Completions):
         if task.session:
             self.session_of[task.session % AFFINITY] = task.session
             self.lane_of[task.session % AFFINITY] = <uint16_t>lane
+        point(FINISH_DECODED)
         now = now_ns()
         self.latency.add(now - task.submitted_ns)
         pthread_mutex_lock(&self.mutex)
         self.tasks[index] = NULL
         self.free_slot(index)
         pthread_mutex_unlock(&self.mutex)
+        point(FINISH_FREED)
         if not task.is_settled():
             add64(&self.n_completed if error is None else &self.n_failed, 1)
         Py_DECREF(task)
@@ -528,6 +545,7 @@ cdef class Scheduler(Completions):
         cdef uint64_t length = slot.length
         cdef Segment segment = None
         cdef bytes payload = None
+        point(MAIL_DELIVERING)
         try:
             if slot.flags & IN_SEGMENT:
                 segment = self.arena.adopt(slot.segment - 1, length)
@@ -539,6 +557,7 @@ cdef class Scheduler(Completions):
             pthread_mutex_lock(&self.mutex)
             self.free_slot(index)
             pthread_mutex_unlock(&self.mutex)
+        point(MAIL_DELIVERED)
         return 0
 
     # -- cancelling and failing ----------------------------------------------------------------------------------------
@@ -695,6 +714,7 @@ cdef class Scheduler(Completions):
         lane.pid = 0
         lane.client = client
         lane.incarnation += 1
+        self.control.stacks[index].pid = 0
         store32(&lane.state, LANE_STARTING)
 
     def retire_lane(self, uint32_t index) -> None:
@@ -727,6 +747,7 @@ cdef class Scheduler(Completions):
             "state": ("vacant", "starting", "ready", "retiring")[load32(&lane.state)],
             "pid": lane.pid,
             "client": lane.client,
+            "incarnation": lane.incarnation,
             "completed": lane.completed,
             "busy_seconds": lane.busy_ns * 1e-9,
             "task": self.control.slots[claimed - 1].task if claimed else None,
@@ -748,5 +769,5 @@ cdef class Scheduler(Completions):
             "running": count_bits(header.running, self.control.n_lanes),
             "searching": count_bits(header.searching, self.control.n_lanes),
             "sleeping": count_bits(header.sleeping, self.control.n_lanes),
-            "free_slots": self.n_free,
+            "slots": self.control.n_slots, "free_slots": self.n_free,
         }

@@ -70,6 +70,7 @@ cdef class Task(Message):
     cdef uint64_t parent
     cdef uint64_t submitted_ns
     cdef readonly uint64_t run_ns
+    cdef public uint32_t attempt        # which attempt at a call this is, from 1; 0: nobody counts
     cdef public object context          # the pool's own notes on the task
 
     cdef bint is_settled(self) noexcept nogil

@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport cas32, fence, load32, now_ns, store32, swap32
+from snakepit._core.layout cimport NORMAL
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -73,6 +74,7 @@ cdef class Owner:
 cdef class Task(Message):
     def __cinit__(self):
         self.slot = 0xFFFFFFFF
+        self.priority = NORMAL
 
     def __init__(self):
         # Keeps the standard Future's own `__init__` away, which would make a condition.

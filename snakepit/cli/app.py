@@ -122,6 +122,35 @@ def _info() -> None:
     print_facts()
 
 
+@app.command("dump")
+def _dump(
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PID|NAME",
+            help="A pool's name, or the pid of its owner or of one of its workers.",
+            show_default="every pool of this user",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    stacks: Annotated[
+        bool, typer.Option("--stacks/--no-stacks", help="With the Python stacks of the workers.")
+    ] = True,
+    timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that a pool's workers may take to answer.")
+    ] = 2.0,
+) -> None:
+    """Show where every worker of a running pool is: task, age, deadline, Python stack.
+
+    Workers are neither stopped nor interrupted, and may be stuck in C code; one that cannot show its stack is listed with the reason.
+
+    Exit code: 0; 1 if there is no such pool; 2 for a usage error.
+    """  # noqa: E501 - the help keeps line ends, and wraps by itself
+    from snakepit.cli.dump import print_dump
+
+    raise typer.Exit(print_dump(which, as_json=as_json, stacks=stacks, timeout=timeout))
+
+
 @app.command("clean")
 def _clean(
     dry_run: Annotated[

@@ -2,7 +2,7 @@
 
 A process is a leftover only if the registry knows its run, the run's owner is dead for certain
 (same boot, same pid namespace, and no process with its pid *and* start time), and one of these is
-true:
+so:
 
 - the registry has its pid and its start time;
 - it is in the process group that such a process leads;

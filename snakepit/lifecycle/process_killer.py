@@ -163,7 +163,7 @@ def processes_of_runs(runs: dict[str, int]) -> Iterator[tuple[int, int, str]]:
         if run not in runs:
             run = environment_of(pid, run_ids.ENVIRONMENT)
         # Looked at again: what was read must be of the process that started then.
-        if run in runs and start >= runs[run] and process_alive(pid, start):
+        if run is not None and run in runs and start >= runs[run] and process_alive(pid, start):
             yield pid, start, run
 
 

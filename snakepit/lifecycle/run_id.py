@@ -1,11 +1,10 @@
-"""Run ids: which owner's run a process belongs to, as 7 characters that its command shows."""
+"""Run ids: which owner's run a process belongs to, in 7 characters that its command shows."""
 
 from __future__ import annotations
 
 import os
 import re
 import secrets
-import threading
 from collections.abc import Sequence
 
 __all__ = ["ENVIRONMENT", "FLAG", "current", "extract_from_command", "generate", "valid"]
@@ -17,8 +16,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID = re.compile(rf"[0-9a-z]{{{LENGTH}}}")
 _IN_COMMAND = re.compile(rf"(?:^|[\s\0]){FLAG}[=\s\0]([0-9a-z]{{{LENGTH}}})(?:$|[\s\0])")
 
-_current = ""
-_making = threading.RLock()
+_made: dict[str, str] = {}
 
 
 def generate() -> str:
@@ -43,18 +41,12 @@ def extract_from_command(command: str | Sequence[str]) -> str | None:
 
 def current() -> str:
     """Return the run id of this process: made at first use; a forked child makes its own."""
-    global _current
-    if not _current:
-        with _making:
-            if not _current:
-                _current = generate()
-    return _current
+    # Of two threads that come here first, one stores and both return what it stored.
+    return _made.get("id") or _made.setdefault("id", generate())
 
 
 def _forget() -> None:
-    global _current, _making
-    _current = ""
-    _making = threading.RLock()
+    _made.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -258,10 +258,11 @@ class Supervisor:
                 error,
             )
 
-    def worker_ready(self, lane: int) -> None:
+    def worker_ready(self, lane: int, pid: int) -> None:
         """A worker finished its start-up."""
         worker = self.workers.get(lane)
-        if worker is not None:
+        # It may be dead and buried by now, and its lane another's.
+        if worker is not None and worker.pid == pid:
             worker.ready = True
             self._failed_starts = 0
             self._not_before = 0.0

@@ -19,15 +19,10 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
-# Threads that BLAS and OpenMP libraries start in each worker, unless the caller's environment says
-# otherwise.
-ONE_THREAD_EACH = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
+# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is
+# stopped or hangs, and is replaced.
+ANSWER_PATIENCE = 5.0
+
 
 START_PATIENCE = 300.0  # seconds; what it imports may be large
 # Seconds until a template that does not answer is given up. It answers in a millisecond; while it
@@ -129,6 +124,7 @@ class Template:
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
+            self._socket.settimeout(ANSWER_PATIENCE)
         return self._socket
 
     def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
@@ -169,7 +165,7 @@ class Template:
                 return None
 
     def abandon(self) -> None:
-        """End a template that is still importing: who waits for it stops waiting. Any thread."""
+        """End a template that is still importing, from any thread: nobody waits for it longer."""
         template = self._process
         if template is not None and not self._ready:
             template.kill()

@@ -200,6 +200,7 @@ class GuardedCall(Future[Any]):
     def follow(self, attempt: Future[Any]) -> None:
         """Take `attempt` for the one under way, just before it is queued."""
         attempt.context = self.context
+        attempt.attempt = self._attempts
         attempt.set_hook(self._attempt_settled)
         self._attempt = attempt
 

@@ -107,7 +107,9 @@ class FunctionRegistry:
         with self._lock:
             published = self.importable.get(function)
             if published is None:
-                published = self._definitions.publish(pickle.dumps(function, 5), function)
+                published = self._definitions.publish(
+                    pickle.dumps(function, 5), function, name_of(function)
+                )
                 if published is not None:
                     self.importable[function] = published
             return published
@@ -133,7 +135,7 @@ class FunctionRegistry:
                 f"{type(error).__name__}: {error}"
             ) from error
         with self._lock:
-            published = self._definitions.publish(pickled, None)
+            published = self._definitions.publish(pickled, None, name_of(function))
             if published is not None:
                 self._snapshots[key] = _Snapshot(known.function, published, bindings, cells)
             return published
@@ -150,20 +152,29 @@ class FunctionRegistry:
                 f"cannot pickle the function {function!r}: {type(error).__name__}: {error}"
             ) from error
         with self._lock:
-            return self._definitions.publish(pickled, None)
+            return self._definitions.publish(pickled, None, name_of(function))
 
     def name_class(self, cls: type) -> tuple[Any, ...] | None:
         """Return what arguments reduce a class of the main module to, or None for "by value"."""
         with self._lock:
             published = self._classes.get(cls)
             if published is None:
-                published = self._definitions.publish(careful_dumps(cls), cls)
+                published = self._definitions.publish(careful_dumps(cls), cls, name_of(cls))
                 if published is None:
                     return None
                 self._classes[cls] = published
         from snakepit.worker.context import load_definition
 
         return load_definition, (published.number, published.epoch)
+
+
+def name_of(function: Any) -> str:
+    """Return the name by which people know a function or class: module and qualified name."""
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str):  # a partial, a callable object: its class says what it is
+        return name_of(type(function))
+    module = getattr(function, "__module__", None)
+    return name if module in (None, "builtins") else f"{module}.{name}"
 
 
 def is_importable(function: Any) -> bool:

@@ -540,13 +540,13 @@ class _Chunk:
     """Calls a function with each item, and keeps what was done before an error."""
 
     def __init__(self, function: Callable[..., Any], kind: int) -> None:
-        self._function = function
+        self.function = function
         self._kind = kind
         self.done: list[Any] = []
 
     def __call__(self, items: list[Any]) -> list[Any]:
         for item in items:
-            self.done.append(self._function(item) if self._kind == 1 else self._function(*item))
+            self.done.append(self.function(item) if self._kind == 1 else self.function(*item))
         return self.done
 
 

@@ -13,11 +13,12 @@ import socket
 import threading
 import traceback
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from snakepit.pool.futures import Future
 
 if TYPE_CHECKING:
+    from snakepit._core.channel import Channel
     from snakepit.pool.pool import ProcessPool
 
 logger = logging.getLogger("snakepit")
@@ -27,11 +28,16 @@ ANSWER, ERROR, RUN, CANCELLED = range(4)
 LARGEST_INLINE = 32_768  # bytes of a link message that carry a payload themselves
 RETRY_SECONDS = 0.005
 
+# An encoded value: encoding, flags, payload or None, segment or None, length.
+Message: TypeAlias = tuple[int, int, Any, Any, int]
+
 
 class Link:
     """The owner's end of the socket that tells a worker of the tasks it submitted; never blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: int) -> None:
+        self._client = client
+        self._closed = False
         kind = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, kind)
         self._ours.setblocking(False)
@@ -39,10 +45,23 @@ class Link:
         # Re-entrant: a signal handler may wait for a task while this thread sends.
         self._lock = threading.RLock()
 
-    def send(self, message: bytes) -> bool:
-        """Send, or keep for `flush` when the worker does not read; False if something is kept."""
+    def send(self, kind: int, number: int, message: Message, channel: Channel) -> bool:
+        """Send, or keep for `flush` when the worker does not read; False if something is kept.
+
+        A segment becomes the worker's here and now, so that it dies with the worker if not read.
+        """
+        encoding, flags, payload, segment, length = message
+        place = None
+        if segment is not None:
+            payload = None
         with self._lock:
-            self._backlog.append(message)
+            # Closed before what the worker held is reclaimed: later nobody would free the segment.
+            if self._closed:
+                return True
+            if segment is not None:
+                place = channel.pass_on(segment, self._client)
+            answer = (kind, number, encoding, flags, payload, place, length)
+            self._backlog.append(pickle.dumps(answer, 5))
         return self.flush()
 
     def flush(self) -> bool:
@@ -66,7 +85,9 @@ class Link:
 
     def close(self) -> None:
         """Close both ends."""
-        self._ours.close()
+        with self._lock:
+            self._closed = True
+            self._ours.close()
         self.theirs.close()
 
 
@@ -78,9 +99,9 @@ class NestedTasks:
         self._futures: dict[tuple[int, int], Future[Any]] = {}
         self._links: dict[int, Link] = {}
 
-    def open_link(self, lane: int) -> Link:
-        """Make the link for a worker that is about to start."""
-        link = self._links[lane] = Link()
+    def open_link(self, lane: int, client: int) -> Link:
+        """Make the link for a worker, the user `client` of the arena, that is about to start."""
+        link = self._links[lane] = Link(client)
         return link
 
     def forget(self, lane: int) -> None:
@@ -104,7 +125,10 @@ class NestedTasks:
         segment: Any,
         length: int,
     ) -> None:
-        """Act on a worker's message."""
+        """Act on a worker's message, unless it is dead: another may have its lane by now."""
+        incarnation = self._pool.scheduler.lane_info(lane)["incarnation"]
+        if lane not in self._links or number >> 32 != incarnation:
+            return
         if kind == MAIL_SUBMIT:
             future: Future[Any] = Future()
             future.context = self._pool
@@ -121,15 +145,13 @@ class NestedTasks:
             known.cancel()
         elif kind == MAIL_WANT and self._pool.scheduler.take_back(known):
             self._futures.pop((lane, number), None)
-            self._send(
-                lane, (RUN, number, *self._portable(*self._pool.scheduler.message_of(known)))
-            )
+            self._send(lane, RUN, number, self._pool.scheduler.message_of(known))
 
     def _answer(self, lane: int, number: int, task: Any) -> None:
         if self._futures.pop((lane, number), None) is None:
             return
         if task.cancelled():
-            self._send(lane, (CANCELLED, number, 0, 0, None, None, 0))
+            self._send(lane, CANCELLED, number, (0, 0, None, None, 0))
             return
         error = task.exception()
         try:
@@ -141,19 +163,12 @@ class NestedTasks:
         except Exception as problem:
             error = problem
             message = self._pool.scheduler.channel.encode_message((problem, traceback.format_exc()))
-        self._send(lane, (ANSWER if error is None else ERROR, number, *self._portable(*message)))
+        self._send(lane, ANSWER if error is None else ERROR, number, message)
 
-    def _portable(
-        self, encoding: int, flags: int, payload: Any, segment: Any, length: int
-    ) -> tuple[Any, ...]:
-        """Hand a segment over by its number: whoever reads the message adopts it."""
-        if segment is None:
-            return encoding, flags, payload, None, length
-        return encoding, flags, None, self._pool.scheduler.channel.pass_on(segment), length
-
-    def _send(self, lane: int, message: tuple[Any, ...]) -> None:
+    def _send(self, lane: int, kind: int, number: int, message: Message) -> None:
         link = self._links.get(lane)
-        if link is not None and not link.send(pickle.dumps(message, 5)):
+        channel = self._pool.scheduler.channel
+        if link is not None and not link.send(kind, number, message, channel):
             self._pool.supervisor.after(RETRY_SECONDS, lambda: self._retry(lane))
 
     def _retry(self, lane: int) -> None:

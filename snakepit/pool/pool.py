@@ -24,13 +24,14 @@ from snakepit._core.stopping import tasks_of_session
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
+from snakepit.lifecycle.blas import blas_environment
 from snakepit.lifecycle.deadlines import ProcessDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
-from snakepit.lifecycle.template import ONE_THREAD_EACH, Template, TemplateContext
+from snakepit.lifecycle.template import Template, TemplateContext
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
@@ -81,6 +82,7 @@ class PoolConfig:
     inline_threshold: int = 10_240
     start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
     name: str = "default"
+    blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
 
 
@@ -97,7 +99,7 @@ class ProcessPool:
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._config = config
         self._env = {
-            **{k: v for k, v in ONE_THREAD_EACH.items() if k not in os.environ},
+            **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
             **config.env,
         }
         self._initializer = self._pickle_initializer(config)
@@ -118,6 +120,7 @@ class ProcessPool:
             config.inline_threshold,
             usable_cpus(),
             SPIN_NS,
+            config.name,
         )
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
@@ -318,7 +321,7 @@ class ProcessPool:
         flags: int, payload: bytes | None, segment: Any, length: int,
     ) -> None:  # fmt: skip
         if kind == MAIL_READY:
-            self.supervisor.tell(lambda: self.supervisor.worker_ready(lane))
+            self.supervisor.tell(lambda: self.supervisor.worker_ready(lane, number))
         elif kind == MAIL_WORN:
             self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
         elif kind == MAIL_FAILED:
@@ -390,7 +393,7 @@ class ProcessPool:
     def start_process(self, lane: int, client: int, spare: bool = False) -> Any:
         """Start a worker process for a lane; a spare waits until another leaves."""
         assert self._lifeline is not None
-        link = self.nested.open_link(lane)
+        link = self.nested.open_link(lane, client)
         recording = self.recordings[lane] = Recording()
         passed = [
             self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno(), recording.fd

@@ -93,7 +93,8 @@ class NestedPool:
         self._lane = lane
         self._link = link
         self._workers = workers
-        self._numbers = itertools.count(1)
+        # Unlike those of the lane's earlier workers, whose answers may still be under way.
+        self._numbers = itertools.count((lane.incarnation << 32) + 1)
         self._futures: dict[int, NestedFuture] = {}
         self._chains: dict[int, list[NestedFuture]] = {}
         self._lock = threading.Lock()

@@ -56,6 +56,7 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.definitions import DefinitionReader
     from snakepit._core.lane import WorkerLane
     from snakepit._core.lifeline import end_descendants, hold_lifeline
+    from snakepit._core.stacks import serve_stacks
     from snakepit.pool.memory import set_arena
     from snakepit.worker import context, loop, priority
     from snakepit.worker.recording import start_recording
@@ -74,6 +75,7 @@ def worker_main(spec: WorkerSpec) -> None:
     lane = WorkerLane(control, channel, DefinitionReader(control, arena, pickle.loads), spec.lane)
     context.enter(lane, spec.link.fd, spec.workers)
     priority.become_ordinary()
+    serve_stacks(control, spec.lane, os.getpid())
     if spec.initializer is not None:
         try:
             initializer, initargs = pickle.loads(spec.initializer)

@@ -43,6 +43,7 @@ WORKER_MODULES = (
     "snakepit.pool.memory",
     "snakepit._core.lane",
     "snakepit._core.lifeline",
+    "snakepit._core.stacks",
     "snakepit.lifecycle.template",
     "snakepit.pickling",
 )

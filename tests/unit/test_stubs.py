@@ -1,6 +1,7 @@
 """The type stubs of the compiled modules name exactly what is there."""
 
 import ast
+import enum
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,8 @@ def names_present(module: ModuleType) -> dict[str, set[str]]:
         for name, value in vars(module).items()
         if getattr(value, "__module__", None) == module.__name__
     }
+    # The members of an enum are the .pxd's, for C code.
+    own = {name: value for name, value in own.items() if not isinstance(value, enum.EnumMeta)}
     classes = {name: value for name, value in own.items() if isinstance(value, type)}
     present = {name: public(set(vars(cls))) for name, cls in classes.items()}
     return {"": public(own.keys() - classes.keys()), **present}

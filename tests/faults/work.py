@@ -1,0 +1,118 @@
+"""The tasks of the fault harness: each counts its executions where the harness can read them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+import snakepit
+
+VARIABLE = "SNAKEPIT_FAULTS_COUNTS"
+SIZE = 1 << 22
+_counts: mmap.mmap | None = None
+
+
+def counts() -> mmap.mmap:
+    """Return the shared counters, one byte a task; mapped when first asked for."""
+    global _counts
+    if _counts is None:
+        descriptor = os.open(os.environ[VARIABLE], os.O_RDWR)
+        _counts = mmap.mmap(descriptor, SIZE)
+        os.close(descriptor)
+    return _counts
+
+
+def make_counts() -> str:
+    """Make the counters of this process and of the workers that it starts; returns their file."""
+    descriptor, path = tempfile.mkstemp(prefix="snakepit-counts-")
+    os.ftruncate(descriptor, SIZE)
+    os.close(descriptor)
+    os.environ[VARIABLE] = path
+    return path
+
+
+def note(index: int) -> None:
+    """Count one execution of a task. No two processes run one task, unless something is wrong."""
+    seen = counts()
+    seen[index % SIZE] = min(seen[index % SIZE] + 1, 255)
+
+
+class TaskError(Exception):
+    """What tasks raise on purpose."""
+
+
+def square(index: int, number: int) -> int:
+    note(index)
+    return number * number
+
+
+def pause(index: int, seconds: float) -> float:
+    note(index)
+    time.sleep(seconds)
+    return seconds
+
+
+def work_for(index: int, seconds: float) -> float:
+    """Keep a CPU busy, asking now and then whether to stop."""
+    note(index)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not snakepit.cancelled():
+        sum(range(200))
+    return seconds
+
+
+def echo(index: int, value: Any) -> Any:
+    note(index)
+    return value
+
+
+def double(index: int, array: Any) -> Any:
+    note(index)
+    return array * 2
+
+
+def make(index: int, size: int, value: int) -> Any:
+    """Return a new array of `size` bytes."""
+    note(index)
+    return np.full(size, value, np.uint8)
+
+
+def raise_error(index: int, text: str) -> None:
+    note(index)
+    raise TaskError(text)
+
+
+def tree(index: int, depth: int) -> int:
+    """Run two tasks of its own, each with as many levels as are left; returns how many ran."""
+    if index:
+        note(index)
+    if depth == 0:
+        return 1
+    pool = snakepit.current_pool()
+    children = [pool.submit(tree, 0, depth - 1) for _ in range(2)]
+    return 1 + sum(int(child.result(60)) for child in children)
+
+
+def tree_of_arrays(index: int, size: int) -> int:
+    """Send an array to a task of its own and get it back; returns its sum."""
+    note(index)
+    pool = snakepit.current_pool()
+    futures = [pool.submit(double, 0, np.full(size, 1, np.uint8)) for _ in range(2)]
+    return sum(int(future.result(60).sum(dtype=np.int64)) for future in futures)
+
+
+def meet(path: str, name: int, others: int) -> int:
+    """Wait until as many workers as `others` stand here at once; returns this one's pid."""
+    with open(os.path.join(path, str(name)), "w") as file:
+        file.write("")
+    end = time.monotonic() + 30
+    while len(os.listdir(path)) < others:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{len(os.listdir(path))} of {others} came")
+        time.sleep(0.0005)
+    return os.getpid()
