@@ -195,10 +195,10 @@ class Supervisor:
         worker = Worker(lane, client, process, self._pool.recordings.pop(lane, None))
         worker.spare = spare
         worker.row = row
-        registry.activate(row, worker.pid)
         self.workers[lane] = worker
         self._by_sentinel[worker.sentinel] = worker
         self._poller.register(worker.sentinel, select.POLLIN)
+        registry.activate(row, worker.pid)
         self.limit_start(worker)
         self.recycler.started(worker)
         if spare:

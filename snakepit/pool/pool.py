@@ -138,6 +138,7 @@ class ProcessPool:
         # pool's own threads.
         self._claim = threading.RLock()
         self._life = threading.Condition()
+        self._newest: Any = None  # the process started last; the supervisor may not know it yet
         self._begun = False
         self._started = False
         self._closed = False
@@ -436,6 +437,7 @@ class ProcessPool:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=worker_main, args=(spec,), name=f"snakepit-{self.name}-{spec.lane}"
         )
+        self._newest = process
         if self._template is not None:
             process.in_no_hurry = in_no_hurry
             process.start()
@@ -614,7 +616,8 @@ class ProcessPool:
         self._discard()
         # Else multiprocessing would try to join them when the child ends.
         children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
-        children.difference_update([worker.process for worker in self.supervisor.workers.values()])
+        ours = [worker.process for worker in self.supervisor.workers.values()]
+        children.difference_update([*ours, self._newest])
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Read who works, and what became of those who did."""

@@ -282,6 +282,35 @@ def test_forked_child_that_ends_as_programs_do(tmp_path: Path) -> None:
     assert run_clean(source, tmp_path) == ["8", "1", "2", "4"]
 
 
+def test_forked_child_that_ends_while_a_worker_is_made_known(tmp_path: Path) -> None:
+    """Forked when the worker runs and the pool has not noted it yet."""
+    source = """
+        import multiprocessing.util, os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import snakepit
+        from snakepit.lifecycle import supervisor
+
+        def note(*args, make=supervisor.Worker):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    multiprocessing.util._exit_function()
+                    status = 0
+                finally:
+                    os._exit(status)
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            return make(*args)
+
+        statuses = []
+        supervisor.Worker = note
+        if __name__ == "__main__":
+            with snakepit.Executor(1) as executor:
+                print(executor.submit(pow, 2, 3).result(60), statuses)
+        """
+    assert run_clean(source, tmp_path) == ["8 [0]"]
+
+
 def test_forked_child_that_drops_the_executor(tmp_path: Path) -> None:
     source = FORK + (
         "import gc\n"

@@ -75,6 +75,7 @@ def test_what_a_task_leaves_in_the_background_becomes_no_zombie(tmp_path: Path) 
 
 OWNER = """
 import os, subprocess, time
+import psutil
 import snakepit
 
 def work(path):
@@ -91,6 +92,8 @@ if __name__ == "__main__":
         time.sleep(0.005)
     for pid in STOPPED:
         os.kill(pid, 19)
+        while psutil.Process(pid).status() != "stopped":
+            time.sleep(0.001)
     print("ready", flush=True)
     time.sleep(600)
 """
@@ -195,7 +198,7 @@ def test_a_signal_handler_may_end_the_pool_while_it_starts(tmp_path: Path) -> No
     source = """
         import signal, snakepit
         if __name__ == "__main__":
-            signal.signal(signal.SIGALRM, lambda *_: executor.shutdown())
+            signal.signal(signal.SIGALRM, lambda *_: executor.shutdown(wait=False))
             for delay in range(1, 10):
                 executor = snakepit.Executor(1)
                 signal.setitimer(signal.ITIMER_REAL, 0.0002 * delay)
