@@ -238,7 +238,9 @@ class Bench:
             raise FaultError(f"{len(met)} workers do the work of {WORKERS}")
         counts = scheduler_of(executor).counts
         self._await(lambda: counts()["free_slots"] == counts()["slots"], "slots to come back")
-        self._await(lambda: arena().usage()["held"] <= held + len(self.kept), "segments to come back")
+        self._await(
+            lambda: arena().usage()["held"] <= held + len(self.kept), "segments to come back"
+        )
         self._await(lambda: counts()["running"] == 0, "lanes to be idle")
         stats = counts()
         if stats["queued"] != 0:
