@@ -19,11 +19,6 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
-# Seconds that a template that is up has for an answer, which takes it a millisecond; then it is
-# stopped or hangs, and is replaced.
-ANSWER_PATIENCE = 5.0
-
-
 START_PATIENCE = 300.0  # seconds; what it imports may be large
 # Seconds until a template that does not answer is given up. It answers in a millisecond; while it
 # is waited for, nothing else is supervised.

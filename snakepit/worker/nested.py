@@ -221,8 +221,8 @@ class NestedPool:
             message = self._link.recv(1 << 20)
             if not message:
                 return
-            # In a function of its own: a local of this loop would keep the memory of an answer until
-            # the next one comes.
+            # In a function of its own: a local of this loop would keep an answer's memory until the
+            # next one comes.
             self._hear(message)
 
     def _hear(self, message: bytes) -> None:

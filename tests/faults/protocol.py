@@ -179,7 +179,7 @@ class Bench:
             call.future.exception(PATIENCE)
 
     def passed_on(self) -> None:
-        """A lane takes one task in the instant in which it is offered another, and wakes a sleeper."""
+        """A lane takes one task in the instant in which it is offered another; a sleeper wakes."""
         time.sleep(0.005)
         view = self.executor.options(session="s")
         self.submit(work.square, 3, expected=9, view=view).future.exception(PATIENCE)
@@ -416,7 +416,7 @@ def run_apart(point: str, kills: int, seed: int) -> tuple[bool, str]:
         command += ["--kills", str(now), "--seed", str(seed + block)]
         done = subprocess.run(
             command,
-            env={**os.environ, "SNAKEPIT_ARENA_BYTES": str(ARENA_BYTES // 8 if small else ARENA_BYTES)},
+            env={**os.environ, "SNAKEPIT_ARENA_BYTES": str(ARENA_BYTES // (8 if small else 1))},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         said.append(done.stdout.strip())
