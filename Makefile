@@ -26,12 +26,14 @@ INSTALLED := $(STAMPS)/installed
 BUILT := $(STAMPS)/built-$(MODE)
 
 .DELETE_ON_ERROR:
-.PHONY: help build run test bench check format clean
+.PHONY: help build run test bench faults soak check format clean
 
 help:
 	@echo "make run      the example report, in a pool"
 	@echo "make test     the test suite"
 	@echo "make bench    the benchmarks, beside the alternatives"
+	@echo "make faults   kill workers at every named point of the protocol, in a debug build of its own"
+	@echo "make soak     ten minutes of random tasks, kills and replacements"
 	@echo "make check    format, lint, types"
 	@echo "make format   format the code and sort its imports"
 	@echo "make build    the compiled core and an editable install"
@@ -48,6 +50,17 @@ test: $(BUILT) $(STAMPS)/extra-test
 
 bench: $(BUILT) $(STAMPS)/extra-bench
 	@$(PY) -m benches $(ARGS)
+
+# In a copy, so that the checkout keeps its release build.
+faults: $(BUILT) $(STAMPS)/extra-test
+	@mkdir -p build/faults
+	@cp -a setup.py pyproject.toml README.md LICENSE snakepit tests build/faults/
+	@rm -f build/faults/snakepit/_core/*.so
+	@cd build/faults && SNAKEPIT_DEBUG=1 $(abspath $(PY)) setup.py --quiet build_ext --inplace
+	@cd build/faults && $(abspath $(PY)) -m tests.faults.protocol $(ARGS)
+
+soak: $(BUILT) $(STAMPS)/extra-test
+	@$(PY) -m tests.faults.soak $(ARGS)
 
 check: $(BUILT) $(STAMPS)/extra-dev
 	@status=0; \

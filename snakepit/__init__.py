@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Loaded when first used: `import snakepit` itself costs next to nothing, and a worker loads only
 # what it needs.

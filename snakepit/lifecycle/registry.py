@@ -16,10 +16,11 @@ import contextlib
 import itertools
 import logging
 import os
+import queue
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,18 @@ logger = logging.getLogger("snakepit")
 DELAY = 0.25  # seconds from the first process to the first write
 
 Operation = Callable[["Database"], None]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to be written about the process of row `number`, which lives on or does not."""
+
+    number: int
+    lives: bool
+    operation: Operation
+
+
+HURRY = Note(0, False, lambda file: None)  # write at once
 
 
 @dataclass(frozen=True)
@@ -102,17 +115,19 @@ def _prepare(folder: Path) -> str | None:
 
 
 class Registry:
-    """What this process started. Thread-safe; every call returns at once."""
+    """What this process started. Thread-safe; every call returns at once.
+
+    No caller takes a lock that another has to wait for: a signal handler may wait for a pool's end
+    on top of a call of its own thread's, and so for threads that call here.
+    """
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler may start or end a pool on top of a call that does.
-        self._lock = threading.RLock()
-        self._operations: deque[Operation] = deque()
+        # Its `put` is re-entrant.
+        self._notes: queue.SimpleQueue[Note] = queue.SimpleQueue()
         self._numbers = itertools.count(1)
-        self._live: set[int] = set()
+        # Held while there is a writer; only ever tried, never waited for.
+        self._writing = threading.Lock()
         self._writer: threading.Thread | None = None
-        self._rung = threading.Event()
-        self._hurry = threading.Event()
         self._folder: Path | None = None
         self._explicit: str | None = None
 
@@ -126,41 +141,35 @@ class Registry:
 
     def reserve(self, kind: str) -> int:
         """Enter a process that is about to be started; return the number of its row."""
-        with self._lock:
-            number = next(self._numbers)
-            self._live.add(number)
-            run = run_ids.current()
-            self._push(lambda file: file.reserve(run, number, kind))
+        number = next(self._numbers)
+        run = run_ids.current()
+        self._push(Note(number, True, lambda file: file.reserve(run, number, kind)))
         return number
 
     def activate(self, number: int, pid: int) -> None:
         """Say which process it is. Call this while the process is not yet reaped."""
         start = start_time(pid)
         run = run_ids.current()
-        with self._lock:
-            self._push(lambda file: file.activate(run, number, pid, start, pid))
+        self._push(Note(number, True, lambda file: file.activate(run, number, pid, start, pid)))
 
     def release(self, number: int) -> None:
         """Strike out a process that ended, or that was not started after all."""
         run = run_ids.current()
-        with self._lock:
-            if number in self._live:
-                self._live.discard(number)
-                self._push(lambda file: file.release(run, number))
+        self._push(Note(number, False, lambda file: file.release(run, number)))
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is written; False if it is not after `timeout` seconds."""
         writer = self._writer
         if writer is None or writer is threading.current_thread():
             return True
-        self._hurry.set()
-        self._rung.set()
+        self._notes.put(HURRY)
         writer.join(timeout)
         return not writer.is_alive()
 
-    def _push(self, operation: Operation) -> None:
-        self._operations.append(operation)
-        if self._writer is None:
+    def _push(self, note: Note) -> None:
+        self._notes.put(note)
+        # A writer that is about to end looks again after it has let go of the lock.
+        if self._writing.acquire(blocking=False):
             self._writer = threading.Thread(
                 target=self._write, name="snakepit-registry", daemon=True
             )
@@ -168,36 +177,57 @@ class Registry:
                 self._writer.start()
             except RuntimeError:  # the interpreter is ending
                 self._writer = None
-                return
-        self._rung.set()
+                self._writing.release()
 
     # -- the writer --------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        writer = Writer(self._explicit_folder)
-        # A pool that is gone again by then needs no row, and one that starts is not disturbed.
-        self._hurry.wait(DELAY)
         while True:
-            batch = self._take()
-            if self._live or writer.is_open:
-                writer.write(batch)
-            if not self._live:
-                writer.close()
-            with self._lock:
-                if not self._live and not self._operations:
-                    # Under the lock: whoever comes now starts a writer of their own.
-                    self._writer = None
-                    self._hurry.clear()
-                    return
-            self._rung.wait()
-            self._rung.clear()
+            self._write_until_nothing_lives(Writer(self._explicit_folder))
+            self._writer = None
+            self._writing.release()
+            if self._notes.empty() or not self._writing.acquire(blocking=False):
+                return
+            self._writer = threading.current_thread()
 
-    def _take(self) -> list[Operation]:
-        batch = []
-        with contextlib.suppress(IndexError):
+    def _write_until_nothing_lives(self, writer: Writer) -> None:
+        live: set[int] = set()
+        batch = self._collect()
+        while True:
+            for note in batch:
+                if note.lives:
+                    live.add(note.number)
+                else:
+                    live.discard(note.number)
+            if live or writer.is_open:
+                writer.write([note.operation for note in batch])
+            if not live:
+                writer.close()
+                if self._notes.empty():
+                    return
+            batch = self._take(self._notes.get())
+
+    def _collect(self) -> list[Note]:
+        """Take what comes in the first moments.
+
+        A pool that is gone again by then needs no row, and one that starts is not disturbed.
+        """
+        batch: list[Note] = []
+        deadline = time.monotonic() + DELAY
+        with contextlib.suppress(queue.Empty):
             while True:
-                batch.append(self._operations.popleft())
-        return batch
+                note = self._notes.get(timeout=max(0.0, deadline - time.monotonic()))
+                if note is HURRY:
+                    break
+                batch.append(note)
+        return batch + self._take()
+
+    def _take(self, first: Note | None = None) -> list[Note]:
+        batch = [] if first is None else [first]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                batch.append(self._notes.get_nowait())
+        return [note for note in batch if note is not HURRY]
 
     def _explicit_folder(self) -> Path:
         return self._folder or data_dir()
@@ -217,7 +247,7 @@ class Writer:
         """Whether there is a file that knows of this run."""
         return self._file is not None
 
-    def write(self, batch: list[Operation]) -> None:
+    def write(self, batch: Sequence[Operation]) -> None:
         """Write a batch as one transaction."""
         if self._told and self._file is None:
             return

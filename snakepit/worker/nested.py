@@ -221,18 +221,23 @@ class NestedPool:
             message = self._link.recv(1 << 20)
             if not message:
                 return
-            kind, number, encoding, _flags, payload, segment, length = pickle.loads(message)
-            future = self._futures.get(number) if kind == RUN else self._futures.pop(number, None)
-            held = self._lane.channel.receive(segment, length) if segment is not None else None
-            if future is None:
-                continue
-            if kind == RUN:
-                self._futures.pop(number, None)
-                with future._condition:
-                    future._call = (encoding, payload, held, length)
-                    future._condition.notify_all()
-                continue
-            self._settle(future, kind, (encoding, payload, held, length))
+            # In a function of its own: a local of this loop would keep the memory of an answer until
+            # the next one comes.
+            self._hear(message)
+
+    def _hear(self, message: bytes) -> None:
+        kind, number, encoding, _flags, payload, segment, length = pickle.loads(message)
+        future = self._futures.get(number) if kind == RUN else self._futures.pop(number, None)
+        held = self._lane.channel.receive(segment, length) if segment is not None else None
+        if future is None:
+            return
+        if kind == RUN:
+            self._futures.pop(number, None)
+            with future._condition:
+                future._call = (encoding, payload, held, length)
+                future._condition.notify_all()
+            return
+        self._settle(future, kind, (encoding, payload, held, length))
 
     def _settle(self, future: NestedFuture, kind: int, message: tuple[Any, ...]) -> None:
         if kind == CANCELLED:

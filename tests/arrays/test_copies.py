@@ -186,7 +186,8 @@ def test_memory_is_reused(make: Make) -> None:
     run(200)
     assert residents([os.getpid()]) - own < 40_000_000
     assert residents(executor.worker_pids()) - workers < 40_000_000
-    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
+    # Three are the process registry's, which opens some time after the pool has started.
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 5
 
 
 def test_memory_is_reused_by_what_is_submitted_at_once(make: Make) -> None:

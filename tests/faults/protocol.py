@@ -37,7 +37,7 @@ WORKERS = 3
 PATIENCE = 30.0
 ROUNDS = 60  # without an event, after which a point counts as not reached
 BLOCK = 50  # kills in one process: an arena's table only grows
-ARENA_BYTES = 512 << 20
+ARENA_BYTES = 640 << 20
 OWNER_ROOMS = ("place", "wake", "collect", "finish", "burial")
 OWNER_POINTS = ("mail.delivering", "mail.delivered")
 
@@ -62,8 +62,10 @@ class Bench:
 
     executor: snakepit.Executor
     generator: random.Random
+    points: ProtocolPoints
     index: int = 0
     calls: list[Call] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
     has_trees: bool = False
 
     def submit(
@@ -142,13 +144,16 @@ class Bench:
 
     def slabs(self) -> None:
         """So many arrays of up to 4 MB that another slab is needed."""
-        for _ in range(10):
+        for _ in range(5):
             self.submit(work.make, 4_100_000, 3, expected=np.full(4_100_000, 3, np.uint8))
-        self.arrays()
+        # What is kept cannot be used again for the next ones.
+        for call in self.calls[-5:]:
+            if call.future.exception(PATIENCE) is None:
+                self.kept.append(call.future.result(0))
 
     def large(self) -> None:
         """Arrays whose memory goes back to the system when they are released."""
-        array = np.full(24 << 20, 5, np.uint8)
+        array = np.full(5 << 20, 5, np.uint8)
         for _ in range(5):
             self.submit(work.double, array, expected=array * 2)
         for call in self.calls[-5:]:
@@ -172,6 +177,19 @@ class Bench:
         self.submit(work.tree_of_arrays, 40_000, expected=160_000)
         for call in self.calls[-4:]:
             call.future.exception(PATIENCE)
+
+    def passed_on(self) -> None:
+        """A lane takes one task in the instant in which it is offered another, and wakes a sleeper."""
+        time.sleep(0.005)
+        view = self.executor.options(session="s")
+        self.submit(work.square, 3, expected=9, view=view).future.exception(PATIENCE)
+        before = self.points.fired("lane.claimed")
+        self.points.hold_at("lane.claimed")
+        self.submit(work.square, 4, expected=16)
+        self.points.wait_fired("lane.claimed", before + 1, PATIENCE)
+        self.submit(work.square, 5, expected=25, view=view)
+        self.points.disarm("lane.claimed")
+        self.calls[-1].future.exception(PATIENCE)
 
     def everything(self) -> None:
         self.small()
@@ -220,7 +238,9 @@ class Bench:
             raise FaultError(f"{len(met)} workers do the work of {WORKERS}")
         counts = scheduler_of(executor).counts
         self._await(lambda: counts()["free_slots"] == counts()["slots"], "slots to come back")
-        self._await(lambda: arena().usage()["held"] <= held, "segments to come back")
+        self._await(
+            lambda: arena().usage()["held"] <= held + len(self.kept), "segments to come back"
+        )
         self._await(lambda: counts()["running"] == 0, "lanes to be idle")
         stats = counts()
         if stats["queued"] != 0:
@@ -256,7 +276,9 @@ def load_for(point: str) -> Callable[[Bench], None]:
     room, _, step = point.partition(".")
     if point in ("lane.stole", "place.offered"):
         return Bench.sessions
-    if point in ("lane.chose", "lane.counted") or room == "wake":
+    if point in ("lane.chose", "lane.counted"):
+        return Bench.passed_on
+    if room == "wake":
         return Bench.bursts
     if room == "mail":
         return Bench.trees
@@ -285,15 +307,15 @@ def run_point(
         return run_retiring(points, kills)
     crashed = done = tasks = 0
     load = load_for(point)
-    with snakepit.Executor(WORKERS) as executor:
-        bench = Bench(executor, generator)
+    with snakepit.Executor(WORKERS, heartbeat_interval=None) as executor:
+        bench = Bench(executor, generator, points)
         executor.wait_ready(60)
         # The first call of each function leaves the function's definition in the arena.
         for warm_up in (Bench.small, Bench.arrays, Bench.bursts, load):
             warm_up(bench)
         bench.check_calls(0)
         bench.check_pool(1 << 30)
-        held = arena().usage()["held"]
+        held = arena().usage()["held"] - len(bench.kept)
         while done < kills:
             crashed_now, tasks_now = one_kill(points, point, bench, load, held)
             crashed += crashed_now
@@ -327,6 +349,8 @@ def one_kill(
         load(bench)
         if needs_a_death:
             points.wait_fired(point, before + 1, PATIENCE)
+        for call in bench.calls:
+            call.future.exception(PATIENCE)
         tasks += len(bench.calls)
         if points.fired(point) == before and turn < ROUNDS - 1:
             bench.check_calls(0)
@@ -374,7 +398,6 @@ def run_here(point: str, kills: int, seed: int) -> int:
         traceback.print_exc()
         sys.stderr.flush()
         # A pool that lost something may never end.
-        subprocess.run(["pkill", "-KILL", "-P", str(os.getpid())], check=False)
         os._exit(1)
     finally:
         os.unlink(path)
@@ -387,11 +410,13 @@ def run_apart(point: str, kills: int, seed: int) -> tuple[bool, str]:
     said = []
     left, block = kills, 0
     while left > 0:
-        now = min(left, BLOCK)
+        small = point in ("arena.emptying", "arena.emptied")
+        now = min(left, 10 if point in ("arena.topped", "arena.slabbed") else BLOCK)
         command = [sys.executable, "-m", "tests.faults.protocol", "--here", point]
         command += ["--kills", str(now), "--seed", str(seed + block)]
         done = subprocess.run(
-            command, env={**os.environ, "SNAKEPIT_ARENA_BYTES": str(ARENA_BYTES)},
+            command,
+            env={**os.environ, "SNAKEPIT_ARENA_BYTES": str(ARENA_BYTES // 8 if small else ARENA_BYTES)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         said.append(done.stdout.strip())

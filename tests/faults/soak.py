@@ -2,9 +2,9 @@
 
     python -m tests.faults.soak [--seconds N] [--seed N]        (`make soak`)
 
-Every outcome is compared with what it must be. At the end the pools are closed and what this process
-holds is compared with what it held: processes, descriptors, threads, segments, memory. The exit status
-is 1 if anything was lost, wrong or leaked.
+Every outcome is compared with what it must be. At the end the pools are closed and what this
+process holds is compared with what it held: processes, descriptors, threads, segments, memory. The
+exit status is 1 if anything was lost, wrong or leaked.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Caller(threading.Thread):
         else:
             self.tally.problem(f"wrong: a task of kind {expected.kind} failed with {error!r}")
 
-    # -- kinds of tasks ------------------------------------------------------------------------------
+    # -- kinds of tasks ----------------------------------------------------------------------------
 
     def submit(self, kind: str, value: Any, *call: Any, **terms: Any) -> Expected:
         executor: Any = self.executor.options(**terms) if terms else self.executor
@@ -232,7 +232,7 @@ class Troubler(threading.Thread):
                 continue  # It was gone before we came to it.
 
 
-# -- the audit ---------------------------------------------------------------------------------------
+# -- the audit -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -259,9 +259,7 @@ class Holdings:
         )  # fmt: skip
 
 
-def run_phase(
-    executors: list[snakepit.Executor], tally: Tally, seconds: float, seed: int
-) -> None:
+def run_phase(executors: list[snakepit.Executor], tally: Tally, seconds: float, seed: int) -> None:
     """Load the executors and trouble them for some seconds; returns when every task is settled."""
     over = threading.Event()
     troubler = Troubler(executors, tally, seed, over)
@@ -307,9 +305,7 @@ def soak(seconds: float, seed: int) -> Tally:
     return tally
 
 
-def audit(
-    tally: Tally, before: Holdings, middle: Holdings, end: Holdings, after: Holdings
-) -> None:
+def audit(tally: Tally, before: Holdings, middle: Holdings, end: Holdings, after: Holdings) -> None:
     """Compare what is held at the end with what was held before."""
     growth = end.memory / middle.memory - 1
     print(f"memory: {middle.memory / 1e6:.1f} MB after the warm-up, {end.memory / 1e6:.1f} MB at "
