@@ -306,9 +306,10 @@ def test_forked_child_that_ends_while_a_worker_is_made_known(tmp_path: Path) -> 
         supervisor.Worker = note
         if __name__ == "__main__":
             with snakepit.Executor(1) as executor:
-                print(executor.submit(pow, 2, 3).result(60), statuses)
+                print(executor.submit(pow, 2, 3).result(60))
+            print(statuses)
         """
-    assert run_clean(source, tmp_path) == ["8 [0]"]
+    assert run_clean(source, tmp_path) == ["8", "[0]"]
 
 
 def test_forked_child_that_drops_the_executor(tmp_path: Path) -> None:
