@@ -10,7 +10,12 @@ import argparse
 import tempfile
 from collections.abc import Callable
 
-from benches import reliability_endings, reliability_faults, reliability_recycling
+from benches import (
+    reliability_endings,
+    reliability_faults,
+    reliability_recycling,
+    reliability_supervision,
+)
 
 
 def _owner_killed() -> int:
@@ -28,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[], int]] = {
     "replacement": reliability_faults.measure_replacement,
     "capacity": reliability_faults.measure_capacity,
     "recycling": lambda: reliability_recycling.main([]),
+    "supervision": reliability_supervision.main,
     "owner-killed": _owner_killed,
     "cycles": _cycles,
 }
