@@ -7,7 +7,6 @@ import concurrent.futures
 import multiprocessing
 import multiprocessing.util  # registers its hook
 import numbers
-import os
 import signal
 import sys
 import threading
@@ -53,9 +52,12 @@ EXIT_PATIENCE = 1.0  # seconds that the registry's writer has at the interpreter
 class PoolView:
     """Calls into a pool under given terms; what `Executor.options` returns."""
 
-    def __init__(self, pool: ProcessPool | LocalPool, terms: Terms) -> None:
+    def __init__(
+        self, pool: ProcessPool | LocalPool, terms: Terms, executor: object = None
+    ) -> None:
         self._pool = pool
         self._terms = terms
+        self._executor = executor  # kept: an executor that nobody holds closes its pool
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue the call `fn(*args, **kwargs)` and return its future. Raises PoolShutdownError."""
@@ -246,7 +248,7 @@ class Executor(concurrent.futures.Executor):
     def options(
         self,
         *,
-        timeout: float | None = None,
+        timeout: float | str | None = None,
         priority: Literal["high", "normal", "low"] = "normal",
         session: str | None = None,
         cancel_running: bool | None = None,
@@ -256,9 +258,10 @@ class Executor(concurrent.futures.Executor):
     ) -> PoolView:
         """Return a view of this executor whose calls carry these terms.
 
-        `timeout`: seconds for queueing, running and answering together, then TaskTimeoutError, and
-        a worker that still runs the call is replaced. `priority`: of what is queued, higher goes
-        first. `session`: calls of one session go to the worker that ran it last, if it is free.
+        `timeout`: seconds, or text such as "90s", for queueing, running and answering together,
+        then TaskTimeoutError, and a worker that still runs the call is replaced. `priority`: of
+        what is queued, higher goes first. `session`: calls of one session go to the worker that ran
+        it last, if it is free.
         `cancel_running`: `cancel()` also stops a call that runs; None: as the executor has it.
 
         `retry`: a call that raises is tried again as this policy says, with the arguments that it
@@ -277,7 +280,7 @@ class Executor(concurrent.futures.Executor):
             breaker=breaker,
             idempotent=idempotent,
         )
-        return PoolView(self._pool, terms)
+        return PoolView(self._pool, terms, self)
 
     def cancel(self, *, session: str) -> int:
         """Stop all calls of a session, and return how many there were to stop.
@@ -313,6 +316,10 @@ class Executor(concurrent.futures.Executor):
                 self._pool.end_workers(signal.SIGKILL)
                 raise
             return None
+        if kind is not None:
+            # A source of `map` that nobody reads from yet may be endless; a block that has failed
+            # wants no results of it.
+            self._pool.close(only_sized=True)
         self.shutdown(wait=True)
         return None
 
@@ -557,4 +564,3 @@ def _at_exit() -> None:
 # still before multiprocessing's own hook, which would wait for the workers for ever.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 atexit.register(_at_exit)
-_owner = os.getpid()

@@ -31,6 +31,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as _cloudpickle
 
 MISSING = object()
+_GONE = object()  # in place of a value that was sent and is not bound any more
 
 # Classes that are complete in this process: made here, or arrived with all their attributes.
 _complete: weakref.WeakSet[type] = weakref.WeakSet()
@@ -58,7 +59,15 @@ class MainGlobals:
                 return known[1]
             version = 1 if known is None else known[1] + 1
             self._sent[name] = (value, version)
+            self._let_go()
             return version
+
+    def _let_go(self) -> None:
+        """Keep no value alive whose name stands for another by now, or for nothing."""
+        namespace = main_namespace()
+        for name, (value, version) in self._sent.items():
+            if value is not MISSING and namespace.get(name, MISSING) is not value:
+                self._sent[name] = (_GONE, version)
 
 
 main_globals = MainGlobals()

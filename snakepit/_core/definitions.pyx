@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from snakepit._core.arena cimport Arena
+from snakepit._core.arena cimport Arena, Segment
 from snakepit._core.atomics cimport load32, now_ns, store32
 from snakepit._core.control cimport Control, write_name
 from snakepit._core.layout cimport NAME_BYTES, Definition
@@ -30,6 +30,9 @@ cdef class Definitions:
         cdef Published published
         cdef Definition *entry
         cdef uint32_t number
+        # First, for it may fail: a number that was taken would be lost.
+        cdef Segment segment = self.arena.allocate(PyBytes_GET_SIZE(pickled), now_ns() + 1_000_000_000)
+        memcpy(segment.base, PyBytes_AS_STRING(pickled), PyBytes_GET_SIZE(pickled))
         try:
             number = self.free.pop()
         except IndexError:
@@ -40,8 +43,7 @@ cdef class Definitions:
         published = Published.__new__(Published)
         published.number = number
         published.target = target
-        published.segment = self.arena.allocate(PyBytes_GET_SIZE(pickled), now_ns() + 1_000_000_000)
-        memcpy(published.segment.base, PyBytes_AS_STRING(pickled), PyBytes_GET_SIZE(pickled))
+        published.segment = segment
         entry = &self.control.definitions[number]
         entry.segment = published.segment.index
         entry.length = PyBytes_GET_SIZE(pickled)

@@ -244,19 +244,21 @@ cdef class WorkerLane:
     cdef void note_claim(self) noexcept nogil:
         cdef Header *header = self.control.header
         cdef Slot *slot = &self.control.slots[self.slot]
+        cdef bint searched = self.searching
         if not self.running:
             set_bit(header.running, self.index)
             self.running = True
         point(LANE_RUNNING)
-        if self.searching:
+        if searched:
             clear_bit(header.searching, self.index)
             self.searching = False
         # Offered to us while we took other work: somebody else must come for it.
         if load64(&self.me.private.head) < load64(&self.me.private.tail):
             self.wake_another()
-        elif self.slept:
-            # The owner may have left more than this task to us because we dozed (`Scheduler.wake_lanes`). Now that we
-            # are busy, perhaps for long, what is left is for another, who passes it on in the same way.
+        elif self.slept or searched:
+            # The owner may have left more than this task to us because we dozed (`Scheduler.wake_lanes`), and so may a
+            # lane that dozed because it saw us search. Now that we are busy, perhaps for long, what is left is for
+            # another, who passes it on in the same way.
             self.slept = False
             fence()
             if (self.control.has_work(self.index)

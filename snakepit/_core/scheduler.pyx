@@ -642,6 +642,10 @@ cdef class Scheduler(Completions):
                 add32(&self.n_verdicts, <uint32_t>-1)
         return some
 
+    def note_cancelled(self) -> None:
+        """Count a task that was cancelled while it ran."""
+        add64(&self.n_cancelled, 1)
+
     def seconds_running(self, Task task) -> float:
         """For how long the task has been running; 0.0 when it does not run."""
         cdef int lane = self.lane_of_task(task)
@@ -667,6 +671,7 @@ cdef class Scheduler(Completions):
             if task is None:
                 break
             add64(&self.n_cancelled, 1)
+            task.clear()
             found.append(task)
         for index in range(self.control.n_slots):
             task = None

@@ -30,8 +30,8 @@ cdef class Message:
 
 cdef class Owner:
     """What a task asks of whoever runs it."""
-    cdef unsigned long unblocking       # the thread that must not run callbacks, 0 for none ...
-    cdef object hand_over               # ... and who takes the tasks whose callbacks it would have run
+    cdef object hand_over               # takes the tasks whose callbacks others must not run, or None
+    cdef unsigned long spared           # of these threads the one that must not, 0 for all
 
     cdef int help(self, Task task, uint64_t deadline) except -1
     cdef bint withdraw(self, Task task) except -1
@@ -75,10 +75,10 @@ cdef class Task(Message):
 
     cdef bint is_settled(self) noexcept nogil
     cdef int settle(self, object outcome, object error) except -1
-    cdef bint settle_cancelled(self, bint tell) except -1
+    cdef bint settle_cancelled(self, bint tell, bint here=*) except -1
     cdef int settle_observed(self, object outcome, object error) except -1
     cdef int notify(self) except -1
-    cdef int after_settling(self) except -1
+    cdef int after_settling(self, bint here=*) except -1
     cdef int wait_settled(self, object timeout) except -1
 
 

@@ -46,12 +46,14 @@ cdef class Message:
 
 cdef class Owner:
     def spare_this_thread(self, hand_over) -> None:
-        """Have this thread run no callbacks: `hand_over(task)` gets what it settles. None: no thread any more.
-
-        Deadlines and dead workers are the matter of one thread; a callback that blocks must not hold up the others.
-        """
+        """Have this thread run no callbacks: `hand_over(task)` gets the tasks that it settles."""
         self.hand_over = hand_over
-        self.unblocking = 0 if hand_over is None else PyThread_get_thread_ident()
+        self.spared = PyThread_get_thread_ident()
+
+    def spare_all_threads(self, hand_over) -> None:
+        """Have nobody who settles tasks run their callbacks: `hand_over(task)` gets the tasks."""
+        self.hand_over = hand_over
+        self.spared = 0
 
     cdef int help(self, Task task, uint64_t deadline) except -1:
         """Return when the task is settled or the deadline has passed."""
@@ -127,7 +129,8 @@ cdef class Task(Message):
         self.condition.notify_all()
         return 0
 
-    cdef int after_settling(self) except -1:
+    cdef int after_settling(self, bint here=False) except -1:
+        cdef Owner owner
         fence()
         if swap32(&self.parked, 0):
             self.owner.settled(self)
@@ -135,15 +138,17 @@ cdef class Task(Message):
             on_settled, self.on_settled = self.on_settled, None
             on_settled(self)
         if self.callbacks is not None:
-            if self.owner is not None and self.owner.unblocking and (
-                self.owner.unblocking == PyThread_get_thread_ident()
+            owner = self.owner
+            # Who cancels a call is its user, and runs the callbacks as the standard library has it.
+            if here or owner is None or owner.hand_over is None or (
+                owner.spared and owner.spared != PyThread_get_thread_ident()
             ):
-                self.owner.hand_over(self)
-            else:
                 self._invoke_callbacks()
+            else:
+                owner.hand_over(self)
         return 0
 
-    cdef bint settle_cancelled(self, bint tell) except -1:
+    cdef bint settle_cancelled(self, bint tell, bint here=False) except -1:
         """Mark the task cancelled, for good, and tell those who wait; False when it was settled before."""
         with self._condition:
             if (load32(&self.sync) & STATE_MASK) >= SETTLING:
@@ -153,7 +158,7 @@ cdef class Task(Message):
                 for waiter in self.waiters:
                     waiter.add_cancelled(self)
             self.condition.notify_all()
-        self.after_settling()
+        self.after_settling(here)
         return True
 
     def mark_cancelled(self):
@@ -265,7 +270,7 @@ cdef class Task(Message):
             return False
         # Nobody will take the task any more, so its waiters are told here. A future without an owner is left to
         # `set_running_or_notify_cancel`, as the standard library's are.
-        self.settle_cancelled(self.owner is not None)
+        self.settle_cancelled(self.owner is not None, True)
         return (load32(&self.sync) & STATE_MASK) >= CANCELLED
 
     cdef int wait_settled(self, object timeout) except -1:

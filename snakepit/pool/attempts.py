@@ -78,6 +78,12 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
+    def of_session(self, session: int) -> dict[GuardedCall, Future[Any] | None]:
+        """Return the calls of a session, each with its attempt that is under way."""
+        with self._lock:
+            calls = [call for call in self._calls if call.terms.session == session]
+        return {call: call.attempt_under_way for call in calls}
+
     def end(self) -> None:
         """Begin no more attempts: cancel what waits for one; what an attempt comes to, counts."""
         with self._lock:
@@ -122,6 +128,11 @@ class GuardedCall(Future[Any]):
     @property
     def run_ns(self) -> int:
         return self._ran_ns
+
+    @property
+    def attempt_under_way(self) -> Future[Any] | None:
+        """The attempt that is queued or runs; None between two."""
+        return self._attempt
 
     def running(self) -> bool:
         """Return True while an attempt runs."""

@@ -21,6 +21,7 @@ from snakepit.errors import (
     ForkedPoolError,
     PoolNotReadyError,
     PoolShutdownError,
+    TaskTimeoutError,
 )
 from snakepit.pool.retry import checked_classes, checked_seconds
 
@@ -133,7 +134,9 @@ class CircuitBreaker:
 
     def settle(self, permit: int, error: BaseException | None) -> None:
         """Tell how the call with this permit ended: once for each `admit`."""
-        neutral = isinstance(error, _NEUTRAL)
+        neutral = isinstance(error, _NEUTRAL) or (
+            isinstance(error, TaskTimeoutError) and error.details.get("phase") == "queued"
+        )
         failed = isinstance(error, self._failure_on) or (
             # An exit or interrupt that the call raised is no answer either.
             error is not None and not isinstance(error, Exception)

@@ -42,7 +42,7 @@ _ATOMS = (
 class _Snapshot:
     """A function that travels by value: its number, and the bindings that it was pickled with."""
 
-    __slots__ = ("bindings", "cells", "function", "published")
+    __slots__ = ("bindings", "cells", "function", "parts", "published")
 
     def __init__(
         self,
@@ -55,8 +55,17 @@ class _Snapshot:
         self.published = published  # None: seen once
         self.bindings = bindings
         self.cells = cells
+        target: Any = function()
+        self.parts = (target.__code__, target.__defaults__, target.__kwdefaults__)
 
-    def is_current(self) -> bool:
+    def is_current(self, function: Any) -> bool:
+        code, defaults, kwdefaults = self.parts
+        if (
+            function.__code__ is not code
+            or function.__defaults__ is not defaults
+            or function.__kwdefaults__ is not kwdefaults
+        ):
+            return False
         for namespace, name, value in self.bindings:
             if namespace.get(name, MISSING) is not value:
                 return False
@@ -85,7 +94,7 @@ class FunctionRegistry:
             snapshot is not None
             and snapshot.published is not None
             and snapshot.function() is function
-            and snapshot.is_current()
+            and snapshot.is_current(function)
         ):
             return snapshot.published
         kind = type(function)

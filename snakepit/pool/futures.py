@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit._core.task import Task
 
 __all__ = ["Future"]
 
+# The standard library's own, so that what it would have logged is found where it is looked for.
+logger = logging.getLogger("concurrent.futures")
 
 T = TypeVar("T")
 
@@ -39,6 +42,19 @@ class Future(Task, concurrent.futures.Future[T]):
         return bool(self._cancel_running and pool is not None and pool.cancel_running(self))
 
     _cancel_running = False
+
+    def _invoke_callbacks(self) -> None:
+        raised: BaseException | None = None
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                callback(self)
+            except Exception:
+                logger.exception("exception calling callback for %r", self)
+            except BaseException as error:
+                # After the others, which are not its business.
+                raised = error
+        if raised is not None:
+            raise raised
 
     @property
     def attempts(self) -> int:

@@ -30,6 +30,7 @@ from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.ladder import ThreadLadder
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.futures import Future
+from snakepit.pool.living import LivingSet
 from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
 from snakepit.pool.timers import Timers
@@ -118,7 +119,7 @@ class LocalPool:
         self._ended: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._life = threading.Condition()
         self._ready = 0
-        self._waiting_maps: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._waiting_maps: LivingSet[Any] = LivingSet()
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._retries = Timers(f"snakepit-{config.name}-timers")
         self._closed = False
@@ -301,7 +302,9 @@ class LocalPool:
 
     def cancel_session(self, session: int) -> int:
         """Stop all calls of a session; returns how many."""
-        return sum(future.stop() for future in self.queue.tasks_of_session(session))
+        calls = self.calls.of_session(session) if self.calls else {}
+        tasks = set(self.queue.tasks_of_session(session)).difference(calls.values())
+        return sum(future.stop() for future in (*calls, *tasks))
 
     # -- the threads -------------------------------------------------------------------------------
 
@@ -361,7 +364,7 @@ class LocalPool:
                     return
                 try:
                     self.queue.run(runner, task)
-                except Exception:
+                except BaseException:
                     logger.exception("snakepit pool %s: error while settling a task", self.name)
                 # Idle, the thread must not keep the last call's objects alive.
                 del task
@@ -424,16 +427,17 @@ class LocalPool:
     def watch(self) -> None:
         """Outcomes come by themselves here."""
 
-    def close(self, *, cancel_futures: bool = False) -> None:
+    def close(self, *, cancel_futures: bool = False, only_sized: bool = False) -> None:
         """Take no more calls; when those that were taken are done, the threads end.
 
-        Returns at once.
+        Returns at once. `only_sized`: of maps that nobody has asked for results, go on only with
+        those whose sources tell their length.
         """
-        for running in list(self._waiting_maps):
+        for running in self._waiting_maps:
             if cancel_futures:
                 running.abandon()
             else:
-                running.finish_reading()
+                running.finish_reading(only_sized=only_sized)
         if cancel_futures:
             # First, so that no attempt enters behind the back of what withdraws them.
             if self.calls is not None:
@@ -478,6 +482,7 @@ class LocalPool:
 
     def _on_idle(self) -> None:
         self.timekeeper.stop()
+        self._callbacks.end()
         _running.discard(self)
 
     def worker_pids(self) -> list[int]:
@@ -550,12 +555,12 @@ class _Chunk:
         return self.done
 
 
-_running: weakref.WeakSet[LocalPool] = weakref.WeakSet()
+_running: LivingSet[LocalPool] = LivingSet()
 
 
 def close_all() -> None:
     """End every running local pool after its tasks, at the interpreter's exit."""
-    for pool in list(_running):
+    for pool in _running:
         pool.close()
         pool.join()
 

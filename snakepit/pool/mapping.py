@@ -70,6 +70,7 @@ class MapRun:
         self._last_run_ns = 0
         self._under_way = 0  # items read and not handed out
         self._exhausted = False
+        self._abandoned = False
         self._reading = threading.RLock()
         self.started = False
 
@@ -90,10 +91,9 @@ class MapRun:
                 self._submit_next(self._chunk_size())
 
     def abandon(self) -> None:
-        """Read nothing more."""
-        with self._reading:
-            self._exhausted = True
-            self._items = iter(())
+        """Submit nothing more."""
+        # Without the lock: who has it may be reading from a source that does not answer.
+        self._abandoned = self._exhausted = True
 
     def cancel(self) -> None:
         """Read nothing more and cancel what has not started."""
@@ -101,10 +101,16 @@ class MapRun:
         while self._chunks:
             self._chunks.popleft()[0].cancel()
 
-    def finish_reading(self) -> None:
-        """The pool closes: submit what is left, but not of an endless source that is being read."""
-        if not self.started or self.total is not None:
+    def finish_reading(self, *, only_sized: bool = False) -> None:
+        """The pool closes: submit what is left, but not of a source that may be endless.
+
+        One that does not tell its length is read all the same where nobody has asked for results
+        yet, as the standard library's `map` has it; not with `only_sized`.
+        """
+        if self.total is not None or not (self.started or only_sized):
             self.submit_rest()
+        elif not self.started:
+            self.abandon()
 
     def _has_room(self) -> bool:
         if self._most_items is not None:
@@ -128,7 +134,7 @@ class MapRun:
         except BaseException:
             self._exhausted = True
             raise
-        if items:
+        if items and not self._abandoned:
             self._under_way += len(items)
             hook = None if self._ordered else self._note_settled
             self._chunks.append((self._submit_chunk(self._kind, items, hook), len(items)))

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
@@ -36,6 +35,7 @@ from snakepit.lifecycle.worker import Worker
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
+from snakepit.pool.living import LivingSet
 from snakepit.pool.memory import arena
 from snakepit.pool.nested import NestedTasks
 from snakepit.pool.stats import LifecycleStats, PoolStats
@@ -134,6 +134,7 @@ class ProcessPool:
         self.supervisor = Supervisor(self, config.recycling, config.health)
         self._deadlines = ProcessDeadlines(self)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
+        self.scheduler.spare_all_threads(self._callbacks.add)
         # For callers alone: a signal handler on top of the start, which holds it, may wait for the
         # pool's own threads.
         self._claim = threading.RLock()
@@ -145,7 +146,7 @@ class ProcessPool:
         self._over = False
         self._lifeline: tuple[int, int] | None = None
         self._threads: list[threading.Thread] = []
-        self._waiting_maps: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._waiting_maps: LivingSet[Any] = LivingSet()
 
     @staticmethod
     def _pickle_initializer(config: PoolConfig) -> bytes | None:
@@ -309,11 +310,16 @@ class ProcessPool:
             return False
         # The worker's end is not the future's any more: cancelled, it takes no later outcome.
         self.supervisor.tell(lambda: self.supervisor.ladder.stop_task(future))
-        return future.mark_cancelled()
+        cancelled = future.mark_cancelled()
+        if cancelled:
+            self.scheduler.note_cancelled()
+        return cancelled
 
     def cancel_session(self, session: int) -> int:
         """Stop all calls of a session; returns how many."""
-        return sum(future.stop() for future in set(tasks_of_session(self.scheduler, session)))
+        calls = self.calls.of_session(session) if self.calls else {}
+        tasks = set(tasks_of_session(self.scheduler, session)).difference(calls.values())
+        return sum(future.stop() for future in (*calls, *tasks))
 
     # -- what workers say --------------------------------------------------------------------------
 
@@ -365,13 +371,6 @@ class ProcessPool:
                 with self._life:
                     self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
 
-    def _supervise(self) -> None:
-        self.scheduler.spare_this_thread(self._callbacks.add)
-        try:
-            self.supervisor.run()
-        finally:
-            self.scheduler.spare_this_thread(None)
-
     def _start_threads(self) -> None:
         self._lifeline = os.pipe()
         self.supervisor.prepare()
@@ -379,7 +378,7 @@ class ProcessPool:
         _running.add(self)
         if self._template is not None:
             self._template.start()
-        for role, body in (("supervisor", self._supervise), ("collector", self._collect)):
+        for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
             thread = threading.Thread(target=body, name=f"snakepit-{self.name}-{role}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -388,8 +387,9 @@ class ProcessPool:
         while not self._over or self.scheduler.unsettled:
             try:
                 self.scheduler.attend()
-            except Exception:
+            except BaseException:
                 logger.exception("snakepit pool %s: error while settling tasks", self.name)
+        self._callbacks.end()
 
     def start_process(self, lane: int, client: int, spare: bool = False) -> Any:
         """Start a worker process for a lane; a spare waits until another leaves."""
@@ -538,16 +538,17 @@ class ProcessPool:
         """Somebody waits for outcomes without asking futures for them."""
         self.scheduler.watch()
 
-    def close(self, *, cancel_futures: bool = False) -> None:
+    def close(self, *, cancel_futures: bool = False, only_sized: bool = False) -> None:
         """Take no more calls; when those that were taken are done, the workers end.
 
-        Returns at once.
+        Returns at once. `only_sized`: of maps that nobody has asked for results, go on only with
+        those whose sources tell their length.
         """
-        for running in list(self._waiting_maps):
+        for running in self._waiting_maps:
             if cancel_futures:
                 running.abandon()
             else:
-                running.finish_reading()
+                running.finish_reading(only_sized=only_sized)
         self.scheduler.close()
         if cancel_futures:
             # First, so that no attempt enters behind the back of what withdraws them.
@@ -628,13 +629,14 @@ class ProcessPool:
         return PoolStats.read(self.scheduler, self.size, self.ready_workers(), self.supervisor)
 
 
-_running: weakref.WeakSet[ProcessPool] = weakref.WeakSet()
+_running: LivingSet[ProcessPool] = LivingSet()
 
 
 def _after_fork_in_child() -> None:
     global _starting
     _starting = threading.RLock()
-    for pool in list(_running):
+    _running.renew_lock()
+    for pool in _running:
         pool.forget_after_fork()
     _running.clear()
 

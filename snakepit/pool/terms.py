@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from snakepit.options import checked_seconds
 
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
@@ -39,7 +42,7 @@ class Terms:
 
 def checked_terms(
     *,
-    timeout: float | None,
+    timeout: float | str | None,
     priority: str,
     session: str | None,
     cancel_running: bool,
@@ -48,8 +51,10 @@ def checked_terms(
     idempotent: bool,
 ) -> Terms:
     """Return the terms that a user asked for. Raises TypeError, ValueError."""
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be a number of seconds above 0, or None, not {timeout!r}")
+    if timeout is not None and timeout != math.inf:
+        timeout = checked_seconds("timeout", timeout)
+    if not isinstance(cancel_running, bool):
+        raise TypeError(f"cancel_running must be True or False, not {cancel_running!r}")
     if priority not in PRIORITIES:
         raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
     if retry is not None or breaker is not None:

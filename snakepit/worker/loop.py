@@ -85,6 +85,8 @@ def _run_chunk(lane: WorkerLane, kind: int, function: Callable[..., Any], items:
     except BaseException as error:
         answer_error(lane, _judge(lane, error), results)
     else:
+        if lane.interrupted:
+            children.end_those_since(lane.claimed_ns)
         _answer(lane, results, len(results))
 
 

@@ -321,6 +321,11 @@ def exit_process(status: int = 1) -> NoReturn:
     os._exit(status)
 
 
+def exit_here() -> NoReturn:
+    """Raise SystemExit, in whatever thread."""
+    raise SystemExit(3)
+
+
 def crash() -> None:
     import ctypes
     import faulthandler

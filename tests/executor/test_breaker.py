@@ -226,6 +226,21 @@ def test_crashes_count_as_failures(executor: snakepit.Executor, clock: Clock) ->
     assert breaker.state == "open"
 
 
+def test_a_call_that_was_late_in_the_queue_counts_as_neither(
+    make: Make, gate: Any, clock: Clock
+) -> None:
+    executor = make(1)
+    started, release = gate("started"), gate("release")
+    held = executor.submit(tasks.hold, started, release)
+    started.wait()
+    breaker = snakepit.CircuitBreaker(failures=1, clock=clock)
+    late = executor.options(breaker=breaker, timeout=0.05).submit(tasks.square, 2)
+    assert isinstance(late.exception(60), errors.TaskTimeoutError)
+    assert breaker.state == "closed"
+    release.open()
+    held.result(60)
+
+
 def test_each_attempt_counts_and_an_open_breaker_ends_the_retries(
     executor: snakepit.Executor, clock: Clock
 ) -> None:

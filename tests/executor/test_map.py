@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import operator
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 
 import snakepit
-from tests.support import wait_until
+from tests.support import LONG, new_executor, wait_until
 
 from . import tasks
 
@@ -277,3 +279,73 @@ def test_map_after_shutdown_is_refused(executor: snakepit.Executor) -> None:
     executor.shutdown()
     with pytest.raises(RuntimeError):
         list(executor.map(tasks.square, range(3)))
+
+
+class Blocking:
+    """An iterator that gives a few items and then blocks until it is let go."""
+
+    def __init__(self, items: int) -> None:
+        self.left = items
+        self.blocks, self.release = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Blocking:
+        return self
+
+    def __next__(self) -> int:
+        if self.left:
+            self.left -= 1
+            return self.left
+        self.blocks.set()
+        self.release.wait(LONG)
+        raise StopIteration
+
+
+def test_force_does_not_wait_for_a_source_that_blocks(kind: str) -> None:
+    executor = new_executor(kind)
+    source = Blocking(3)
+
+    def consume() -> None:
+        with contextlib.suppress(RuntimeError, CancelledError, snakepit.errors.SnakepitError):
+            list(executor.map(tasks.square, source, chunksize=1))
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    try:
+        assert source.blocks.wait(LONG)
+        executor.kill_workers()
+        executor.shutdown()
+    finally:
+        source.release.set()
+        consumer.join(LONG)
+
+
+def test_a_block_that_fails_does_not_read_an_endless_source(kind: str) -> None:
+    source = Source()
+    with pytest.raises(ZeroDivisionError), new_executor(kind) as executor:
+        unread = executor.map(tasks.square, source)
+        raise ZeroDivisionError
+    assert source.taken == 0
+    del unread
+
+
+def test_maps_may_begin_while_the_executor_is_shut_down(kind: str) -> None:
+    for _ in range(5):
+        executor = new_executor(kind)
+        executor.submit(tasks.square, 1).result(LONG)
+        stop = threading.Event()
+
+        def begin(executor: snakepit.Executor = executor, stop: threading.Event = stop) -> None:
+            kept = []
+            while not stop.is_set():
+                try:
+                    kept.append(executor.map(tasks.square, range(2)))
+                except RuntimeError:
+                    return
+
+        threads = [threading.Thread(target=begin) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        executor.shutdown()
+        stop.set()
+        for thread in threads:
+            thread.join(LONG)

@@ -287,3 +287,14 @@ def test_cancel_running_lets_cancel_stop_a_task(executor: snakepit.Executor, gat
     with pytest.raises(CancelledError):
         future.result(60)
     expect_capacity(executor, gate)
+
+
+def test_a_view_keeps_its_executor(make: Make) -> None:
+    view = snakepit.Executor(1).options(timeout="1min")
+    assert view.submit(tasks.square, 3).result(60) == 9
+    del view
+
+
+def test_cancel_running_is_true_or_false(executor: snakepit.Executor) -> None:
+    with pytest.raises(TypeError, match="cancel_running"):
+        executor.options(cancel_running="no")  # type: ignore[arg-type]

@@ -217,6 +217,14 @@ def test_stop_between_attempts(executor: snakepit.Executor, log: tasks.Log) -> N
     assert future.cancelled()
 
 
+def test_session_is_cancelled_between_attempts(executor: snakepit.Executor, log: tasks.Log) -> None:
+    future = executor.options(retry=NEVER, session="one").submit(fail_first, log, 1)
+    between_attempts(future, log)
+    assert executor.cancel(session="one") == 1
+    assert future.cancelled()
+    assert len(log.lines()) == 1
+
+
 def test_queued_call_is_cancelled(make: Make, gate: Any, log: tasks.Log) -> None:
     executor = make(1)
     release = gate("release")

@@ -53,6 +53,18 @@ def test_cancelled_calls_are_counted(make: Make, gate: Any) -> None:
     assert (stats.submitted, stats.completed, stats.cancelled) == (11, 7, 4)
 
 
+@pytest.mark.processes
+def test_a_call_that_is_cancelled_while_it_runs_is_counted(make: Make, gate: Any) -> None:
+    executor = make(1)
+    started = gate("started")
+    future = executor.options(cancel_running=True).submit(tasks.sleep_long, started)
+    started.wait()
+    assert future.cancel()
+    executor.submit(tasks.square, 2).result(60)
+    stats = executor.stats()
+    assert (stats.submitted, stats.completed, stats.failed, stats.cancelled) == (2, 1, 0, 1)
+
+
 def test_load_is_shown(executor: snakepit.Executor, gate: Any) -> None:
     executor.wait_ready(60)
     stats = executor.stats()

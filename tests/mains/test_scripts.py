@@ -567,3 +567,27 @@ def test_warnings_and_flags_are_those_of_the_caller(tmp_path: Path) -> None:
     outcome = script.finish()
     assert (outcome.stdout, outcome.stderr) == ("True\n", "")
     script.expect_nothing_left()
+
+
+def test_functions_that_are_changed_in_place(tmp_path: Path) -> None:
+    body = """
+        import snakepit
+
+        def task(n=1, *, m=1):
+            return n, m
+
+        def other(n=1, *, m=1):
+            return "other"
+        """
+    main = """
+        with snakepit.Executor(1) as executor:
+            print(executor.submit(task).result(60))
+            task.__defaults__ = (2,)
+            print(executor.submit(task).result(60))
+            task.__kwdefaults__ = {"m": 3}
+            print(executor.submit(task).result(60))
+            task.__code__ = other.__code__
+            print(executor.submit(task).result(60))
+        """
+    expected = ["(1, 1)", "(2, 1)", "(2, 3)", "other"]
+    assert run_clean(guarded(body, main, guard=False), tmp_path) == expected
