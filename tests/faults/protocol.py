@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,8 +186,13 @@ class Bench:
         views = [self.executor.options(session=f"s{number}") for number in range(WORKERS)]
         with tempfile.TemporaryDirectory() as folder:
             met = [view.submit(work.meet, folder, n, WORKERS) for n, view in enumerate(views)]
-            if any(future.exception(PATIENCE) for future in met):
-                return  # The point was passed already.
+            concurrent.futures.wait(met, PATIENCE, concurrent.futures.FIRST_EXCEPTION)
+            if any(future.done() and future.exception() for future in met):
+                # The point was passed already, and who died there will not come to meet the others.
+                for number in range(WORKERS):
+                    Path(folder, str(number)).touch()
+                concurrent.futures.wait(met, PATIENCE)
+                return
             lanes = dict(zip([future.result(0) for future in met], views, strict=True))
         time.sleep(self.generator.choice([0.001, 0.005]))
         before = self.points.fired("lane.claimed")
