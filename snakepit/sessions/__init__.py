@@ -1,1 +1,1 @@
-"""Sessions: what callers keep with a pool between calls. On the owner's side, without the engine."""
+"""Sessions: what callers keep with a pool between calls, on the owner's side."""

@@ -55,7 +55,15 @@ def _frozen_copy(value: Any, dtype: Any) -> np.ndarray[Any, Any]:
     return array
 
 
-class TensorKind(Kind):
+class ArrayKind(Kind):
+    """What tensors and embeddings have in common."""
+
+    def adopt(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        value.setflags(write=False)
+        return value
+
+
+class TensorKind(ArrayKind):
     """An array of numbers or booleans; nested lists become one.
 
     `shape`: its lengths, with None or -1 for those that do not matter. `dimensions`: how many
@@ -106,7 +114,7 @@ class TensorKind(Kind):
         return array
 
 
-class EmbeddingKind(Kind):
+class EmbeddingKind(ArrayKind):
     """A vector of floats; a list becomes one of float64, arrays of floats keep their dtype.
 
     `dimensions`: how many components. `normalised`: its length must be 1. `normalise`: it is made

@@ -41,6 +41,10 @@ class Kind:
         """Return what is to be kept for `value`. Raises UnfitError."""
         raise NotImplementedError
 
+    def adopt(self, value: Any) -> Any:
+        """Return what is to be kept for a value that `accept` gave once, and a pickle has kept."""
+        return value
+
     def __repr__(self) -> str:
         return self.name
 

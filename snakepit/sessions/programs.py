@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import ProgramNotFoundError, SessionNotFoundError
+from snakepit.sessions.checks import checked_name
 from snakepit.sessions.kinds import shortened
 
 if TYPE_CHECKING:
@@ -52,10 +53,7 @@ class ProgramTable:
         self._put(name, program, new=False)
 
     def _put(self, name: str, program: Any, new: bool) -> None:
-        if not isinstance(name, str) or not name:
-            raise ValueError(
-                f"a program's name must be a string that is not empty, not {shortened(name)}"
-            )
+        checked_name("a program", name)
         payload = b""
         if self._journal is not None:
             payload = self._journal.encode(program, f"program {name!r}")

@@ -292,5 +292,10 @@ class Session:
             details={"session": self.id, "tool": name, "tools": known},
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            f"session {self.id!r} stays with the process that made it: pass on its id instead"
+        )
+
     def __repr__(self) -> str:
         return f"<snakepit.Session {self.id!r}: {'alive' if self.alive else 'ended'}>"

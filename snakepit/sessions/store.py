@@ -17,6 +17,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from snakepit.errors import (
     SessionStoreClosedError,
 )
 from snakepit.options import checked_count, checked_seconds
+from snakepit.sessions.checks import checked_backend, checked_id, checked_metadata, marks
 from snakepit.sessions.kinds import shortened
 from snakepit.sessions.programs import ProgramTable
 from snakepit.sessions.session import Contents, Session
@@ -44,7 +46,6 @@ __all__ = ["SessionStore"]
 logger = logging.getLogger("snakepit")
 
 ENDED = -math.inf
-NEVER = 1 << 62
 
 
 class SessionStore:
@@ -52,8 +53,8 @@ class SessionStore:
 
     `max_sessions`: how many there may be, by default 10,000; the log warns at 80 % and 100 %.
     `default_ttl`: seconds, or text such as "1h", that a session lives after its last use, unless
-    `create_session` says otherwise; by default 3600. `sweep_interval`: seconds, or text, after which
-    expired sessions are removed, by default 60; they are not found from the moment they expire.
+    `create_session` says otherwise; by default 3600. `sweep_interval`: seconds, or text, after
+    which expired sessions are removed, by default 60; they are not found once they have expired.
     `backend`: None, or the path of a file (SQLite) in which sessions, variables, programs and
     metadata outlive the process; host tools and watches do not. A file serves one store at a time:
     another, in whichever process, raises SessionStoreError. It holds pickles: open no file that
@@ -87,17 +88,15 @@ class SessionStore:
         self._warn_at = 0  # the first has to start the sweeper
         self._calm_below = -1
         self._full_at = self._max_sessions
-        self._created = self._deleted = self._expired = 0
+        self._loaded = self._deleted = self._expired = 0
         self._hooks: list[Callable[[str], object]] = []
         self._sweeper: Sweeper | None = None
         self._closed = False
         self._notifier = Notifier()
-        self._file: SessionFile | None = None
-        if backend is not None:
-            self._open_file(backend)
+        self._file = self._open_file(backend) if backend is not None else None
         self._globals = ProgramTable(None, self._journal(0))
         if self._file is not None:
-            self._globals.fill(self._file.load_programs(0))
+            self._load(self._file)
 
     # -- sessions ----------------------------------------------------------------------------------
 
@@ -113,24 +112,25 @@ class SessionStore:
         SessionExistsError if there is one of this id, and SessionQuotaError if the store is full.
         """
         if type(id) is not str or not id:
-            id = _checked_id(id)
+            id = checked_id(id)
         if ttl is None:
             ttl = self._default_ttl
         else:
             ttl = checked_seconds("ttl", ttl)
         if metadata is not None:
-            metadata = _checked_metadata(metadata)
+            metadata = checked_metadata(metadata)
         expires = self._clock() + ttl
         session = Session(self, id, ttl, expires, metadata)
         if self._file is not None:
-            self._file.prepare(session)
+            session._number = 0
+            if metadata is not None:
+                session._metadata = self._file.encode(metadata, f"metadata of session {id!r}")
         while True:
             with self._lock:
                 sessions = self._sessions
                 count = len(sessions)
                 if count < self._full_at and id not in sessions:
                     sessions[id] = session
-                    self._created += 1
                     if expires < self._earliest:
                         self._earliest = expires
                     if count < self._warn_at and self._file is None:
@@ -139,7 +139,7 @@ class SessionStore:
                         self._file.note_session(session)
                     break
             self._make_room(id)
-        self._made(session)
+        self._made()
         return session
 
     def get_session(self, id: str) -> Session:
@@ -170,7 +170,7 @@ class SessionStore:
                     session._expires = now + session.ttl
                     return session
             try:
-                return self.create_session(_checked_id(id, needed=True), ttl, metadata)
+                return self.create_session(checked_id(id, needed=True), ttl, metadata)
             except SessionExistsError:
                 continue  # somebody else was faster
 
@@ -253,27 +253,29 @@ class SessionStore:
     def get_stats(self) -> dict[str, Any]:
         """Return counts as plain values.
 
-        sessions (alive now), max_sessions, variables, programs, tools (of all sessions),
-        global_programs, created, deleted, expired (since the store was made), backend ("memory" or
-        the path).
+        sessions (alive now), max_sessions, variables, programs, tools (of these sessions; what a
+        file has is counted once the session is used), global_programs, created, deleted, expired
+        (since the store was made), backend ("memory" or the path).
         """
         now = self._clock()
         with self._lock:
             self._check_open()
             alive = [session for session in self._sessions.values() if session._expires > now]
-            counts = (self._created, self._deleted, self._expired)
+            deleted, expired = self._deleted, self._expired
+            created = len(self._sessions) + deleted + expired - self._loaded
         held = [session._contents for session in alive if session._contents is not None]
-        stats = {
+        return {
             "sessions": len(alive),
             "max_sessions": self._max_sessions,
             "variables": sum(len(contents.variables) for contents in held),
             "programs": sum(len(contents.programs) for contents in held),
             "tools": sum(len(contents.tools) for contents in held),
             "global_programs": len(self._globals),
+            "created": created,
+            "deleted": deleted,
+            "expired": expired,
             "backend": "memory" if self._file is None else str(self._file.path),
         }
-        stats["created"], stats["deleted"], stats["expired"] = counts
-        return stats
 
     def on_end(self, callback: Callable[[str], object]) -> Callable[[], None]:
         """Have `callback(id)` run after a session was deleted or has expired.
@@ -284,13 +286,15 @@ class SessionStore:
         """
         if not callable(callback):
             raise TypeError(f"callback must be callable with a session's id, not {callback!r}")
-        entry = callback
         with self._lock:
-            self._hooks = [*self._hooks, entry]
+            self._hooks = [*self._hooks, callback]
 
         def forget() -> None:
             with self._lock:
-                self._hooks = [hook for hook in self._hooks if hook is not entry]
+                hooks = list(self._hooks)
+                if callback in hooks:
+                    hooks.remove(callback)
+                self._hooks = hooks
 
         return forget
 
@@ -334,7 +338,7 @@ class SessionStore:
             self._full_at = -1
             sweeper, self._sweeper = self._sweeper, None
             if self._file is not None:
-                self._note_uses()
+                self._note_uses(self._file)
             sessions, self._sessions = self._sessions, {}
             for session in sessions.values():
                 session._expires = ENDED
@@ -371,12 +375,13 @@ class SessionStore:
         with self._lock:
             return session._expires > now
 
-    def _touch(self, session: Session) -> None:
+    def _touch(self, session: Session) -> Any:
+        """Use a session: begin its time to live anew, and return its metadata as they are kept."""
         now = self._clock()
         with self._lock:
             if session._expires > now:
                 session._expires = now + session.ttl
-                return
+                return session._metadata
         raise self._not_found(session.id)
 
     def _contents_of(self, session: Session) -> Contents:
@@ -405,8 +410,7 @@ class SessionStore:
         return contents
 
     def _metadata_of(self, session: Session) -> dict[str, Any]:
-        self._touch(session)
-        return self._plain_metadata(session, session._metadata)
+        return self._plain_metadata(session, self._touch(session))
 
     def _plain_metadata(self, session: Session, kept: Any) -> dict[str, Any]:
         if self._file is not None and isinstance(kept, bytes):
@@ -418,9 +422,8 @@ class SessionStore:
     ) -> None:
         done = False
         while not done:
-            self._touch(session)
-            seen = session._metadata
-            metadata: Any = _checked_metadata(function(self._plain_metadata(session, seen)))
+            seen = self._touch(session)
+            metadata: Any = checked_metadata(function(self._plain_metadata(session, seen)))
             if self._file is not None:
                 # Kept as the file keeps it, so that it comes back the same after a restart.
                 metadata = self._file.encode(metadata, f"metadata of session {session.id!r}")
@@ -438,20 +441,12 @@ class SessionStore:
 
     def _make_room(self, id: str) -> None:
         """End what stands in the way of a new session, or raise what forbids it."""
-        self._check_open()
-        now = self._clock()
-        expired = None
-        with self._lock:
-            taken = self._sessions.get(id)
-            if taken is not None and taken._expires <= now:
-                expired = taken
-        if expired is not None or self.cleanup_expired_sessions():
-            if expired is not None:
-                self.cleanup_expired_sessions()
+        if self.cleanup_expired_sessions():
             return
+        error: Exception
         with self._lock:
             if id in self._sessions:
-                error: Exception = SessionExistsError(
+                error = SessionExistsError(
                     f"there is a session {id!r} already: fetch it with get_session() or "
                     "ensure_session()",
                     details={"session": id},
@@ -464,27 +459,19 @@ class SessionStore:
                     details={"session": id, "max_sessions": self._max_sessions},
                 )
             else:
-                return
+                return  # somebody else has made room
         raise error
 
-    def _made(self, session: Session) -> None:
+    def _made(self) -> None:
         """What making some of the sessions has to do beyond that: the first, and by the quota."""
+        sweeper = None
+        warning = ""
         with self._lock:
             count = len(self._sessions)
-            warning = None
-            sweeper = None
             if self._sweeper is None and not self._closed:
                 sweeper = self._sweeper = Sweeper(self, self._sweep_interval)
-            if count >= self._max_sessions:
-                warning = "full: it holds %d sessions, as many as it may"
-                self._calm_below = math.ceil(0.9 * self._max_sessions)
-                self._warn_at = NEVER
-            elif count >= math.ceil(0.8 * self._max_sessions):
-                warning = "nearly full: it holds %d sessions, of %d"
-                self._calm_below = math.ceil(0.7 * self._max_sessions)
-                self._warn_at = self._max_sessions - 1
-            else:
-                self._warn_at = math.ceil(0.8 * self._max_sessions) - 1
+            if count > self._warn_at:
+                self._warn_at, self._calm_below, warning = marks(count, self._max_sessions)
         if sweeper is not None:
             try:
                 sweeper.start()
@@ -492,21 +479,14 @@ class SessionStore:
                 # The interpreter is ending, or there are no threads left. Sessions expire without
                 # it as well.
                 logger.debug("the thread that sweeps sessions could not be started", exc_info=True)
-        if warning is not None and count < self._max_sessions:
-            logger.warning("the session store is " + warning, count, self._max_sessions)
-        elif warning is not None:
-            logger.warning("the session store is " + warning, count)
+        if warning:
+            logger.warning(warning)
         if self._file is not None:
             self._file.write()
 
     def _calm(self) -> None:
         """Warn again when there are more sessions again. Under the lock."""
-        if len(self._sessions) < math.ceil(0.7 * self._max_sessions):
-            self._warn_at = math.ceil(0.8 * self._max_sessions) - 1
-            self._calm_below = -1
-        else:
-            self._warn_at = self._max_sessions - 1
-            self._calm_below = math.ceil(0.7 * self._max_sessions)
+        self._warn_at, self._calm_below, _ = marks(len(self._sessions), self._max_sessions)
 
     def _finish(self, sessions: list[Session]) -> None:
         """What the end of sessions has to do outside the lock."""
@@ -527,7 +507,7 @@ class SessionStore:
             self.cleanup_expired_sessions()
             if self._file is not None:
                 with self._lock:
-                    self._note_uses()
+                    self._note_uses(self._file)
                 self._file.write()
         except SessionStoreClosedError:
             pass  # between the sweeper's waking and this
@@ -549,11 +529,28 @@ class SessionStore:
 
     # -- the file ----------------------------------------------------------------------------------
 
-    def _open_file(self, path: str | os.PathLike[str]) -> None:
+    def _open_file(self, path: str | os.PathLike[str]) -> SessionFile:
         # Lazily: most stores have none, and sqlite3 takes milliseconds to import.
         from snakepit.sessions.file import SessionFile
 
-        self._file = SessionFile(path)
+        file = SessionFile(checked_backend(path), self._clock)
+        # A store that nobody closed still closes its file, when it is collected or at the exit.
+        weakref.finalize(self, file.close)
+        return file
+
+    def _load(self, file: SessionFile) -> None:
+        """Take what the file has; their variables and programs, when they are first used."""
+        self._globals.fill(file.load_programs(0))
+        now = self._clock()
+        for number, id, ttl, left, metadata in file.load_sessions():
+            session = Session(self, id, ttl, now + left, metadata)
+            session._number = number
+            session._saved = session._expires
+            self._sessions[id] = session
+            self._earliest = min(self._earliest, session._expires)
+        self._loaded = len(self._sessions)
+        if self._loaded:
+            self._made()
 
     def _journal(self, number: int) -> Journal | None:
         if self._file is None:
@@ -562,21 +559,7 @@ class SessionStore:
 
         return Journal(self._file, number)
 
-    def _note_uses(self) -> None:
+    def _note_uses(self, file: SessionFile) -> None:
         """Note for the file which sessions were used since it was last told. Under the lock."""
-
-
-def _checked_id(id: object, needed: bool = False) -> str:
-    if id is None and not needed:
-        return os.urandom(16).hex()
-    if not isinstance(id, str):
-        raise TypeError(f"a session's id must be a string, not {shortened(id)}")
-    if not id:
-        raise ValueError("a session's id must not be empty; leave it out to get a random one")
-    return str(id)
-
-
-def _checked_metadata(metadata: object) -> dict[str, Any]:
-    if not isinstance(metadata, Mapping):
-        raise TypeError(f"a session's metadata must be a dict, not {shortened(metadata)}")
-    return dict(metadata)
+        for session in self._sessions.values():
+            file.note_use(session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from snakepit.sessions.checks import checked_name
 from snakepit.sessions.kinds import shortened
 
 __all__ = ["HostTool"]
@@ -27,10 +28,7 @@ class HostTool:
         parameters: Any = None,
         exposed: bool = True,
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise ValueError(
-                f"a tool's name must be a string that is not empty, not {shortened(name)}"
-            )
+        checked_name("a tool", name)
         if not callable(function):
             raise TypeError(f"tool {name!r} must be callable, not {shortened(function)}")
         self.name = name

@@ -19,6 +19,7 @@ from snakepit.errors import (
     VariableNotFoundError,
     VersionConflictError,
 )
+from snakepit.sessions.checks import checked_name
 from snakepit.sessions.kinds import Kind, UnfitError, make_kind, shortened
 from snakepit.sessions.watches import CallbackWatch, IteratorWatch, Notifier, Watch
 
@@ -87,7 +88,8 @@ def _rebuild(
     version: int,
     metadata: Mapping[str, Any],
 ) -> Variable:
-    return Variable(name, make_kind(kind, constraints), value, version, metadata)
+    made = make_kind(kind, constraints)
+    return Variable(name, made, made.adopt(value), version, metadata)
 
 
 class VariableTable:
@@ -168,11 +170,11 @@ class VariableTable:
         metadata: Mapping[str, Any] | None,
     ) -> int:
         """Add a variable and return its version. Raises VariableError."""
-        if not isinstance(name, str) or not name:
-            raise VariableError(
-                f"a variable's name must be a string that is not empty, not {shortened(name)}",
-                details=self._details(str(name), kind, value, None),
-            )
+        try:
+            checked_name("a variable", name)
+        except ValueError as error:
+            details = self._details(str(name), kind, value, None)
+            raise VariableError(str(error), details=details) from None
         if metadata is not None and not isinstance(metadata, Mapping):
             raise TypeError(f"metadata must be a dict, not {shortened(metadata)}")
         try:

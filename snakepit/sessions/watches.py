@@ -135,7 +135,8 @@ class CallbackWatch(Watch):
             value, version = self._waiting.popleft()
         try:
             self._callback(value, version)
-        except Exception:
+        except BaseException:
+            # Of whatever class: this thread has the other callbacks to run.
             self.stop()
             logger.exception(
                 "the callback %r that watches variable %r raised and is detached",
