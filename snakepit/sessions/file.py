@@ -7,6 +7,7 @@ one transaction, so that many threads share the cost of reaching the disk.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -102,8 +103,10 @@ class SessionFile:
             raise self._error(f"cannot be opened ({error}): name one that can be") from error
 
     def _open(self) -> sqlite3.Connection:
-        # Made here, since SQLite would let everybody read it.
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        # Made here, since SQLite would let everybody read it. One that exists must not be opened,
+        # as its closing would take the locks away that another store of this process has on it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

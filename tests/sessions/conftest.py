@@ -53,3 +53,9 @@ def store(request: pytest.FixtureRequest, make_store: MakeStore, tmp_path: Path)
 def session(store: snakepit.SessionStore) -> snakepit.Session:
     """A session of that store."""
     return store.create_session("the-session")
+
+
+@pytest.fixture
+def quick(make_store: MakeStore) -> snakepit.Session:
+    """A session in memory, where the backend makes no difference."""
+    return make_store().create_session("the-session")
