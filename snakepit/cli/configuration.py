@@ -153,8 +153,10 @@ def _print_tables(config: "Config", rows: Rows, process: ProcessRows) -> None:
             table.add_column(Text(heading), overflow="fold")
         for key, value, source in lines:
             table.add_row(Text(key), Text(_worded(value)), Text(source))
-        console.print(table)
-        console.print()
+        with console.capture() as capture:
+            console.print(table)
+        # A table fills its columns up; nobody who copies the output wants that.
+        print("\n".join(line.rstrip() for line in capture.get().splitlines()), end="\n\n")
 
 
 def _worded(value: Any) -> str:

@@ -254,4 +254,4 @@ def thread_profile(pool: Mapping[str, Any] | PoolSettings) -> bool:
     """Whether a pool's workers are processes of several threads."""
     if isinstance(pool, PoolSettings):
         return pool.profile == "thread"
-    return pool.get("profile", pool.get("worker_profile")) == "thread"
+    return "thread" in (pool.get("profile"), pool.get("worker_profile"))

@@ -140,10 +140,8 @@ class PoolSettings(BaseModel):
         values = {key: getattr(self, key) for key in PoolSettings.model_fields}
         if self.pool_size is None:
             values["pool_size"] = default_pool_size(self.max_workers)
-        for key, value in zip(TIMEOUT_SETTINGS, TIMEOUTS[self.timeout_profile], strict=True):
-            if key not in self.model_fields_set:
-                values[key] = value
-        return values
+        times = dict(zip(TIMEOUT_SETTINGS, TIMEOUTS[self.timeout_profile], strict=True))
+        return values | {key: times[key] for key in times.keys() - self.model_fields_set}
 
 
 # `name` is there already, and the others mean something to the configuration alone.
