@@ -73,7 +73,7 @@ class PoolSettings(BaseModel):
     name: Annotated[str, _by(checks.text)] = DEFAULT_POOL
     adapter: Annotated[Any, _by(checks.adapter)]
     profile: Annotated[str, _by(choice(*PROFILES))] = "process"
-    pool_size: Annotated[int | None, _by(count)] = None
+    pool_size: Limit = None
     threads_per_worker: Annotated[int, _by(count_up_to(MOST_THREADS))] = 10
     max_workers: Annotated[int, _by(count_up_to(MOST_WORKERS))] = MOST_WORKERS
     capacity_strategy: Annotated[str, _by(choice("pool", "profile", "hybrid"))] = "pool"
