@@ -145,6 +145,7 @@ def _print_tables(config: "Config", rows: Rows, process: ProcessRows) -> None:
     console = Console(highlight=False)
     groups = {pool.name: [row[1:] for row in rows if row[0] == pool.name] for pool in config.pools}
     tables = [("process", process), *((f"pool {name}", group) for name, group in groups.items())]
+    texts = []
     for title, lines in tables:
         if not lines:
             continue
@@ -156,7 +157,8 @@ def _print_tables(config: "Config", rows: Rows, process: ProcessRows) -> None:
         with console.capture() as capture:
             console.print(table)
         # A table fills its columns up; nobody who copies the output wants that.
-        print("\n".join(line.rstrip() for line in capture.get().splitlines()), end="\n\n")
+        texts.append("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    print("\n\n".join(texts))
 
 
 def _worded(value: Any) -> str:

@@ -70,7 +70,7 @@ def _missing_module(module: str) -> str | None:
         if spec is None:
             package = ".".join(names[:depth])
             where = f" in {package!r}" if package else ""
-            return f"no module named {name!r}{where}{nearest(name, _modules_in(folders))}"
+            return f"no module named {name!r}{where}{nearest(name, _modules_in(folders), 0.75)}"
         if depth + 1 < len(names) and spec.submodule_search_locations is None:
             return f"{whole!r} is a module, not a package"
         if spec.submodule_search_locations is not None:

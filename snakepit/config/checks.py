@@ -24,9 +24,12 @@ NEVER = ("none", "never", "infinity", "inf")
 Check = Callable[[str, Any], Any]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest known one, or nothing."""
-    near = get_close_matches(name, list(known), n=1)
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return the end of a message about an unknown name: the nearest known one, or nothing.
+
+    `likeness`: from 0 to 1, how much alike they must be; more where there are many names.
+    """
+    near = get_close_matches(name, list(known), n=1, cutoff=likeness)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

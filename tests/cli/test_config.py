@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+
+from snakepit.cli.configuration import check, show
 
 from .command import Command
 
@@ -32,11 +35,8 @@ def configured(command: Command) -> Command:
 
 
 def test_check_of_what_is_right(configured: Command) -> None:
-    ended = configured.run("config", "check", "snakepit.toml")
+    ended = configured.run("config", "check", "--import", "snakepit.toml")
     assert (ended.code, ended.lines, ended.errors) == (0, ["snakepit.toml: ok (api)"], "")
-    nearest = configured.run("config", "check", "--import")
-    assert (nearest.code, nearest.errors) == (0, "")
-    assert nearest.lines[0].endswith("snakepit.toml: ok (api)")
 
 
 def test_check_names_all_that_is_wrong(configured: Command) -> None:
@@ -84,11 +84,13 @@ def test_check_that_imports(configured: Command) -> None:
     ]
 
 
-def test_file_that_is_not_there(configured: Command) -> None:
-    for subcommand in ("check", "show"):
-        ended = configured.run("config", subcommand, "other.toml")
-        assert (ended.code, ended.output) == (1, b"")
-        assert ended.error_lines == ["other.toml: cannot be read: No such file or directory"]
+def test_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = Path("no-such-file.toml")
+    assert check(missing, imported=False) == 1
+    assert show(missing, as_json=True, everything=True) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors == 2 * "no-such-file.toml: cannot be read: No such file or directory\n"
 
 
 def test_show_tells_where_each_value_came_from(configured: Command) -> None:
@@ -103,10 +105,13 @@ def test_show_tells_where_each_value_came_from(configured: Command) -> None:
     assert not any(line.endswith(" ") for line in ended.lines)
 
 
-def test_show_as_json(configured: Command) -> None:
-    ended = configured.run("config", "show", "--json", "--set")
-    document = json.loads(ended.output)
-    assert document["file"].endswith("snakepit.toml")
+def test_show_as_json(
+    configured: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(configured.directory)
+    assert show(Path("snakepit.toml"), as_json=True, everything=False) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["file"] == "snakepit.toml"
     assert document["pools"]["api"] == {
         "name": {"value": "api", "from": "snakepit.toml:3"},
         "adapter": {"value": "functions:Group", "from": "snakepit.toml:4"},
