@@ -199,7 +199,7 @@ def _with_capacity(pools: list[PoolSettings], provenance: dict[str, str]) -> lis
     found = list(pools)
     groups: dict[tuple[str, str], list[int]] = {}
     for place, pool in enumerate(pools):
-        if pool.capacity_strategy != "pool":
+        if pool.capacity_strategy != "pool" and pool.profile != "local":
             groups.setdefault((pool.profile, pool.capacity_strategy), []).append(place)
     for (profile, strategy), places in groups.items():
         budget = default_pool_size()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from snakepit.config.checks import nearest
-from snakepit.config.models import DEFAULT_POOL, PoolSettings, ProcessSettings
+from snakepit.config.models import DEFAULT_POOL, PoolSettings, ProcessSettings, fits
 from snakepit.config.positions import KeyPath
 from snakepit.config.sources import Source, shown
 
@@ -234,8 +234,9 @@ class Merged:
 def merge(layers: list[Layer]) -> Merged:
     """Lay the layers over each other, later ones on top.
 
-    A pool has what it says itself, and of the rest what stands outside of any pool. For the pool
-    `default` the two are one: of the layers that have a value for it, the last decides.
+    A pool has what it says itself, and of the rest what stands outside of any pool, as far as that
+    means something for a pool of its profile. For the pool `default` the two are one: of the layers
+    that have a value for it, the last decides.
     """
     pooling = True
     process: dict[str, Item] = {}
@@ -254,7 +255,13 @@ def merge(layers: list[Layer]) -> Merged:
     if not own and shared:
         own[DEFAULT_POOL] = {}
     pools = {
-        name: dict(default) if name == DEFAULT_POOL else {**shared, **settings}
+        name: dict(default) if name == DEFAULT_POOL else _completed(settings, shared)
         for name, settings in own.items()
     }
     return Merged(pooling, process, pools)
+
+
+def _completed(own: dict[str, Item], shared: dict[str, Item]) -> dict[str, Item]:
+    both = {**shared, **own}
+    profile = both["profile"].value if "profile" in both else "process"
+    return {key: item for key, item in both.items() if key in own or fits(key, profile)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
@@ -29,17 +30,26 @@ TIMEOUTS: dict[str, tuple[float, float | None, float]] = {
 }
 TIMEOUT_SETTINGS = ("timeout", "stream_timeout", "queue_timeout")
 
-# What only makes sense for workers that can be started, replaced and given an environment.
+# What only makes sense for workers that can be counted, replaced and given an environment.
 FOR_PROCESSES = (
     "adapter_env",
     "blas_threads",
     "memory_threshold_mb",
+    "pool_size",
     "preload",
     "start_method",
     "start_timeout",
     "worker_max_requests",
     "worker_ttl",
 )
+FOR_THREADS = ("threads_per_worker",)
+
+
+def fits(key: str, profile: object) -> bool:
+    """Whether a setting means something for pools of this profile."""
+    if profile == "local":
+        return key not in FOR_PROCESSES
+    return profile == "thread" or key not in FOR_THREADS
 
 
 def _by(check: Check) -> BeforeValidator:
@@ -84,7 +94,7 @@ class PoolSettings(BaseModel):
     timeout: TimeLimit = None
     stream_timeout: TimeLimit = None
     queue_timeout: TimeLimit = None
-    max_queue_size: Count = 1000
+    max_queue_size: Limit = 1000
     worker_ttl: TimeLimit = None
     worker_max_requests: Limit = None
     memory_threshold_mb: Annotated[float | None, _by(optional(checks.megabytes))] = None
@@ -110,12 +120,15 @@ class PoolSettings(BaseModel):
             raise ValueError(
                 f"pool_size must be at most max_workers ({self.max_workers}), not {self.pool_size}"
             )
-        if self.profile == "local":
-            for key in FOR_PROCESSES:
-                if key in self.model_fields_set and getattr(self, key):
-                    raise ValueError(
-                        f"{key} is for workers that are processes; profile 'local' has none"
-                    )
+        for key in (*FOR_PROCESSES, *FOR_THREADS):
+            if fits(key, self.profile) or key not in self.model_fields_set:
+                continue
+            if key in FOR_THREADS:
+                raise ValueError(f"{key} is for the profiles 'thread' and 'local'")
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} is for workers that are processes; profile 'local' has none"
+                )
         return self
 
     def to_options(self) -> dict[str, Any]:
@@ -127,7 +140,9 @@ class PoolSettings(BaseModel):
         options: dict[str, Any] = {"name": self.name}
         for key in PoolSettings.model_fields:
             if key in self.model_fields_set and key not in _NOT_OPTIONS:
-                options[key] = getattr(self, key)
+                value = getattr(self, key)
+                # To a pool None means its default.
+                options[key] = math.inf if value is None and key in _UNLIMITED else value
         if "thread_safety_checks" in self.model_fields_set:
             options["thread_safety"] = self.thread_safety_checks
         for key, maker in (("retry", "RetryPolicy"), ("breaker", "CircuitBreaker")):
@@ -138,14 +153,17 @@ class PoolSettings(BaseModel):
     def effective(self) -> dict[str, Any]:
         """Return every setting with the value that is in force, the defaults filled in."""
         values = {key: getattr(self, key) for key in PoolSettings.model_fields}
-        if self.pool_size is None:
+        if self.pool_size is None and self.profile != "local":
             values["pool_size"] = default_pool_size(self.max_workers)
+        if self.profile == "process":
+            values["threads_per_worker"] = 1
         times = dict(zip(TIMEOUT_SETTINGS, TIMEOUTS[self.timeout_profile], strict=True))
         return values | {key: times[key] for key in times.keys() - self.model_fields_set}
 
 
 # `name` is there already, and the others mean something to the configuration alone.
 _NOT_OPTIONS = {"name", "adapter", "capacity_strategy", "max_workers", "thread_safety_checks"}
+_UNLIMITED = {*TIMEOUT_SETTINGS, "max_queue_size"}
 
 
 def _made(maker: str, pool: str, arguments: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_options_of_a_pool_with_everything() -> None:
         "threads_per_worker": 4,
         "adapter_args": {"depth": 2},
         "adapter_env": {"A": "1", "B": "true"},
-        "timeout": None,
+        "timeout": math.inf,
         "memory_threshold_mb": 2000.0,
         "thread_safety": "warn",
         "heartbeat_interval": 2.0,
@@ -164,15 +165,30 @@ def test_capacity_strategies(
         assert config.provenance["pools.p2.pool_size"] == f"capacity_strategy {strategy}, process"
 
 
+def test_shared_settings_reach_only_the_pools_that_they_mean_something_for() -> None:
+    shared = {"pool_size": 3, "threads_per_worker": 4, "worker_ttl": "1h", "timeout": 5}
+    profiles = ("process", "thread", "local")
+    pools = [{"name": profile, "profile": profile, **ADAPTER} for profile in profiles]
+    config = load_config({"pools": pools, **shared})
+    assert {pool.name: pool.model_fields_set & shared.keys() for pool in config.pools} == {
+        "process": {"pool_size", "worker_ttl", "timeout"},
+        "thread": {"pool_size", "threads_per_worker", "worker_ttl", "timeout"},
+        "local": {"threads_per_worker", "timeout"},
+    }
+    assert normalize_pool_config(config.pool("local"))["pool_size"] is None
+    assert normalize_pool_config(config.pool("process"))["threads_per_worker"] == 1
+
+
 def test_capacity_is_shared_within_a_profile_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "default_pool_size", lambda: 10)
     pools = [
         {"name": "a", **ADAPTER},
         {"name": "b", **ADAPTER, "profile": "thread"},
         {"name": "c", **ADAPTER, "capacity_strategy": "pool"},
+        {"name": "d", **ADAPTER, "profile": "local"},
     ]
     config = load_config({"pools": pools, "capacity_strategy": "profile"})
-    assert [pool.pool_size for pool in config.pools] == [10, 10, None]
+    assert [pool.pool_size for pool in config.pools] == [10, 10, None, None]
 
 
 def test_error_survives_pickling() -> None:

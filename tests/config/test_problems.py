@@ -113,6 +113,13 @@ def test_local_pool_has_no_processes_to_configure() -> None:
         ]
 
 
+def test_process_pool_has_no_threads_to_configure() -> None:
+    assert problems_of({"adapter": "a:B", "threads_per_worker": 2}) == [
+        "argument threads_per_worker: threads_per_worker: threads_per_worker is for the profiles "
+        "'thread' and 'local'"
+    ]
+
+
 def test_two_spellings_of_one_setting() -> None:
     (problem,) = problems_of({"adapter": "a:B", "profile": "local", "worker_profile": "local"})
     assert problem.endswith("means the same as profile; keep one of them")
