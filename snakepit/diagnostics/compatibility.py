@@ -24,6 +24,7 @@ PROFILES = ("process", "thread", "local")
 PATIENCE = 120.0  # seconds that importing a library may take
 EXTENSIONS = (".so", ".pyd")
 
+_MAY_TURN_ON = "importing it may turn the GIL on (Compatibility.keeps_gil_off finds out)"
 _NOT_A_NAME = re.compile(r"[-_.]+")
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 _FREE_THREADED_TAG = re.compile(r"cp3\d+t\b")
@@ -264,11 +265,10 @@ def _free_threaded(library: str, known: Library, version: str | None) -> Compati
     since = known.free_threaded_since
     status: Literal["ok", "warning"] = "warning"
     if since is None:
-        message = "no version that supports the free-threaded build was known: importing it may "
-        message += "turn the GIL on"
+        message = f"no version that supports the free-threaded build was known: {_MAY_TURN_ON}"
     elif version is not None and _numbers(version) < _numbers(since):
         message = f"supports the free-threaded build since {since}, but {version} is installed: "
-        message += "importing it may turn the GIL on"
+        message += _MAY_TURN_ON
     else:
         status = "ok"
         message = f"supports the free-threaded build since {since}"
