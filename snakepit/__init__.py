@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from snakepit import errors as errors
+    from snakepit.diagnostics.compatibility import Compatibility as Compatibility
+    from snakepit.diagnostics.compatibility import recommend_profile as recommend_profile
+    from snakepit.diagnostics.python_version import PythonVersion as PythonVersion
     from snakepit.errors import TaskInterrupt as TaskInterrupt
     from snakepit.executor import Executor as Executor
     from snakepit.lifecycle.graces import Graces as Graces
@@ -29,16 +32,19 @@ __version__ = "0.2.0"
 # what it needs.
 _HOMES = {
     "CircuitBreaker": "snakepit.pool.breaker",
+    "Compatibility": "snakepit.diagnostics.compatibility",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
     "Graces": "snakepit.lifecycle.graces",
     "PoolStats": "snakepit.pool.stats",
+    "PythonVersion": "snakepit.diagnostics.python_version",
     "RetryPolicy": "snakepit.pool.retry",
     "Session": "snakepit.sessions.session",
     "SessionStore": "snakepit.sessions.store",
     "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
+    "recommend_profile": "snakepit.diagnostics.compatibility",
     "share": "snakepit.pool.memory",
     "shared_array": "snakepit.pool.memory",
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArenaFullError",
     "CircuitOpenError",
+    "ConfigError",
     "DataDirError",
     "DecodeError",
     "EncodeError",
@@ -245,3 +246,24 @@ class VersionConflictError(VariableError):
 
     `details`: session, variable, expected, actual (versions).
     """
+
+
+# Configuration
+
+
+class ConfigError(SnakepitError, ValueError):
+    """The configuration cannot be used. The message has all that is wrong, one problem a line.
+
+    Each line begins with where it stands: file and line, argument, or environment variable.
+    `details`: problems (the lines).
+    """
+
+    @classmethod
+    def of(cls, problems: list[str]) -> ConfigError:
+        """Make the error for these problems, at least one."""
+        return cls("\n".join(problems), details={"problems": list(problems)})
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, a line each."""
+        return list(self.details.get("problems", []))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from snakepit import __version__
+from snakepit.cli import configuration
 from snakepit.cli.mapping import Options
 from snakepit.cli.runner import Profile, map_lines
 from snakepit.cli.target import UsageError
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(configuration.commands)
 
 
 def run() -> int:

@@ -1,18 +1,18 @@
 """``snakepit info``: what is true on this machine and in this process."""
 
 import platform
-import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from os import cpu_count
 
 import snakepit
 from snakepit._core.memory import memory_kind
+from snakepit.diagnostics.python_version import gil_enabled
 from snakepit.lifecycle.template import can_use_template
 from snakepit.pool.memory import arena
 from snakepit.resources import memory_limit, usable_cpus
 
-PACKAGES = ("cloudpickle", "msgpack", "numpy", "psutil", "rich", "tqdm", "typer")
+PACKAGES = ("cloudpickle", "msgpack", "numpy", "psutil", "pydantic", "rich", "tqdm", "typer")
 
 
 def print_facts() -> None:
@@ -26,7 +26,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "snakepit", snakepit.__version__
     yield "python", f"{platform.python_version()} ({platform.python_implementation()})"
     yield "platform", f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield "GIL", "on" if _gil_enabled() else "off"
+    yield "GIL", "on" if gil_enabled() else "off"
     yield "CPUs", f"{usable_cpus()} usable of {cpu_count()}"
     yield "memory", f"{memory_limit():,} bytes usable"
     yield "start method", "template" if can_use_template() else "spawn"
@@ -41,8 +41,3 @@ def _installed(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _gil_enabled() -> bool:
-    # Before Python 3.13 there was no way to run without it, and no function that asks.
-    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())

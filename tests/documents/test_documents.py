@@ -25,6 +25,7 @@ class Program:
     where: str
     source: str
     output: str | None
+    settings: str | None = None
 
 
 def programs() -> list[Program]:
@@ -44,12 +45,25 @@ def programs() -> list[Program]:
             )
             line = text.count("\n", 0, block.start()) + 1
             output = following[2] if following is not None and shown else None
-            found.append(Program(f"{path.relative_to(ROOT)}:{line}", block[2], output))
+            settings = settings_before(text, block.start())
+            found.append(Program(f"{path.relative_to(ROOT)}:{line}", block[2], output, settings))
     return found
+
+
+def settings_before(text: str, place: int) -> str | None:
+    """The last configuration that the document shows before this place."""
+    shown = [block[2] for block in BLOCK.finditer(text[:place]) if block[1] == "toml"]
+    return shown[-1] if shown else None
+
+
+def write_settings(settings: str | None, folder: Path) -> None:
+    if settings is not None:
+        (folder / "snakepit.toml").write_text(settings)
 
 
 @pytest.mark.parametrize("program", programs(), ids=lambda program: str(program.where))
 def test_program_runs_and_prints_what_the_document_says(program: Program, tmp_path: Path) -> None:
+    write_settings(program.settings, tmp_path)
     outcome = run_script(program.source, tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stderr == ""
@@ -57,18 +71,26 @@ def test_program_runs_and_prints_what_the_document_says(program: Program, tmp_pa
         assert outcome.stdout == program.output
 
 
-def commands() -> list[tuple[str, str]]:
-    """The commands of the console blocks, each with the output that is shown for it."""
+def commands() -> list[tuple[str, str, str | None]]:
+    """The commands of the console blocks, with the output and the configuration shown for each."""
     return [
-        (block[2].partition("\n")[0].removeprefix("$ "), block[2].partition("\n")[2])
+        (
+            block[2].partition("\n")[0].removeprefix("$ "),
+            block[2].partition("\n")[2],
+            settings_before(text, block.start()),
+        )
         for path in DOCUMENTS
-        for block in BLOCK.finditer(path.read_text())
+        for text in [path.read_text()]
+        for block in BLOCK.finditer(text)
         if block[1] == "console"
     ]
 
 
-@pytest.mark.parametrize(("command", "output"), commands())
-def test_command_prints_what_the_document_says(command: str, output: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "output", "settings"), commands())
+def test_command_prints_what_the_document_says(
+    command: str, output: str, settings: str | None, tmp_path: Path
+) -> None:
+    write_settings(settings, tmp_path)
     # The package under test, whether or not its command is on the path.
     shell = f'snakepit() {{ {shlex.quote(sys.executable)} -m snakepit "$@"; }}; {command}'
     script = start_script(None, tmp_path, command=["-c", RUN_SHELL, shell])

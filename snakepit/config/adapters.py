@@ -1,0 +1,107 @@
+"""Whether the adapters that a configuration names are there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+from pathlib import Path
+
+from snakepit.config.checks import nearest
+from snakepit.config.loading import Config
+
+__all__ = ["adapter_problems"]
+
+
+def adapter_problems(config: Config, *, imported: bool = False) -> list[str]:
+    """Return what is wrong with the pools' adapters, a line each.
+
+    Their modules are looked for as Python would from the current folder; no code of theirs runs.
+    `imported`: import them, and look for the classes too.
+    """
+    problems = []
+    for pool in config.pools:
+        if not isinstance(pool.adapter, str):
+            continue
+        place = config.provenance.get(f"pools.{pool.name}.adapter", "configuration")
+        with _current_folder_importable():
+            problem = _missing_module(_module_of(pool.adapter))
+            if problem is None and imported:
+                problem = _import_problem(pool.adapter)
+        if problem is not None:
+            problems.append(f"{place}: pool {pool.name!r}: adapter {pool.adapter!r}: {problem}")
+    return problems
+
+
+def _module_of(adapter: str) -> str:
+    return adapter.rpartition(":" if ":" in adapter else ".")[0]
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """As for `python -m` and a program of this folder; the command itself was started elsewhere."""
+    folder = os.getcwd()
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if added and folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _missing_module(module: str) -> str | None:
+    """The first part of a dotted name that is not there.
+
+    Unlike importlib.util.find_spec, which imports the packages above a module, this asks the path
+    finder folder by folder, so that a check has no effects.
+    """
+    folders: Sequence[str] | None = None
+    names = module.split(".")
+    for depth, name in enumerate(names):
+        whole = ".".join(names[: depth + 1])
+        if depth == 0 and (BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)):
+            return None
+        spec = PathFinder.find_spec(whole, folders)
+        if spec is None:
+            package = ".".join(names[:depth])
+            where = f" in {package!r}" if package else ""
+            return f"no module named {name!r}{where}{nearest(name, _modules_in(folders), 0.75)}"
+        if depth + 1 < len(names) and spec.submodule_search_locations is None:
+            return f"{whole!r} is a module, not a package"
+        if spec.submodule_search_locations is not None:
+            folders = list(spec.submodule_search_locations)
+    return None
+
+
+def _modules_in(folders: Sequence[str] | None) -> set[str]:
+    found: set[str] = set()
+    for folder in sys.path if folders is None else folders:
+        try:
+            entries = list(Path(folder or ".").iterdir())
+        except OSError:
+            continue
+        found.update(entry.name.partition(".")[0] for entry in entries)
+    return {name for name in found if name.isidentifier()}
+
+
+def _import_problem(adapter: str) -> str | None:
+    module_name, attribute = _module_of(adapter), adapter.replace(":", ".")
+    attribute = attribute.removeprefix(f"{module_name}.")
+    try:
+        holder: object = importlib.import_module(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a module raises, SystemExit too, is its author's
+        return f"cannot be imported: {type(error).__name__}: {error}"
+    for name in attribute.split("."):
+        if not hasattr(holder, name):
+            return f"{module_name!r} has no {attribute!r}{nearest(name, dir(holder))}"
+        holder = getattr(holder, name)
+    if not isinstance(holder, type):
+        return f"is not a class but of type {type(holder).__name__}"
+    return None

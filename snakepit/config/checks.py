@@ -1,0 +1,222 @@
+"""Checks of single settings: each takes what a source said and returns what is meant.
+
+They raise ValueError with a sentence that names the setting; pydantic would let a TypeError pass
+through as a programming error, so none leaves this module.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from snakepit.lifecycle.blas import checked_blas_threads
+from snakepit.lifecycle.graces import Graces
+from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds
+
+__all__ = ["nearest"]
+
+# TOML and the environment have no word for None.
+NEVER = ("none", "never", "infinity", "inf")
+
+Check = Callable[[str, Any], Any]
+
+
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return the end of a message about an unknown name: the nearest known one, or nothing.
+
+    `likeness`: from 0 to 1, how much alike they must be; more where there are many names.
+    """
+    near = get_close_matches(name, list(known), n=1, cutoff=likeness)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def is_never(value: object) -> bool:
+    """Whether a source says that there is no limit."""
+    if isinstance(value, str):
+        return value.strip().lower() in NEVER
+    return value is None or (isinstance(value, float) and value == math.inf)
+
+
+def optional(check: Check) -> Check:
+    """Return a check that also takes None and the words for it."""
+    return lambda name, value: None if is_never(value) else check(name, value)
+
+
+def choice(*known: str) -> Check:
+    """Return a check for one of a few words."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in known:
+            near = nearest(value, known) if isinstance(value, str) else ""
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}{near}")
+        return value
+
+    return check
+
+
+def seconds(name: str, value: Any) -> float:
+    """A time above 0, in seconds or with a unit."""
+    return checked_seconds(name, value)
+
+
+def megabytes(name: str, value: Any) -> float:
+    """A size in megabytes, or with a unit; returned in megabytes."""
+    return checked_bytes(name, value, unit=10**6) / 10**6
+
+
+def size_in_bytes(name: str, value: Any) -> int:
+    """A size in bytes, or with a unit."""
+    return checked_bytes(name, value)
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number from 1 on."""
+    return checked_count(name, value)
+
+
+def count_up_to(most: int) -> Check:
+    """Return a check for a whole number from 1 to `most`."""
+
+    def check(name: str, value: Any) -> int:
+        number = checked_count(name, value)
+        if number > most:
+            raise ValueError(f"{name} must be at most {most}, not {number}")
+        return number
+
+    return check
+
+
+def milliseconds(name: str, value: Any) -> float:
+    """A time of 0 or more, in milliseconds or with a unit; returned in milliseconds."""
+    if isinstance(value, str):
+        return round(checked_seconds(name, value) / SECONDS["ms"], 6)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number of milliseconds, not {value!r}")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be 0 or more milliseconds, not {value!r}")
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    """Text that is not empty; a number, as the environment may give it, counts as its digits."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} must be text that is not empty, not {value!r}")
+    return value
+
+
+def path(name: str, value: Any) -> str:
+    """The name of a folder, with a leading ~ for the user's own."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return os.path.expanduser(text(name, value))
+
+
+def adapter(name: str, value: Any) -> Any:
+    """An adapter class, or where to import it from."""
+    if isinstance(value, type):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'{name} must be a class or "package.module:Class", not {value!r}')
+    module, _, attribute = value.rpartition(":" if ":" in value else ".")
+    parts = [*module.split("."), *attribute.split(".")]
+    if not module or not all(part.isidentifier() for part in parts):
+        raise ValueError(f'{name} must be of the form "package.module:Class", not {value!r}')
+    return value
+
+
+def adapter_args(name: str, value: Any) -> dict[str, Any]:
+    """What the adapter's constructor is given, by name."""
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{name} must be a table of the adapter's constructor arguments, not {value!r}"
+        )
+    for key in value:
+        if not isinstance(key, str) or not key.isidentifier():
+            raise ValueError(f"{name}: {key!r} cannot be the name of an argument")
+    return dict(value)
+
+
+def environment(name: str, value: Any) -> dict[str, str]:
+    """Environment variables, as a table or as pairs."""
+    pairs: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
+    if isinstance(value, str) or not isinstance(pairs, Iterable):
+        raise ValueError(f"{name} must be a table of environment variables, not {value!r}")
+    found: dict[str, str] = {}
+    for pair in pairs:
+        if isinstance(pair, str) or not isinstance(pair, Iterable):
+            raise ValueError(f"{name} must be a table, or a list of [name, value], not {value!r}")
+        key, *values = pair
+        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+            raise ValueError(f"{name}: {key!r} cannot be the name of an environment variable")
+        if len(values) != 1 or not isinstance(values[0], str | int | float):
+            raise ValueError(f"{name}: {key} must be text or a number, not {values!r}")
+        plain = values[0]
+        # As shells and most libraries write it, not as Python does.
+        found[key] = str(plain).lower() if isinstance(plain, bool) else str(plain)
+    return found
+
+
+def module_names(name: str, value: Any) -> tuple[str, ...]:
+    """Names of modules: a list, or one."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"{name} must be a list of names of modules, not {value!r}")
+    for module in names:
+        if not isinstance(module, str) or not all(p.isidentifier() for p in module.split(".")):
+            raise ValueError(f"{name}: {module!r} is not the name of a module")
+    return tuple(names)
+
+
+def graces(name: str, value: Any) -> Graces:
+    """Grace times of stopping a call, as a table of seconds or of text with units."""
+    if isinstance(value, Mapping):
+        value = {
+            key: checked_seconds(f"{name}.{key}", time) if isinstance(time, str) else time
+            for key, time in value.items()
+        }
+    return Graces.checked(value)
+
+
+def blas_threads(name: str, value: Any) -> int | str | None:
+    """A number of threads, or "share"."""
+    return checked_blas_threads(value)
+
+
+def thread_safety(name: str, value: Any) -> str | None:
+    """Whether an adapter that is not declared thread-safe is warned about, or refused."""
+    if isinstance(value, bool):
+        return "warn" if value else None
+    if value in ("warn", "strict"):
+        return str(value)
+    if is_never(value):
+        return None
+    raise ValueError(f'{name} must be true, false, "warn" or "strict", not {value!r}')
+
+
+def table_for(maker: str) -> Check:
+    """Return a check for a table of the arguments of a class of `snakepit`, or such an object."""
+
+    def check(name: str, value: Any) -> Any:
+        import snakepit
+
+        cls = getattr(snakepit, maker)
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} must be a table of the arguments of snakepit.{maker}")
+        known = cls.__init__.__annotations__.keys() - {"return", "clock"}
+        for key in value:
+            if key not in known:
+                raise ValueError(f"{name} has no setting {key!r}{nearest(str(key), known)}")
+        try:
+            cls(**value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error
+        return dict(value)
+
+    return check

@@ -1,0 +1,197 @@
+"""What can be configured: the settings of a pool, and those of the whole process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+
+from snakepit.config import checks
+from snakepit.config.checks import Check, choice, count, count_up_to, optional, seconds, table_for
+from snakepit.resources import usable_cpus
+
+__all__ = ["DEFAULT_POOL", "PROFILES", "TIMEOUTS", "PoolSettings", "ProcessSettings"]
+
+DEFAULT_POOL = "default"
+PROFILES = ("process", "thread", "local")
+MOST_WORKERS = 1000
+MOST_THREADS = 1000
+
+# Seconds for a call, a stream, and the wait for a worker; None: no limit.
+TIMEOUTS: dict[str, tuple[float, float | None, float]] = {
+    "balanced": (300.0, 900.0, 10.0),
+    "production": (300.0, 900.0, 10.0),
+    "production_strict": (60.0, 300.0, 5.0),
+    "development": (900.0, 3600.0, 60.0),
+    "ml_inference": (900.0, 3600.0, 60.0),
+    "batch": (3600.0, None, 300.0),
+}
+TIMEOUT_SETTINGS = ("timeout", "stream_timeout", "queue_timeout")
+
+# What only makes sense for workers that can be counted, replaced and given an environment.
+FOR_PROCESSES = (
+    "adapter_env",
+    "blas_threads",
+    "memory_threshold_mb",
+    "pool_size",
+    "preload",
+    "start_method",
+    "start_timeout",
+    "worker_max_requests",
+    "worker_ttl",
+)
+FOR_THREADS = ("threads_per_worker",)
+
+
+def fits(key: str, profile: object) -> bool:
+    """Whether a setting means something for pools of this profile."""
+    if profile == "local":
+        return key not in FOR_PROCESSES
+    return profile == "thread" or key not in FOR_THREADS
+
+
+def _by(check: Check) -> BeforeValidator:
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        try:
+            return check(info.field_name or "", value)
+        except TypeError as error:
+            # pydantic takes only a ValueError for the user's mistake.
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(validate)
+
+
+Count: TypeAlias = Annotated[int, _by(count)]
+Limit: TypeAlias = Annotated[int | None, _by(optional(count))]
+Seconds: TypeAlias = Annotated[float, _by(seconds)]
+TimeLimit: TypeAlias = Annotated[float | None, _by(optional(seconds))]
+
+
+class PoolSettings(BaseModel):
+    """The settings of one pool. Times are in seconds unless the name says otherwise.
+
+    A time may be given as a number or as text with a unit ("30m"), a limit as "none" where there
+    should be none. `model_fields_set` holds the names of what was set; the rest are defaults, which
+    the pool itself decides. Raises pydantic's ValidationError, a ValueError; `load_config` and
+    `validate_pool_config` raise ConfigError instead.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    name: Annotated[str, _by(checks.text)] = DEFAULT_POOL
+    adapter: Annotated[Any, _by(checks.adapter)]
+    profile: Annotated[str, _by(choice(*PROFILES))] = "process"
+    pool_size: Limit = None
+    threads_per_worker: Annotated[int, _by(count_up_to(MOST_THREADS))] = 10
+    max_workers: Annotated[int, _by(count_up_to(MOST_WORKERS))] = MOST_WORKERS
+    capacity_strategy: Annotated[str, _by(choice("pool", "profile", "hybrid"))] = "pool"
+    adapter_args: Annotated[dict[str, Any], _by(checks.adapter_args)] = {}
+    adapter_env: Annotated[dict[str, str], _by(checks.environment)] = {}
+    affinity: Annotated[str, _by(choice("hint", "strict_queue", "strict_fail_fast"))] = "hint"
+    timeout_profile: Annotated[str, _by(choice(*TIMEOUTS))] = "balanced"
+    timeout: TimeLimit = None
+    stream_timeout: TimeLimit = None
+    queue_timeout: TimeLimit = None
+    max_queue_size: Limit = 1000
+    worker_ttl: TimeLimit = None
+    worker_max_requests: Limit = None
+    memory_threshold_mb: Annotated[float | None, _by(optional(checks.megabytes))] = None
+    thread_safety_checks: Annotated[str | None, _by(checks.thread_safety)] = "warn"
+    heartbeat_interval: TimeLimit = 1.0
+    heartbeat_timeout: Seconds = 10.0
+    max_missed: Count = 3
+    startup_batch_size: Limit = None
+    startup_batch_delay_ms: Annotated[float, _by(checks.milliseconds)] = 0.0
+    start_method: Annotated[
+        str | None, _by(optional(choice("template", "forkserver", "spawn", "fork")))
+    ] = None
+    start_timeout: Seconds = 60.0
+    preload: Annotated[tuple[str, ...], _by(checks.module_names)] = ()
+    blas_threads: Annotated[int | str | None, _by(optional(checks.blas_threads))] = None
+    stop_grace: Annotated[Any, _by(optional(checks.graces))] = None
+    retry: Annotated[Any, _by(optional(table_for("RetryPolicy")))] = None
+    breaker: Annotated[Any, _by(optional(table_for("CircuitBreaker")))] = None
+
+    @model_validator(mode="after")
+    def _together(self) -> PoolSettings:
+        if self.pool_size is not None and self.pool_size > self.max_workers:
+            raise ValueError(
+                f"pool_size must be at most max_workers ({self.max_workers}), not {self.pool_size}"
+            )
+        for key in (*FOR_PROCESSES, *FOR_THREADS):
+            if fits(key, self.profile) or key not in self.model_fields_set:
+                continue
+            if key in FOR_THREADS:
+                raise ValueError(f"{key} is for the profiles 'thread' and 'local'")
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} is for workers that are processes; profile 'local' has none"
+                )
+        return self
+
+    def to_options(self) -> dict[str, Any]:
+        """Return the keyword arguments for `Pool(adapter, **options)`: `name`, and what was set.
+
+        The adapter is not among them. Retry policies and circuit breakers are made here, so that
+        each pool has a breaker of its own.
+        """
+        options: dict[str, Any] = {"name": self.name}
+        for key in PoolSettings.model_fields:
+            if key in self.model_fields_set and key not in _NOT_OPTIONS:
+                value = getattr(self, key)
+                # To a pool None means its default.
+                options[key] = math.inf if value is None and key in _UNLIMITED else value
+        if "thread_safety_checks" in self.model_fields_set:
+            options["thread_safety"] = self.thread_safety_checks
+        for key, maker in (("retry", "RetryPolicy"), ("breaker", "CircuitBreaker")):
+            if isinstance(options.get(key), Mapping):
+                options[key] = _made(maker, self.name, options[key])
+        return options
+
+    def effective(self) -> dict[str, Any]:
+        """Return every setting with the value that is in force, the defaults filled in."""
+        values = {key: getattr(self, key) for key in PoolSettings.model_fields}
+        if self.pool_size is None and self.profile != "local":
+            values["pool_size"] = default_pool_size(self.max_workers)
+        if self.profile == "process":
+            values["threads_per_worker"] = 1
+        times = dict(zip(TIMEOUT_SETTINGS, TIMEOUTS[self.timeout_profile], strict=True))
+        return values | {key: times[key] for key in times.keys() - self.model_fields_set}
+
+
+# `name` is there already, and the others mean something to the configuration alone.
+_NOT_OPTIONS = {"name", "adapter", "capacity_strategy", "max_workers", "thread_safety_checks"}
+_UNLIMITED = {*TIMEOUT_SETTINGS, "max_queue_size"}
+
+
+def _made(maker: str, pool: str, arguments: Mapping[str, Any]) -> Any:
+    import snakepit
+
+    if maker == "CircuitBreaker":
+        arguments = {"name": pool, **arguments}
+    return getattr(snakepit, maker)(**arguments)
+
+
+def default_pool_size(most: int = MOST_WORKERS) -> int:
+    """Return how many workers a pool has that names no number: two for each usable CPU."""
+    return min(2 * usable_cpus(), most)
+
+
+class ProcessSettings(BaseModel):
+    """Settings of the whole process; each is also an environment variable, SNAKEPIT_ and its name.
+
+    `data_dir`, `instance_name`, `instance_token`: where the process registry is, and what keeps
+    programs on one host apart. `arena_bytes`: the most shared memory that the process takes, bytes
+    or text such as "2GiB". `shared_memory`: "memfd" or "file". None: as the parts that read the
+    variables decide.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data_dir: Annotated[str | None, _by(checks.path)] = None
+    instance_name: Annotated[str | None, _by(checks.text)] = None
+    instance_token: Annotated[str | None, _by(checks.text)] = None
+    arena_bytes: Annotated[int | None, _by(checks.size_in_bytes)] = None
+    shared_memory: Annotated[str | None, _by(choice("memfd", "file"))] = None

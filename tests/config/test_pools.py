@@ -1,0 +1,197 @@
+"""The settings of a pool: spellings, defaults, what becomes an option, how capacity is shared."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+
+import snakepit
+from snakepit.config import (
+    PoolSettings,
+    get_pool_config,
+    get_pool_configs,
+    load_config,
+    loading,
+    models,
+    normalize_pool_config,
+    thread_profile,
+    validate_pool_config,
+)
+from snakepit.errors import ConfigError, PoolNotFoundError
+
+ADAPTER = {"adapter": "service:Api"}
+
+
+def test_only_what_is_set_becomes_an_option() -> None:
+    pool = validate_pool_config({**ADAPTER, "name": "api", "worker_ttl": "1h"})
+    assert pool.to_options() == {"name": "api", "worker_ttl": 3600.0}
+
+
+def test_options_of_a_pool_with_everything() -> None:
+    class Api:
+        pass
+
+    pool = validate_pool_config(
+        {
+            "adapter": Api,
+            "profile": "thread",
+            "threads_per_worker": 4,
+            "adapter_args": {"depth": 2},
+            "adapter_env": [["A", 1], ["B", True]],
+            "timeout": "infinity",
+            "memory_threshold_mb": "2GB",
+            "thread_safety_checks": True,
+            "heartbeat": {"interval": "2s", "max_missed": 5},
+            "startup_batch_delay_ms": "0.5s",
+            "stop_grace": {"terminate": "2s"},
+            "retry": {"max_attempts": 2},
+            "breaker": {"failures": 3},
+            "capacity_strategy": "pool",
+        }
+    )
+    options = pool.to_options()
+    assert pool.adapter is Api
+    assert options.pop("retry") == snakepit.RetryPolicy(max_attempts=2)
+    assert isinstance(options.pop("breaker"), snakepit.CircuitBreaker)
+    assert options == {
+        "name": "default",
+        "profile": "thread",
+        "threads_per_worker": 4,
+        "adapter_args": {"depth": 2},
+        "adapter_env": {"A": "1", "B": "true"},
+        "timeout": math.inf,
+        "memory_threshold_mb": 2000.0,
+        "thread_safety": "warn",
+        "heartbeat_interval": 2.0,
+        "max_missed": 5,
+        "startup_batch_delay_ms": 500.0,
+        "stop_grace": snakepit.Graces(terminate=2.0),
+    }
+
+
+def test_each_pool_has_a_breaker_of_its_own() -> None:
+    pool = validate_pool_config({**ADAPTER, "breaker": {}})
+    assert pool.to_options()["breaker"] is not pool.to_options()["breaker"]
+
+
+OLDER: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"worker_profile": "thread"}, {"profile": "thread"}),
+    ({"thread_safety": "strict"}, {"thread_safety": "strict"}),
+    ({"thread_safety_checks": False}, {"thread_safety": None}),
+    ({"pool_queue_timeout": 5000}, {"queue_timeout": 5.0}),
+    ({"pool_startup_timeout": 30_000}, {"start_timeout": 30.0}),
+    ({"pool_max_queue_size": 5}, {"max_queue_size": 5}),
+    (
+        {"pool_config": {"pool_size": 3, "startup_batch_size": 8}},
+        {"pool_size": 3, "startup_batch_size": 8},
+    ),
+    ({"heartbeat": {"enabled": False, "interval": 3}}, {"heartbeat_interval": None}),
+    ({"heartbeat": {"ping_interval_ms": 2000}}, {"heartbeat_interval": 2.0}),
+    ({"heartbeat": {"max_missed_heartbeats": 2}}, {"max_missed": 2}),
+]
+
+
+def test_older_spellings() -> None:
+    for given, expected in OLDER:
+        config = load_config({"adapter_module": "service:Api", **given})
+        assert config.pool().to_options() == {"name": "default", **expected}
+
+
+def test_flat_form_wins_over_its_inner_table() -> None:
+    config = load_config({**ADAPTER, "pool_size": 4, "pool_config": {"pool_size": 2}})
+    assert config.pool().pool_size == 4
+
+
+def test_defaults_are_filled_in() -> None:
+    values = normalize_pool_config({**ADAPTER, "timeout_profile": "batch", "queue_timeout": 7})
+    assert values["pool_size"] == models.default_pool_size()
+    assert (values["timeout"], values["stream_timeout"], values["queue_timeout"]) == (3600, None, 7)
+    assert values["affinity"] == "hint"
+    assert values.keys() == PoolSettings.model_fields.keys()
+    assert normalize_pool_config(validate_pool_config(ADAPTER))["timeout"] == 300
+
+
+def test_values_tell_where_they_came_from() -> None:
+    config = load_config({**ADAPTER, "timeout_profile": "batch", "timeout": 5})
+    rows = {key: (value, source) for _, key, value, source in config.values()}
+    assert rows["timeout"] == (5.0, "argument timeout")
+    assert rows["queue_timeout"] == (300.0, "timeout_profile batch")
+    assert rows["max_missed"] == (3, "default")
+
+
+def test_finding_a_pool() -> None:
+    source = {"pools": [{"name": "api", **ADAPTER}, {"name": "ml", **ADAPTER}]}
+    assert [pool.name for pool in get_pool_configs(source)] == ["api", "ml"]
+    assert get_pool_config("ml", source).name == "ml"
+    with pytest.raises(PoolNotFoundError, match="did you mean 'api'") as caught:
+        get_pool_config("apo", source)
+    assert caught.value.details == {"wanted": "apo", "pools": ["api", "ml"]}
+
+
+def test_thread_profile() -> None:
+    assert thread_profile({"worker_profile": "thread"})
+    assert thread_profile(validate_pool_config({**ADAPTER, "profile": "thread"}))
+    assert not thread_profile(ADAPTER)
+    assert not thread_profile({"profile": "local"})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sizes", "expected"),
+    [
+        ("pool", [None, 3, None], [None, 3, None]),
+        ("profile", [None, None, None], [4, 3, 3]),
+        ("profile", [None, 1, None], [4, 1, 3]),
+        ("hybrid", [None, 7, None], [2, 7, 1]),
+        ("hybrid", [None, 30, None], [1, 30, 1]),
+    ],
+)
+def test_capacity_strategies(
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+    sizes: list[int | None],
+    expected: list[int | None],
+) -> None:
+    monkeypatch.setattr(loading, "default_pool_size", lambda: 10)
+    pools = [
+        {"name": f"p{place}", **ADAPTER, **({"pool_size": size} if size else {})}
+        for place, size in enumerate(sizes)
+    ]
+    config = load_config({"pools": pools, "capacity_strategy": strategy})
+    assert [pool.pool_size for pool in config.pools] == expected
+    if strategy != "pool":
+        assert config.provenance["pools.p2.pool_size"] == f"capacity_strategy {strategy}, process"
+
+
+def test_shared_settings_reach_only_the_pools_that_they_mean_something_for() -> None:
+    shared = {"pool_size": 3, "threads_per_worker": 4, "worker_ttl": "1h", "timeout": 5}
+    profiles = ("process", "thread", "local")
+    pools = [{"name": profile, "profile": profile, **ADAPTER} for profile in profiles]
+    config = load_config({"pools": pools, **shared})
+    assert {pool.name: pool.model_fields_set & shared.keys() for pool in config.pools} == {
+        "process": {"pool_size", "worker_ttl", "timeout"},
+        "thread": {"pool_size", "threads_per_worker", "worker_ttl", "timeout"},
+        "local": {"threads_per_worker", "timeout"},
+    }
+    assert normalize_pool_config(config.pool("local"))["pool_size"] is None
+    assert normalize_pool_config(config.pool("process"))["threads_per_worker"] == 1
+
+
+def test_capacity_is_shared_within_a_profile_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "default_pool_size", lambda: 10)
+    pools = [
+        {"name": "a", **ADAPTER},
+        {"name": "b", **ADAPTER, "profile": "thread"},
+        {"name": "c", **ADAPTER, "capacity_strategy": "pool"},
+        {"name": "d", **ADAPTER, "profile": "local"},
+    ]
+    config = load_config({"pools": pools, "capacity_strategy": "profile"})
+    assert [pool.pool_size for pool in config.pools] == [10, 10, None, None]
+
+
+def test_error_survives_pickling() -> None:
+    error = ConfigError.of(["a", "b"])
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.problems) == ("a\nb", ["a", "b"])

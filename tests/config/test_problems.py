@@ -1,0 +1,232 @@
+"""What a configuration may have wrong: each problem is named, with its place, and all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snakepit.config import load_config, validate_pool_config
+from snakepit.config.models import FOR_PROCESSES
+from snakepit.errors import ConfigError, SnakepitError
+
+from .conftest import Write
+
+
+def problems_of(source: Any, **overrides: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, **overrides)
+    assert str(caught.value).splitlines() == caught.value.problems
+    return caught.value.problems
+
+
+def test_all_problems_at_once_each_with_its_line(write: Write) -> None:
+    path = write(
+        """
+        pool_sizes = 2
+
+        [[pools]]
+        name = "api"
+        adapter = "service:Api"
+        worker_tll = "1h"
+        queue_timeout = "1 fortnight"
+
+        [[pools]]
+        name = "ml"
+        adapter = "service:Model"
+        profile = "threads"
+        threads_per_worker = 0
+        heartbeat = { interval = 2, timout = 3 }
+        """
+    )
+    assert problems_of(path) == [
+        "snakepit.toml:6: pools[0].worker_tll: unknown setting; did you mean 'worker_ttl'?",
+        "snakepit.toml:14: pools[1].heartbeat.timout: unknown setting; did you mean 'timeout'?",
+        "snakepit.toml:1: pool_sizes: unknown setting; did you mean 'pool_size'?",
+        "snakepit.toml:7: pools[0].queue_timeout: queue_timeout='1 fortnight' has the unknown unit "
+        "'fortnight'; the units are ms, s, m, min, h, d",
+        "snakepit.toml:12: pools[1].profile: profile must be one of process, thread, local, not "
+        "'threads'; did you mean 'thread'?",
+        "snakepit.toml:13: pools[1].threads_per_worker: threads_per_worker must be >= 1, not 0",
+    ]
+
+
+# One test looks at all of them: each test has an audit of its own, which costs more than this.
+SENSELESS: list[tuple[str, Any, str]] = [
+    ("pool_size", 0, "pool_size must be >= 1"),
+    ("pool_size", "4", "pool_size must be a whole number, not '4'"),
+    ("pool_size", True, "pool_size must be a whole number"),
+    ("pool_size", 1001, "pool_size must be at most max_workers (1000)"),
+    ("max_workers", 5000, "max_workers must be at most 1000"),
+    ("timeout", "5", "has no unit"),
+    ("timeout", -1, "timeout must be a number of seconds above 0"),
+    ("timeout", [], "timeout must be a number of seconds"),
+    ("memory_threshold_mb", "2 GiBB", "unknown unit 'GiBB'"),
+    ("adapter", "service", 'adapter must be of the form "package.module:Class"'),
+    ("adapter", "my-module:Class", "must be of the form"),
+    ("adapter", 3, 'adapter must be a class or "package.module:Class"'),
+    ("adapter_args", ["a"], "adapter_args must be a table"),
+    ("adapter_args", {"not a name": 1}, "cannot be the name of an argument"),
+    ("adapter_env", {"A=B": 1}, "cannot be the name of an environment variable"),
+    ("adapter_env", ["A"], "or a list of [name, value]"),
+    ("adapter_env", {"A": []}, "A must be text or a number"),
+    ("affinity", "strict", "affinity must be one of hint, strict_queue, strict_fail_fast"),
+    ("capacity_strategy", "pools", "did you mean 'pool'?"),
+    ("timeout_profile", "prod", "timeout_profile must be one of balanced,"),
+    ("thread_safety_checks", "no", 'must be true, false, "warn" or "strict"'),
+    ("startup_batch_delay_ms", -1, "must be 0 or more milliseconds"),
+    ("startup_batch_delay_ms", True, "must be a number of milliseconds"),
+    ("preload", ["a b"], "'a b' is not the name of a module"),
+    ("preload", 3, "preload must be a list of names of modules"),
+    ("stop_grace", {"flg": 1}, "unknown grace time 'flg'"),
+    ("stop_grace", 1.0, "stop_grace must be snakepit.Graces"),
+    ("retry", {"max_attempt": 2}, "retry has no setting 'max_attempt'; did you mean"),
+    ("retry", {"max_attempts": 0}, "retry: max_attempts must be at least 1"),
+    ("breaker", {"clock": 1}, "breaker has no setting 'clock'"),
+    ("breaker", 5, "breaker must be a table of the arguments of snakepit.CircuitBreaker"),
+    ("blas_threads", "all", "blas_threads must be a whole number"),
+    ("name", "", "must be text that is not empty"),
+    ("heartbeat", 5, "must be a table"),
+    ("heartbeat", {"enabled": "yes"}, "must be true or false"),
+    ("pool_config", 5, "must be a table"),
+    ("grpc_config", {}, "workers need no ports"),
+    ("worker_init_timeout", 20_000, "is now start_timeout, in seconds"),
+]
+
+
+def test_value_that_makes_no_sense() -> None:
+    for key, value, message in SENSELESS:
+        settings = {"name": "api", "adapter": "a:B", key: value}
+        (problem,) = problems_of({"pools": [settings]})
+        assert problem.startswith(f"argument pools[0].{key}"), key
+        assert message in problem, key
+
+
+def test_local_pool_has_no_processes_to_configure() -> None:
+    values = {"adapter_env": {"A": "b"}, "preload": ["json"], "start_method": "spawn"}
+    for key in FOR_PROCESSES:
+        settings = {"adapter": "a:B", "profile": "local", key: values.get(key, 3)}
+        assert problems_of(settings) == [
+            f"argument {key}: {key}: {key} is for workers that are processes; profile 'local' "
+            "has none"
+        ]
+
+
+def test_process_pool_has_no_threads_to_configure() -> None:
+    assert problems_of({"adapter": "a:B", "threads_per_worker": 2}) == [
+        "argument threads_per_worker: threads_per_worker: threads_per_worker is for the profiles "
+        "'thread' and 'local'"
+    ]
+
+
+def test_two_spellings_of_one_setting() -> None:
+    (problem,) = problems_of({"adapter": "a:B", "profile": "local", "worker_profile": "local"})
+    assert problem.endswith("means the same as profile; keep one of them")
+
+
+def test_pools_that_are_no_tables(write: Write) -> None:
+    assert "must be a list of tables, not 3" in problems_of({"pools": 3})[0]
+    assert "pools[1]: must be a table, not 'x'" in problems_of({"pools": [POOL, "x"]})[0]
+    assert "pools[0]: has no name; give it one" in problems_of({"pools": [{"adapter": "a:B"}]})[0]
+
+
+POOL = {"name": "api", "adapter": "a:B"}
+
+
+def test_two_pools_of_one_name(write: Write) -> None:
+    path = write(
+        """
+        [[pools]]
+        name = "api"
+        adapter = "a:B"
+        [[pools]]
+        name = "api"
+        adapter = "a:C"
+        """
+    )
+    assert problems_of(path) == [
+        "snakepit.toml:4: pools[1]: there is a pool named 'api' already, pools[0] "
+        "(snakepit.toml:1); rename one"
+    ]
+
+
+def test_pool_without_an_adapter(write: Write) -> None:
+    path = write('[[pools]]\nname = "api"\npool_size = 0\n')
+    assert problems_of(path) == [
+        "snakepit.toml:2: pool 'api' has no adapter; give it one: "
+        'adapter = "package.module:Class"',
+        "snakepit.toml:3: pools[0].pool_size: pool_size must be >= 1, not 0",
+    ]
+
+
+def test_name_outside_of_pools() -> None:
+    (problem,) = problems_of({"adapter": "a:B", "name": "api"})
+    assert "outside of [[pools]] there is one pool, 'default'" in problem
+
+
+def test_name_that_differs_from_the_table(write: Write) -> None:
+    path = write('[pools.api]\nname = "ap"\nadapter = "a:B"\n')
+    assert problems_of(path) == [
+        "snakepit.toml:2: pools.api.name: the table is named 'api' already; remove it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("SNAKEPIT_POOL_SZE", "unknown setting; did you mean 'pool_size'?"),
+        ("SNAKEPIT_POOLS__AIP__POOL_SIZE", "no pool 'aip'; there are: api; did you mean 'api'?"),
+        ("SNAKEPIT_POOLS__API", "pools are listed in a file"),
+        ("SNAKEPIT_POOLS__API__POOL_SIZE", "pool_size must be a whole number, not 'many'"),
+    ],
+)
+def test_variable_that_means_nothing(
+    monkeypatch: pytest.MonkeyPatch, variable: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, "many")
+    (problem,) = problems_of({"pools": [POOL]})
+    assert variable in problem
+    assert message in problem
+
+
+def test_value_and_table_in_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAKEPIT_ADAPTER_ARGS", "3")
+    monkeypatch.setenv("SNAKEPIT_ADAPTER_ARGS__DEPTH", "3")
+    assert any("SNAKEPIT_ADAPTER_ARGS is set as well" in line for line in problems_of(POOLS))
+
+
+POOLS = {"pools": [POOL]}
+
+
+def test_file_that_cannot_be_read(write: Write, tmp_path: Path) -> None:
+    assert problems_of("none.toml") == ["none.toml: cannot be read: No such file or directory"]
+    assert "cannot be read" in problems_of(tmp_path)[0]
+    assert "is not valid TOML" in problems_of(write("a = = 1"))[0]
+    (tmp_path / "latin.toml").write_bytes(b'a = "\xe9"')
+    assert "is not encoded in UTF-8" in problems_of("latin.toml")[0]
+    assert "has no table [tool.snakepit]" in problems_of(write("", "pyproject.toml"))[0]
+    project = write("[tool]\nsnakepit = 3", "pyproject.toml")
+    assert "tool.snakepit must be a table" in problems_of(project)[0]
+
+
+def test_lines_of_a_project_file_are_those_of_the_file(write: Write) -> None:
+    path = write(
+        """
+        [project]
+        name = "x"
+
+        [tool.snakepit]
+        adapter = "a:B"
+        pool_size = 0
+        """,
+        "pyproject.toml",
+    )
+    assert problems_of(path) == ["pyproject.toml:6: pool_size: pool_size must be >= 1, not 0"]
+
+
+def test_error_is_what_a_user_would_catch() -> None:
+    with pytest.raises(ValueError) as caught:
+        validate_pool_config({"adapter": "a:B", "poolsize": 1})
+    assert isinstance(caught.value, SnakepitError)
+    assert caught.value.details["problems"] == caught.value.problems  # type: ignore[attr-defined]
