@@ -28,10 +28,12 @@ __all__ = [
     "PoolShutdownError",
     "RemoteError",
     "RemoteTraceback",
+    "SessionWorkerUnavailableError",
     "SnakepitError",
     "TaskInterrupt",
     "TaskStoppedError",
     "TaskTimeoutError",
+    "WorkerBusyError",
     "WorkerCrashedError",
 ]
 
@@ -171,3 +173,18 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return "\n" + self.text
+
+
+class WorkerBusyError(SnakepitError, BlockingIOError):
+    """The worker of the session is busy, and the call (affinity "strict_fail_fast") does not wait.
+
+    `details`: session, pool, worker (None: the session's first call has not ended), task.
+    """
+
+
+class SessionWorkerUnavailableError(SnakepitError, LookupError):
+    """The worker that the session is bound to is gone, or about to be replaced; the call did not run.
+
+    Every strict call of the session fails so until `forget_session`, after which it begins anew.
+    `details`: session, pool, worker (the lane that it was), task.
+    """

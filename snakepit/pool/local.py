@@ -303,6 +303,10 @@ class LocalPool:
         """Stop all calls of a session; returns how many."""
         return sum(future.stop() for future in self.queue.tasks_of_session(session))
 
+    def forget_session(self, session: int) -> bool:
+        """Nothing is kept of sessions: all threads see the same memory."""
+        return False
+
     # -- the threads -------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -6,6 +6,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from snakepit.pool.affinity import MODES
+
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.retry import RetryPolicy
@@ -25,6 +27,8 @@ class Terms:
     retry: RetryPolicy | None = None
     breaker: CircuitBreaker | None = None
     idempotent: bool = False
+    affinity: int = 0  # a value of `MODES`
+    session_name: str | None = None  # of strict calls, for messages
 
     @property
     def guarded(self) -> bool:
@@ -46,6 +50,7 @@ def checked_terms(
     retry: RetryPolicy | None,
     breaker: CircuitBreaker | None,
     idempotent: bool,
+    affinity: str = "hint",
 ) -> Terms:
     """Return the terms that a user asked for. Raises TypeError, ValueError."""
     if timeout is not None and not timeout > 0:
@@ -56,6 +61,10 @@ def checked_terms(
         _check_guards(retry, breaker)
     if not isinstance(idempotent, bool):
         raise TypeError(f"idempotent must be True or False, not {idempotent!r}")
+    if affinity not in MODES:
+        raise ValueError(f"affinity must be one of {', '.join(MODES)}, not {affinity!r}")
+    if affinity != "hint" and session is None:
+        raise ValueError(f"affinity={affinity!r} is to a session's worker: give session as well")
     return Terms(
         timeout,
         PRIORITIES[priority],
@@ -64,6 +73,8 @@ def checked_terms(
         retry=retry,
         breaker=breaker,
         idempotent=idempotent,
+        affinity=MODES[affinity],
+        session_name=None if affinity == "hint" else session,
     )
 
 
