@@ -118,6 +118,15 @@ def _import_bar(statement: str) -> Bar:
     )
 
 
+def _session_bar(case: str) -> Bar:
+    ratio = quotient(own("affinity", case), own("affinity", "no session"))
+    return Bar(
+        f"call in one of 10,000 sessions ({case}), vs none",
+        at_most(1.15, ratio, text.times),
+        (at_most(1.05, ratio, text.times),),
+    )
+
+
 # Ratios are to ProcessPoolExecutor over forkserver unless they name another; times are Snakepit's
 # own.
 BARS = (
@@ -174,6 +183,8 @@ BARS = (
     ),
     _blocking_bar("a task sleeps"),
     _blocking_bar("a task computes"),
+    _session_bar("hint"),
+    _session_bar("strict"),
     _import_bar("import snakepit"),
     _import_bar("from snakepit import Executor"),
 )

@@ -183,7 +183,7 @@ class WorkerBusyError(SnakepitError, BlockingIOError):
 
 
 class SessionWorkerUnavailableError(SnakepitError, LookupError):
-    """The worker that the session is bound to is gone, or about to be replaced; the call did not run.
+    """The worker that the session is bound to is gone or being replaced; the call did not run.
 
     Every strict call of the session fails so until `forget_session`, after which it begins anew.
     `details`: session, pool, worker (the lane that it was), task.

@@ -260,10 +260,10 @@ class Executor(concurrent.futures.Executor):
         `timeout`: seconds for queueing, running and answering together, then TaskTimeoutError, and
         a worker that still runs the call is replaced. `priority`: of what is queued, higher goes
         first. `session`: calls of one session go to the worker that ran it last, if it is free.
-        `affinity`: how closely they keep to it. "hint": as above; "strict_queue": they run there and
-        nowhere else, and wait for it; "strict_fail_fast": WorkerBusyError at once if it is busy. The
-        first strict call of a session goes to whichever worker is free. When that worker dies or is
-        replaced, strict calls of the session, those that wait included, fail with
+        `affinity`: how closely they keep to it. "hint": as above. "strict_queue": they run there
+        and nowhere else, and wait for it; "strict_fail_fast": WorkerBusyError if it is busy.
+        The first strict call of a session goes to whichever worker is free. When that worker dies
+        or is replaced, strict calls of the session, those that wait included, fail with
         SessionWorkerUnavailableError until `forget_session`. With profile "local", the worker is
         this process: any thread serves.
         `cancel_running`: `cancel()` also stops a call that runs; None: as the executor has it.

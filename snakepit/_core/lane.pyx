@@ -348,6 +348,10 @@ cdef class WorkerLane:
                 pause()
             if now_ns() >= until or load32(&self.me.retire) or load32(&header.closing):
                 return False
+            # A lane that was woken for a call of its own needs the CPU that we took for ours.
+            if (count_bits(header.running, self.control.n_lanes)
+                    + count_bits(header.searching, self.control.n_lanes) + 1 > header.cpus):
+                return self.control.has_work(self.index)
 
     cdef int sleep(self) noexcept nogil:
         """Sleep until woken; 0, or EINTR after a signal."""

@@ -48,7 +48,7 @@ class Affinity:
             who = (
                 "its first call has not ended"
                 if worker is None
-                else f"worker {worker} of pool {self._pool!r}, which has it, runs or is to run others"
+                else f"worker {worker} of pool {self._pool!r}, which has it, is not free"
             )
             return WorkerBusyError(
                 f"session {session!r} cannot be served at once: {who}; try again later, or let "
