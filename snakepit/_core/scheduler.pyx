@@ -276,6 +276,7 @@ cdef class Scheduler(Completions):
         """Fail the calls whose worker is gone."""
         cdef Task task
         while self.bindings is not None and self.bindings.n_doomed:
+            task = None                 # Not under the mutex: it may be the last reference to a result.
             pthread_mutex_lock(&self.mutex)
             task = self.bindings.next_doomed()
             pthread_mutex_unlock(&self.mutex)
