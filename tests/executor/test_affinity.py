@@ -427,6 +427,8 @@ def test_a_busy_worker_can_be_tried_again_by_policy(make: Make, gate: Any) -> No
 
 def test_recycling_lets_strict_calls_end_first(make: Make, gate: Any) -> None:
     executor = make(2)
+    # One that is still starting when a spare gets ready would not be offered the exchange.
+    executor.wait_ready(LONG)
     started, release = gate("started"), gate("release")
     view = strict(executor, "a")
     first = view.submit(tasks.hold_pid, started, release)
