@@ -32,6 +32,7 @@ QUESTIONS = (
     "blocking",
     "payload",
     "pending",
+    "affinity",
     "imports",
     "session_store",
 )

@@ -118,12 +118,21 @@ def _import_bar(statement: str) -> Bar:
     )
 
 
-def _session_bar(case: str) -> Bar:
+def _store_bar(case: str) -> Bar:
     share = quotient(own("session_store", case), own("session_store", "no-op call"))
     return Bar(
         f"{case} a session, vs a no-op call",
         at_most(1 / 3, share, text.times),
         (at_most(1 / 8, share, text.times),),
+    )
+
+
+def _affinity_bar(case: str) -> Bar:
+    ratio = quotient(own("affinity", case), own("affinity", "no session"))
+    return Bar(
+        f"call in one of 10,000 sessions ({case}), vs none",
+        at_most(1.15, ratio, text.times),
+        (at_most(1.05, ratio, text.times),),
     )
 
 
@@ -183,11 +192,13 @@ BARS = (
     ),
     _blocking_bar("a task sleeps"),
     _blocking_bar("a task computes"),
+    _affinity_bar("hint"),
+    _affinity_bar("strict"),
     _import_bar("import snakepit"),
     _import_bar("from snakepit import Executor"),
-    _session_bar("create"),
-    _session_bar("fetch"),
-    _session_bar("delete"),
+    _store_bar("create"),
+    _store_bar("fetch"),
+    _store_bar("delete"),
 )
 
 

@@ -124,6 +124,10 @@ class Snakepit(ExecutorPeer):
         values: Iterable[Any] = self._executor.map(fn, items)
         return values
 
+    def view(self, **terms: Any) -> Any:
+        """Return a view of the pool whose calls carry these terms."""
+        return self._executor.options(**terms)
+
     def shared_array(self, nbytes: int) -> Any:
         """Return an array of float64 ones that lies in the arena already."""
         array = importlib.import_module("snakepit").shared_array(

@@ -141,6 +141,11 @@ TABLES = (
         _columns("100", "1,000", "10,000", "100,000", "1,000,000"),
     ),
     Table(
+        "affinity",
+        "Round trip of a no-op in one of 10,000 sessions",
+        _columns("no session", "hint", "strict", "no session, one worker", "strict, one worker"),
+    ),
+    Table(
         "imports",
         "Import, in a fresh interpreter",
         _columns("import"),

@@ -37,6 +37,7 @@ __all__ = [
     "SessionQuotaError",
     "SessionStoreClosedError",
     "SessionStoreError",
+    "SessionWorkerUnavailableError",
     "SnakepitError",
     "TaskInterrupt",
     "TaskStoppedError",
@@ -44,6 +45,7 @@ __all__ = [
     "VariableError",
     "VariableNotFoundError",
     "VersionConflictError",
+    "WorkerBusyError",
     "WorkerCrashedError",
 ]
 
@@ -267,3 +269,18 @@ class ConfigError(SnakepitError, ValueError):
     def problems(self) -> list[str]:
         """What is wrong, a line each."""
         return list(self.details.get("problems", []))
+
+
+class WorkerBusyError(SnakepitError, BlockingIOError):
+    """The worker of the session is busy, and the call (affinity "strict_fail_fast") does not wait.
+
+    `details`: session, pool, worker (None: the session's first call has not ended), task.
+    """
+
+
+class SessionWorkerUnavailableError(SnakepitError, LookupError):
+    """The worker that the session is bound to is gone or being replaced; the call did not run.
+
+    Every strict call of the session fails so until `forget_session`, after which it begins anew.
+    `details`: session, pool, worker (the lane that it was), task.
+    """

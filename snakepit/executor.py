@@ -255,6 +255,7 @@ class Executor(concurrent.futures.Executor):
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         idempotent: bool = False,
+        affinity: Literal["hint", "strict_queue", "strict_fail_fast"] = "hint",
     ) -> PoolView:
         """Return a view of this executor whose calls carry these terms.
 
@@ -262,6 +263,12 @@ class Executor(concurrent.futures.Executor):
         then TaskTimeoutError, and a worker that still runs the call is replaced. `priority`: of
         what is queued, higher goes first. `session`: calls of one session go to the worker that ran
         it last, if it is free.
+        `affinity`: how closely they keep to it. "hint": as above. "strict_queue": they run there
+        and nowhere else, and wait for it; "strict_fail_fast": WorkerBusyError if it is busy.
+        The first strict call of a session goes to whichever worker is free. When that worker dies
+        or is replaced, strict calls of the session, those that wait included, fail with
+        SessionWorkerUnavailableError until `forget_session`. With profile "local", the worker is
+        this process: any thread serves.
         `cancel_running`: `cancel()` also stops a call that runs; None: as the executor has it.
 
         `retry`: a call that raises is tried again as this policy says, with the arguments that it
@@ -279,8 +286,18 @@ class Executor(concurrent.futures.Executor):
             retry=retry,
             breaker=breaker,
             idempotent=idempotent,
+            affinity=affinity,
         )
         return PoolView(self._pool, terms, self)
+
+    def forget_session(self, session: str) -> bool:
+        """Forget which worker a session is strictly bound to: its next call begins it anew.
+
+        To be called for sessions that have ended, of which a pool keeps 1,048,576 at most, and to
+        begin one again whose worker was lost. What is queued for that worker still runs there.
+        False when there is nothing to forget. Raises TypeError.
+        """
+        return self._pool.forget_session(session_key(session))
 
     def cancel(self, *, session: str) -> int:
         """Stop all calls of a session, and return how many there were to stop.

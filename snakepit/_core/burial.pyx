@@ -4,6 +4,7 @@
     slot RUNNING, by its claim word     the one task that fails
     slot DONE, pushed or not            complete: settled like any other, by whoever collects
     cells on the private ring           not started: back to the shared rings
+    cells on the bound rings            not started, and for this worker alone: these fail too
     mail, posted and pushed             delivered;  else dropped, with the worker that meant it
     segments of completed answers       ours from now on; every other one of the dead client can be reclaimed
 """
@@ -15,13 +16,44 @@ from snakepit._core.completions cimport HELPER_BELL, THREAD_BELL
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit
 from snakepit._core.layout cimport (
-    DONE, IN_SEGMENT, LANE_VACANT, MAIL, NOBODY, POSTED, QUEUED, RUNNING, Header, Lane, Slot, cell_generation, cell_slot,
-    claim_lane, claim_state, claim_word,
+    DONE, IN_SEGMENT, LANE_VACANT, MAIL, NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot,
+    cell_generation, cell_slot, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.points cimport BURIAL_BEGUN, BURIAL_COLLECTED, BURIAL_SWEPT, point
 from snakepit._core.queue cimport ring_push
 from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.task cimport Task
+
+
+cdef void leave_lane(Scheduler scheduler, Task task, uint32_t index) noexcept:
+    """A strict call was claimed by the dead worker, and with it its session."""
+    if task.founder:
+        scheduler.bindings.lose_founder(task, index)
+    else:
+        scheduler.bindings.left_slot(task)
+
+
+cdef void lose_bound(Scheduler scheduler, Lane *lane) noexcept:
+    """Doom the strict calls that the dead worker had not claimed."""
+    cdef Control control = scheduler.control
+    cdef int priority
+    cdef Ring *ring
+    cdef uint64_t cell
+    cdef uint32_t index
+    cdef Task task
+    for priority in range(PRIORITIES):
+        ring = &lane.bound[priority]
+        while ring.head < ring.tail:
+            cell = load64(control.cells(ring) + (ring.head & ring.mask))
+            index = cell_slot(cell)
+            ring.head += 1
+            if load64(&control.slots[index].claim) != claim_word(cell_generation(cell), NOBODY, QUEUED):
+                continue
+            task = <Task>scheduler.tasks[index]
+            scheduler.tasks[index] = NULL
+            scheduler.bindings.lose_slot(task)
+            scheduler.free_slot(index)
+            Py_DECREF(task)
 
 
 def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
@@ -53,9 +85,13 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
         if claim_state(word) == RUNNING:
             if scheduler.tasks[i]:
                 lost = <Task>scheduler.tasks[i]
+                if lost.affinity:
+                    leave_lane(scheduler, lost, index)
                 scheduler.tasks[i] = NULL
                 scheduler.free_slot(i)
         elif claim_state(word) == DONE or (claim_state(word) == POSTED and scheduler.taken[i]):
+            if i < control.n_slots and scheduler.tasks[i] and (<Task>scheduler.tasks[i]).founder:
+                leave_lane(scheduler, <Task>scheduler.tasks[i], index)
             # Somebody may be reading it at this moment, which is why it stays where it is.
             if slot.flags & IN_SEGMENT and slot.segment:
                 scheduler.arena.entrust(slot.segment - 1, lane.client)
@@ -73,6 +109,9 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
             if not ring_push(&header.queues[slot.priority], control.cells(&header.queues[slot.priority]), cell):
                 break                   # No room there: it waits here for this lane's next worker.
         lane.private.head += 1
+    if scheduler.bindings is not None:
+        scheduler.bindings.lose_lane(index)
+        lose_bound(scheduler, lane)
     store32(&lane.state, LANE_VACANT)
     lane.pid = 0
     lane.claimed = 0
@@ -81,6 +120,7 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
     if lost is not None:
         Py_DECREF(lost)
         lost.clear()
+    scheduler.fail_doomed()
     # The dead worker may have taken the word that somebody waits for a bell, and never have rung it.
     fence()
     scheduler.nudge(THREAD_BELL)

@@ -21,6 +21,8 @@ cdef class Control:
     cdef uint64_t *cells(self, Ring *ring) noexcept nogil
     cdef uint8_t *payload(self, uint32_t slot, uint64_t length) noexcept nogil
     cdef bint has_work(self, uint32_t lane) noexcept nogil
+    cdef bint has_bound(self, uint32_t lane) noexcept nogil
+    cdef bint has_shared(self) noexcept nogil
     cdef bint has_stranded(self, uint32_t lane) noexcept nogil
 
 

@@ -7,11 +7,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from snakepit._core.atomics cimport load64, now_ns
+from snakepit._core.atomics cimport load32, load64, now_ns
 from snakepit._core.counters cimport test_bit
 from snakepit._core.layout cimport (
-    LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, NAME_BYTES, PRIORITIES, PRIVATE_CELLS, Definition, Header, Lane, Ring,
-    Slot, StackPage,
+    BOUND_CELLS, LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, NAME_BYTES, PRIORITIES, PRIVATE_CELLS, Definition, Header,
+    Lane, Ring, Slot, StackPage,
 )
 from snakepit._core.memory cimport Mapping
 
@@ -80,10 +80,28 @@ cdef class Control:
 
     cdef bint has_work(self, uint32_t lane) noexcept nogil:
         """Whether any queue that the lane may claim from looks non-empty."""
-        cdef int i
         cdef Ring *ring = &self.lanes[lane].private
         if load64(&ring.head) < load64(&ring.tail):
             return True
+        return self.has_shared() or self.has_bound(lane)
+
+    cdef bint has_bound(self, uint32_t lane) noexcept nogil:
+        """Whether there are strict calls for the lane."""
+        cdef int i
+        cdef Ring *ring
+        # Nearly always all there is to read: it shares a line with the words that a lane looks at anyway.
+        if load32(&self.lanes[lane].owed) == 0:
+            return False
+        for i in range(PRIORITIES):
+            ring = &self.lanes[lane].bound[i]
+            if load64(&ring.head) < load64(&ring.tail):
+                return True
+        return False
+
+    cdef bint has_shared(self) noexcept nogil:
+        """Whether there are calls that any lane may claim."""
+        cdef int i
+        cdef Ring *ring
         for i in range(PRIORITIES):
             ring = &self.header.queues[i]
             if load64(&ring.head) < load64(&ring.tail):
@@ -117,7 +135,8 @@ def create_control(
     cdef uint64_t lanes_at = aligned(sizeof(Header))
     cdef uint64_t cells_at = aligned(lanes_at + lanes * sizeof(Lane))
     cdef uint64_t private_at = cells_at + PRIORITIES * ring * 8
-    cdef uint64_t slots_at = aligned(private_at + lanes * PRIVATE_CELLS * 8)
+    cdef uint64_t bound_at = private_at + lanes * PRIVATE_CELLS * 8
+    cdef uint64_t slots_at = aligned(bound_at + lanes * PRIORITIES * BOUND_CELLS * 8)
     cdef uint64_t payloads_at = aligned(slots_at + (slots + mail) * sizeof(Slot))
     cdef uint64_t definitions_at = aligned(payloads_at + (slots + mail) * stride)
     cdef uint64_t names_at = aligned(definitions_at + definitions * sizeof(Definition))
@@ -127,7 +146,7 @@ def create_control(
     cdef Mapping mapping = Mapping(fd, size)
     cdef Header *header = <Header *>mapping.base
     cdef Lane *table = <Lane *>(mapping.base + lanes_at)
-    cdef int i
+    cdef int i, priority
     header.version = LAYOUT_VERSION
     header.size_of_slot = sizeof(Slot)
     header.size = size
@@ -154,5 +173,8 @@ def create_control(
     for i in range(lanes):
         table[i].private.cells = private_at + i * PRIVATE_CELLS * 8
         table[i].private.mask = PRIVATE_CELLS - 1
+        for priority in range(PRIORITIES):
+            table[i].bound[priority].cells = bound_at + (i * PRIORITIES + priority) * BOUND_CELLS * 8
+            table[i].bound[priority].mask = BOUND_CELLS - 1
     header.magic = MAGIC
     return Control(fd)

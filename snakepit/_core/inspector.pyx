@@ -101,9 +101,12 @@ cdef class Inspector:
         """Return what is known of the pool as a whole."""
         cdef Header *header = self.header
         cdef uint64_t queued = 0
+        cdef uint32_t lane
         cdef int i
         for i in range(PRIORITIES):
             queued += ring_length(&header.queues[i])
+            for lane in range(self.n_lanes):
+                queued += ring_length(&self.lanes[lane].bound[i])
         name = PyBytes_FromStringAndSize(header.pool_name, strnlen(header.pool_name, NAME_BYTES))
         return {
             "name": name.decode("utf-8", "replace"),

@@ -25,6 +25,7 @@ cdef class WorkerLane:
     cdef uint64_t idle_since_ns         # when work ran out; 0 while there is some
     cdef uint32_t dozes                 # in a row, without work between
     cdef bint slept                     # since the last claim
+    cdef bint own                       # claimed what was ours, not what any lane may take
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
     cdef Message answer
@@ -40,6 +41,7 @@ cdef class WorkerLane:
     cdef uint32_t obey(self) noexcept nogil
     cdef bint hand_over(self) noexcept nogil
     cdef void put_down(self) noexcept nogil
+    cdef bint must_obey(self) noexcept nogil
     cdef uint32_t find(self) noexcept nogil
     cdef uint32_t steal(self) noexcept nogil
     cdef bint spin(self) noexcept nogil

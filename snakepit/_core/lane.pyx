@@ -1,9 +1,9 @@
 # cython: language_level=3
 """The worker's side of the scheduler: claim -> decode -> (run) -> encode -> publish.
 
-A lane looks for work in its private ring, then in the shared ones; with none, it spins for a while if a CPU is free for
-that, then says in shared memory that it sleeps, looks once more, and sleeps. Whoever queues a task sees the word or the
-lane sees the task.
+A lane looks for work in its private ring, then in its bound rings and the shared ones in turn; with none, it spins for a
+while if a CPU is free for that, then says in shared memory that it sleeps, looks once more, and sleeps. Whoever queues a
+task sees the word or the lane sees the task.
 """
 import os
 import sys
@@ -67,6 +67,12 @@ def _leave(code):
         except Exception:
             pass
     os._exit(code)
+
+
+cdef inline uint32_t claim_from(Control control, uint32_t lane, Ring *ring) noexcept nogil:
+    if load64(&ring.head) < load64(&ring.tail):
+        return ring_claim(ring, control.cells(ring), control.slots, lane)
+    return NO_SLOT
 
 
 cdef class WorkerLane:
@@ -170,6 +176,10 @@ cdef class WorkerLane:
             if order == ORDER_EXCHANGE:
                 if load64(&self.me.private.head) < load64(&self.me.private.tail):
                     return NO_SLOT      # Offered to us: first this, it would lie here until our burial.
+                # Whoever gives us a strict call counts it first and reads the order then (`Bindings.take_on`).
+                fence()
+                if load32(&self.me.owed):
+                    return NO_SLOT
                 if self.hand_over():
                     return RETIRE
                 # Another was quicker. The owner asks again when the next spare is ready.
@@ -186,6 +196,11 @@ cdef class WorkerLane:
             # Whoever lets us in changes the order first and the word that we sleep on after it.
             if load32(&self.me.retire) == ORDER_HOLD and sleep_on(&self.me.wake, 0, 0) == EINTR:
                 return SIGNALLED
+
+    cdef bint must_obey(self) noexcept nogil:
+        """Whether there is an order to see to now: to exchange is none while strict calls are owed."""
+        cdef uint32_t order = load32(&self.me.retire)
+        return order != ORDER_SERVE and not (order == ORDER_EXCHANGE and load32(&self.me.owed))
 
     cdef bint hand_over(self) noexcept nogil:
         """Let a spare that is ready serve in our place; False when there is none."""
@@ -210,19 +225,32 @@ cdef class WorkerLane:
         return handed
 
     cdef uint32_t find(self) noexcept nogil:
-        """Claim the next task from the private ring, the shared rings, or the private ring of a busy lane."""
-        cdef Ring *ring = &self.me.private
+        """Claim the next task from the private ring, or from the bound rings and the shared ones by priority."""
         cdef uint32_t found = NO_SLOT
-        cdef int i
-        if load64(&ring.head) < load64(&ring.tail):
-            found = ring_claim(ring, self.control.cells(ring), self.control.slots, self.index)
-            if found != NO_SLOT:
-                return found
+        cdef bint strict
+        cdef bint bound_first = False
+        cdef int i, priority
+        self.own = True
+        found = claim_from(self.control, self.index, &self.me.private)
+        if found != NO_SLOT:
+            return found
         self.turns += 1
+        strict = load32(&self.me.owed) != 0
+        if strict:
+            # In turn, and not the same one at each turn of the low priority.
+            bound_first = (self.turns ^ (self.turns // LOW_TURN)) & 1
         for i in range(PRIORITIES):
-            ring = &self.control.header.queues[PRIORITIES - 1 - i if self.turns % LOW_TURN == 0 else i]
-            if load64(&ring.head) < load64(&ring.tail):
-                found = ring_claim(ring, self.control.cells(ring), self.control.slots, self.index)
+            priority = PRIORITIES - 1 - i if self.turns % LOW_TURN == 0 else i
+            if strict and bound_first:
+                found = claim_from(self.control, self.index, &self.me.bound[priority])
+                if found != NO_SLOT:
+                    return found
+            found = claim_from(self.control, self.index, &self.control.header.queues[priority])
+            if found != NO_SLOT:
+                self.own = False
+                return found
+            if strict and not bound_first:
+                found = claim_from(self.control, self.index, &self.me.bound[priority])
                 if found != NO_SLOT:
                     return found
         return NO_SLOT
@@ -252,6 +280,9 @@ cdef class WorkerLane:
         if searched:
             clear_bit(header.searching, self.index)
             self.searching = False
+            if self.own:
+                # Whoever queued something for any lane counted on us, who looked for work and took our own.
+                self.slept = True
         # Offered to us while we took other work: somebody else must come for it.
         if load64(&self.me.private.head) < load64(&self.me.private.tail):
             self.wake_another()
@@ -261,7 +292,7 @@ cdef class WorkerLane:
             # another, who passes it on in the same way.
             self.slept = False
             fence()
-            if (self.control.has_work(self.index)
+            if (self.control.has_shared()
                     and lowest_bit(header.searching, self.control.n_lanes) >= self.control.n_lanes
                     and lowest_bit(header.drowsy, self.control.n_lanes) >= self.control.n_lanes):
                 self.wake_another()
@@ -319,6 +350,10 @@ cdef class WorkerLane:
                 pause()
             if now_ns() >= until or load32(&self.me.retire) or load32(&header.closing):
                 return False
+            # A lane that was woken for a call of its own needs the CPU that we took for ours.
+            if (count_bits(header.running, self.control.n_lanes)
+                    + count_bits(header.searching, self.control.n_lanes) + 1 > header.cpus):
+                return self.control.has_work(self.index)
 
     cdef int sleep(self) noexcept nogil:
         """Sleep until woken; 0, or EINTR after a signal."""
@@ -331,7 +366,7 @@ cdef class WorkerLane:
         self.searching = False
         fence()
         point(LANE_BEDDED)
-        if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or load32(&self.me.retire)
+        if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or self.must_obey()
                 or load32(&header.closing)):
             if self.dozes < MOST_DOZES:
                 self.dozes += 1

@@ -2,6 +2,7 @@
 """What lies in the shared control block of a pool, word by word.
 
     Header | Lane x n_lanes | Ring cells (3 priorities) | Ring cells (one private ring a lane)
+           | Ring cells (bound rings, 3 priorities a lane)
            | Slot x (n_slots + n_mail) | payload area x (n_slots + n_mail) | Definition x n_definitions
            | name x n_definitions | StackPage x n_lanes
 
@@ -18,12 +19,13 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAGIC = 0x534E414B45504954          # "SNAKEPIT"
-    LAYOUT_VERSION = 2
+    LAYOUT_VERSION = 3
     MAX_LANES = 1024                    # bits of the bitmaps below
     BITMAP_WORDS = MAX_LANES // 64
     PRIORITIES = 3                      # 0 high, 1 normal, 2 low
     NORMAL = 1
     PRIVATE_CELLS = 16                  # cells of a lane's private ring
+    BOUND_CELLS = 32                    # cells of a bound ring, of which half are for calls that were not cancelled
     DROWSY_NS = 200_000                 # how long a lane dozes before it looks for work again
     MICRO = 160                         # payload bytes that lie beside the slot's header
     NAME_BYTES = 96                     # of a name, its final zero included
@@ -142,7 +144,9 @@ cdef struct Lane:
     uint32_t inbox                      # 0, or mail slot index + 1: answers for the worker
     uint32_t inbox_bell                 # futex word beside it
     uint32_t incarnation
-    uint64_t _pad1[4]
+    uint32_t owed                       # strict calls that are this worker's and not settled; the owner's count
+    uint32_t _pad0
+    uint64_t _pad1[3]
     # ... the second by the worker alone.
     uint64_t completed
     uint64_t busy_ns
@@ -151,6 +155,7 @@ cdef struct Lane:
     uint64_t started_ns                 # when that task started
     uint64_t _pad2[3]
     Ring private
+    Ring bound[PRIORITIES]              # strict calls: nobody else claims from these
 
 
 cdef struct Slot:

@@ -123,7 +123,8 @@ cdef class Roster:
                 started = lane.started_ns
                 if now > started and now - started > grace_ns:
                     long_.append(i)
-            elif queued or load64(&lane.private.head) < load64(&lane.private.tail):
+            elif (queued or load64(&lane.private.head) < load64(&lane.private.tail)
+                    or self.control.has_bound(i)):
                 idle.append(i)
         return idle, long_
 

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from snakepit._core.arena cimport Arena
+from snakepit._core.bindings cimport Bindings
 from snakepit._core.channel cimport Channel
 from snakepit._core.completions cimport Completions
 from snakepit._core.counters cimport Histogram
@@ -37,6 +38,9 @@ cdef class Scheduler(Completions):
     cdef uint32_t n_free
     cdef uint32_t n_slots               # here too: the collector may have cleared `control` before we die
     cdef PendingList pending
+    cdef readonly Bindings bindings     # strict affinity; None until it is first asked for
+    cdef bint home_turn                 # whose turn it is to have a free slot: a lane's own waiting calls
+    cdef public object explain          # (task, verdict, lane or -1) -> the error of a strict call that is refused
     cdef uint32_t backlog               # completed slots taken off the shared list, not yet handled: index + 1
     cdef uint32_t first_mail, last_mail # messages of workers, taken and not delivered: index + 1
     cdef uint32_t delivering            # 1 while a thread delivers them
@@ -53,6 +57,9 @@ cdef class Scheduler(Completions):
     cpdef submit(self, Task task, Published definition, function, tuple args, dict kwargs)
     cdef int enter(self, Task task, bint from_worker=*) except -1
     cpdef bint take_back(self, Task task) except -1
+    cdef int admit(self, Task task) noexcept
+    cdef int refuse(self, Task task, int verdict) except -1
+    cdef int fail_doomed(self) except -1
     cdef bint place(self, Task task) noexcept
     cdef void refill(self) noexcept
     cdef void wake_lanes(self) noexcept nogil

@@ -19,6 +19,7 @@ from libc.string cimport memcpy
 
 from snakepit._core.arena cimport Arena, Segment
 from snakepit._core.atomics cimport add32, add64, cas32, cas64, fence, load32, load64, now_ns, store32, store64, swap32, wake
+from snakepit._core.bindings cimport ANYWHERE, AT_HOME, WORKER_LOST, Bindings
 from snakepit._core.channel cimport Channel
 from snakepit._core.completions cimport THREAD_BELL, Completions
 from snakepit._core.control cimport Control
@@ -182,6 +183,8 @@ cdef class Scheduler(Completions):
         task.epoch = call.epoch
         task.priority = call.priority
         task.session = call.session
+        task.affinity = call.affinity
+        task.session_name = call.session_name
         task.deadline_ns = call.deadline_ns
         self.enter(task, not first)
 
@@ -199,15 +202,29 @@ cdef class Scheduler(Completions):
             task.epoch = definition.epoch
         self.enter(task, True)
 
-    def set_terms(self, Task task, timeout, int priority, uint64_t session):
-        """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0."""
+    def set_terms(self, Task task, timeout, int priority, uint64_t session, int affinity=0, session_name=None):
+        """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0, how close it keeps.
+
+        `affinity`: 0 a hint, 1 strict, 2 strict and not waiting; then `session_name` is for messages.
+        """
+        cdef Bindings bindings
         if timeout is not None:
             task.deadline_ns = deadline_after(timeout)
         task.priority = priority
         task.session = session
+        if affinity:
+            task.affinity = affinity
+            task.session_name = session_name
+            if self.bindings is None:
+                bindings = Bindings(self.control)
+                pthread_mutex_lock(&self.mutex)
+                if self.bindings is None:
+                    self.bindings = bindings
+                pthread_mutex_unlock(&self.mutex)
 
     cdef int enter(self, Task task, bint from_worker=False) except -1:
         cdef bint open_
+        cdef int verdict = AT_HOME
         if self.pid != forks:
             raise ForkedPoolError("this process forked from the one that made the pool; make a pool of its own here")
         task.owner = self
@@ -218,12 +235,63 @@ cdef class Scheduler(Completions):
         open_ = self.open or from_worker
         if open_:
             self.n_submitted += 1
-            if not self.place(task):
+            if task.affinity:
+                verdict = self.admit(task)
+            elif not self.place(task):
                 self.pending.append(task)
         pthread_mutex_unlock(&self.mutex)
         if not open_:
             raise PoolShutdownError("cannot schedule new futures after shutdown")
         self.wake_lanes()
+        if verdict >= WORKER_LOST:
+            self.refuse(task, verdict)
+        return 0
+
+    cdef int admit(self, Task task) noexcept:
+        """Queue a strict call, or refuse it (see `Bindings.admit`). Under the mutex."""
+        cdef int verdict = self.bindings.admit(task)
+        if verdict == ANYWHERE:
+            if not self.place(task):
+                self.pending.append(task)
+        elif verdict == AT_HOME:
+            if self.bindings.must_wait(task) or not self.place(task):
+                self.bindings.wait(task)
+        # Its session may just have got a worker, and with it what waited for that.
+        self.refill()
+        return verdict
+
+    cdef int refuse(self, Task task, int verdict) except -1:
+        """Fail a strict call that was not queued. The error is the future's, as it is of what cannot be encoded."""
+        error = self.explain(task, verdict, <int>task.home - 1)
+        task.clear()
+        if task.on_settled is not None:
+            # Who submitted it may hold a lock that the pool's own hook wants.
+            self.fail_elsewhere(task, error)
+        else:
+            self.fail(task, error)
+        # Where a session is found lost, calls that came before may have waited for it.
+        return self.fail_doomed()
+
+    cdef int fail_doomed(self) except -1:
+        """Fail the calls whose worker is gone."""
+        cdef Task task
+        while self.bindings is not None and self.bindings.n_doomed:
+            task = None                 # Not under the mutex: it may be the last reference to a result.
+            pthread_mutex_lock(&self.mutex)
+            task = self.bindings.next_doomed()
+            pthread_mutex_unlock(&self.mutex)
+            if task is None:
+                break                   # Another thread has it.
+            try:
+                error = self.explain(task, WORKER_LOST, <int>task.home - 1)
+            except BaseException as problem:
+                error = problem
+            task.clear()
+            self.fail_elsewhere(task, error)
+            pthread_mutex_lock(&self.mutex)
+            # Not before its verdict counts: at every instant something says that the task is not settled.
+            self.bindings.n_doomed -= 1
+            pthread_mutex_unlock(&self.mutex)
         return 0
 
     cdef bint place(self, Task task) noexcept:
@@ -235,6 +303,10 @@ cdef class Scheduler(Completions):
         cdef Slot *slot
         if self.n_free == 0:
             return False
+        if task.home:
+            ring = &control.lanes[task.home - 1].bound[task.priority]
+            if not self.bindings.has_room(task.home - 1):
+                return False
         if ring.tail - load64(&ring.head) > ring.mask:
             ring_skip_dead(ring, control.cells(ring), control.slots)
             if ring.tail - load64(&ring.head) > ring.mask:
@@ -273,7 +345,10 @@ cdef class Scheduler(Completions):
         point(PLACE_FILLED)
         store64(&slot.claim, claim_word(generation, NOBODY, QUEUED))
         point(PLACE_QUEUED)
-        if not (task.session and self.push_private(task, cell_word(generation, index))):
+        if task.home:
+            ring_push(ring, control.cells(ring), cell_word(generation, index))
+            self.bindings.entered(task)
+        elif not (task.session and self.push_private(task, cell_word(generation, index))):
             ring_push(ring, control.cells(ring), cell_word(generation, index))
         point(PLACE_PUSHED)
         return True
@@ -336,7 +411,17 @@ cdef class Scheduler(Completions):
     cdef void refill(self) noexcept:
         """Move pending tasks into free slots. Under the mutex."""
         cdef Task task
-        while self.pending.length and self.n_free:
+        while self.n_free:
+            task = None
+            # In turn with the calls that wait for one lane each, so that neither keeps the other waiting.
+            self.home_turn = not self.home_turn
+            if self.bindings is not None and (self.home_turn or self.pending.length == 0):
+                task = self.bindings.next_waiting()
+                if task is not None:
+                    self.place(task)    # There is a slot, and that lane has room.
+                    continue
+            if self.pending.length == 0:
+                return
             task = self.pending.pop()
             if not self.place(task):
                 self.pending.put_back(task)
@@ -485,6 +570,8 @@ cdef class Scheduler(Completions):
         now = now_ns()
         self.latency.add(now - task.submitted_ns)
         pthread_mutex_lock(&self.mutex)
+        if task.affinity:
+            self.bindings.finished(task, <uint32_t>lane)
         self.tasks[index] = NULL
         self.free_slot(index)
         pthread_mutex_unlock(&self.mutex)
@@ -493,6 +580,8 @@ cdef class Scheduler(Completions):
             add64(&self.n_completed if error is None else &self.n_failed, 1)
         Py_DECREF(task)
         task.clear()
+        if task.affinity:
+            self.fail_doomed()
         task.settle(outcome, error)
         return 0
 
@@ -578,17 +667,27 @@ cdef class Scheduler(Completions):
         cdef bint withdrawn = False
         cdef bint placed = False
         cdef uint64_t word
+        cdef Task successor
         pthread_mutex_lock(&self.mutex)
         if task.listed:
-            self.pending.remove(task)
+            if task.affinity and not task.founder:
+                self.bindings.unlist(task)
+            else:
+                self.pending.remove(task)
             withdrawn = True
         elif task.slot != NO_SLOT and self.tasks[task.slot] == <void *>task:
             word = claim_word(task.generation, NOBODY, QUEUED)
             if cas64(&self.control.slots[task.slot].claim, word, claim_word(task.generation, NOBODY, FILLING)):
                 self.tasks[task.slot] = NULL
+                if task.affinity:
+                    self.bindings.left_slot(task)
                 self.free_slot(task.slot)
                 withdrawn = True
                 placed = True
+        if withdrawn and task.founder:
+            successor = self.bindings.succeed(task)
+            if successor is not None and not self.place(successor):
+                self.pending.append(successor)
         pthread_mutex_unlock(&self.mutex)
         if placed:
             Py_DECREF(task)
@@ -661,12 +760,23 @@ cdef class Scheduler(Completions):
 
     def withdraw_all(self) -> list:
         """Take every task that has not started out of the queues and return them; the caller settles them."""
-        cdef Task task
+        cdef Task task, successor
         cdef uint32_t index
         cdef list found = []
+        if self.bindings is not None:
+            pthread_mutex_lock(&self.mutex)
+            try:
+                self.bindings.gather(0, True, found)
+            finally:
+                pthread_mutex_unlock(&self.mutex)
+            add64(&self.n_cancelled, len(found))
         while True:
             pthread_mutex_lock(&self.mutex)
             task = self.pending.pop()
+            if task is not None and task.founder:
+                successor = self.bindings.succeed(task)
+                if successor is not None:
+                    self.pending.append(successor)
             pthread_mutex_unlock(&self.mutex)
             if task is None:
                 break
@@ -699,12 +809,36 @@ cdef class Scheduler(Completions):
         return found
 
     cdef uint64_t outstanding(self) noexcept nogil:
-        return self.pending.length + (self.control.n_slots - self.n_free) + load32(&self.n_verdicts)
+        cdef uint64_t strict = 0
+        if self.bindings is not None:
+            strict = self.bindings.length + self.bindings.n_doomed
+        return self.pending.length + strict + (self.control.n_slots - self.n_free) + load32(&self.n_verdicts)
 
     @property
     def unsettled(self) -> int:
         """Number of tasks that are queued, running, or completed but not collected."""
         return self.outstanding()
+
+    # -- sessions ------------------------------------------------------------------------------------------------------
+
+    def forget_session(self, uint64_t session) -> bool:
+        """Let a strict session begin anew with its next call; False when it is unknown."""
+        cdef bint known = False
+        if self.bindings is not None:
+            pthread_mutex_lock(&self.mutex)
+            known = self.bindings.forget(session)
+            pthread_mutex_unlock(&self.mutex)
+        return known
+
+    def sessions_of_lane(self, uint32_t lane) -> list:
+        """Keys of the strict sessions of a lane's worker, which is dead and has no successor yet."""
+        if self.bindings is None:
+            return []
+        pthread_mutex_lock(&self.mutex)
+        try:
+            return self.bindings.sessions_of(lane, self.control.lanes[lane].incarnation)
+        finally:
+            pthread_mutex_unlock(&self.mutex)
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
 
@@ -765,12 +899,16 @@ cdef class Scheduler(Completions):
         cdef Header *header = self.control.header
         cdef uint64_t queued = 0
         cdef uint32_t i
+        cdef uint64_t pending = self.pending.length
         for i in range(PRIORITIES):
             queued += ring_length(&header.queues[i])
+        if self.bindings is not None:
+            queued += self.bindings.queued() - self.bindings.length
+            pending += self.bindings.length
         return {
             "submitted": self.n_submitted, "completed": self.n_completed, "failed": self.n_failed,
             "cancelled": self.n_cancelled, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
-            "queued": queued + self.pending.length, "pending": self.pending.length,
+            "queued": queued + pending, "pending": pending,
             "running": count_bits(header.running, self.control.n_lanes),
             "searching": count_bits(header.searching, self.control.n_lanes),
             "sleeping": count_bits(header.sleeping, self.control.n_lanes),

@@ -69,6 +69,8 @@ def tasks_of_session(Scheduler scheduler, uint64_t session) -> list:
     pthread_mutex_lock(&scheduler.mutex)
     try:
         scheduler.pending.add_session(session, found)
+        if scheduler.bindings is not None:
+            scheduler.bindings.gather(session, False, found)
     finally:
         pthread_mutex_unlock(&scheduler.mutex)
     for index in range(scheduler.control.n_slots):

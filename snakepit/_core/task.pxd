@@ -1,5 +1,5 @@
 # cython: language_level=3
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from snakepit._core.arena cimport Segment
 
@@ -13,6 +13,12 @@ cdef enum:
     CANCELLED_AND_NOTIFIED = 5
     STATE_MASK = 0xFF
     HAS_CONDITION = 0x100               # somebody made the condition: state changes under it only
+
+# How closely a call keeps to its session's worker, `Task.affinity`.
+cdef enum:
+    HINT = 0                            # that worker if it is idle
+    STRICT_QUEUE = 1                    # no other, however long it takes
+    STRICT_FAIL_FAST = 2                # no other, and only if it is free now
 
 
 cdef class Message:
@@ -54,6 +60,9 @@ cdef class Task(Message):
     # Where the call is.
     cdef uint8_t kind
     cdef uint8_t priority
+    cdef uint8_t affinity
+    cdef bint founder                   # strict, and the first of its session: who claims it is the session's worker
+    cdef uint16_t home                  # strict: the lane of its session's worker + 1; 0: not known yet
     cdef bint listed                    # stands in a pending list
     cdef void *previous
     cdef void *following
@@ -67,6 +76,7 @@ cdef class Task(Message):
     cdef readonly uint64_t number
     cdef readonly uint64_t deadline_ns
     cdef uint64_t session
+    cdef readonly object session_name   # of a strict call, for messages
     cdef uint64_t parent
     cdef uint64_t submitted_ns
     cdef readonly uint64_t run_ns

@@ -57,6 +57,7 @@ class Burial:
         if lost is not None:
             self._step(worker, lambda: self._fail(worker, lost, autopsy))
         self._step(worker, lambda: self._count(worker, served, info.get("completed", 0), autopsy))
+        self._step(worker, lambda: self._pool.affinity.lane_buried(worker.lane))
         self._step(worker, lambda: self._pool.nested.forget(worker.lane))
         self._step(worker, lambda: release_client(worker.client))
         self._step(worker, worker.close)

@@ -110,9 +110,12 @@ class ProcessDeadlines(Deadlines):
         scheduler = self._pool.scheduler
         waited = time.monotonic() - started
         if scheduler.cancel_queued(future):
+            session = future.session_name
+            busy = "all workers" if session is None else f"the worker of session {session!r}"
+            were = "were" if session is None else "was"
             error = TaskTimeoutError(
                 f"the task did not start within its timeout of {timeout:g} s: "
-                f"all workers of pool {self._pool.name!r} were busy",
+                f"{busy} of pool {self._pool.name!r} {were} busy",
                 details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
             )
             scheduler.fail(future, error)

@@ -22,6 +22,7 @@ from snakepit.errors import (
     ArenaFullError,
     CircuitOpenError,
     EncodeError,
+    SessionWorkerUnavailableError,
     TaskTimeoutError,
     WorkerCrashedError,
 )
@@ -318,6 +319,9 @@ class GuardedCall(Future[Any]):
             )
             late.__cause__ = self._last_error
             return late
+        if isinstance(error, SessionWorkerUnavailableError):
+            # The earlier attempt tells what became of that worker.
+            error.__cause__ = self._last_error
         error.add_note(f"snakepit: this was attempt {self._attempts} of the call")
         return error
 

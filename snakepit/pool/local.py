@@ -306,6 +306,10 @@ class LocalPool:
         tasks = set(self.queue.tasks_of_session(session)).difference(calls.values())
         return sum(future.stop() for future in (*calls, *tasks))
 
+    def forget_session(self, session: int) -> bool:
+        """Nothing is kept of sessions: all threads see the same memory."""
+        return False
+
     # -- the threads -------------------------------------------------------------------------------
 
     def start(self) -> None:

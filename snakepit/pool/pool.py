@@ -32,6 +32,7 @@ from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import Template, TemplateContext
 from snakepit.lifecycle.worker import Worker
+from snakepit.pool.affinity import Affinity
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
@@ -129,6 +130,7 @@ class ProcessPool:
         self.scheduler = Scheduler(
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
+        self.affinity = Affinity(config.name, self.scheduler)
         self.roster = Roster(control)
         self.graces = config.graces
         self.supervisor = Supervisor(self, config.recycling, config.health)
@@ -200,7 +202,7 @@ class ProcessPool:
             definition = self._functions.lookup(function)
             if terms is not None:
                 future._cancel_running = terms.cancel_running
-                self.scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
+                self._set_terms(future, terms.timeout, terms)
             self.scheduler.submit(future, definition, function, args, kwargs)
         except (EncodeError, ArenaFullError) as error:
             self.scheduler.fail(future, error)
@@ -231,7 +233,7 @@ class ProcessPool:
         if terms.cancel_running:
             future._cancel_running = True
         try:
-            self.scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
+            self._set_terms(future, terms.timeout, terms)
             self.scheduler.submit_items(future, definition, function, kind, items)
         except (EncodeError, ArenaFullError) as error:
             self.scheduler.fail(future, error)
@@ -239,6 +241,11 @@ class ProcessPool:
         if terms.timeout is not None:
             self._deadlines.add(future, terms.timeout)
         return future
+
+    def _set_terms(self, call: Future[Any], timeout: float | None, terms: Terms) -> None:
+        self.scheduler.set_terms(
+            call, timeout, terms.priority, terms.session, terms.affinity, terms.session_name
+        )
 
     # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
 
@@ -265,7 +272,7 @@ class ProcessPool:
             raise TypeError("'NoneType' object is not callable")
         terms = call.terms
         (definition,) = number or (self._functions.lookup(function),)
-        self.scheduler.set_terms(call, call.seconds_left(), terms.priority, terms.session)
+        self._set_terms(call, call.seconds_left(), terms)
         self.scheduler.encode(call, definition, function, kind, args, kwargs)
 
     def queue_attempt(self, call: GuardedCall, first: bool) -> None:
@@ -320,6 +327,10 @@ class ProcessPool:
         calls = self.calls.of_session(session) if self.calls else {}
         tasks = set(tasks_of_session(self.scheduler, session)).difference(calls.values())
         return sum(future.stop() for future in (*calls, *tasks))
+
+    def forget_session(self, session: int) -> bool:
+        """Let a strict session begin anew (see `Executor.forget_session`)."""
+        return self.affinity.forget(session)
 
     # -- what workers say --------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snakepit.options import checked_seconds
+from snakepit.pool.affinity import MODES
 
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
@@ -28,6 +29,8 @@ class Terms:
     retry: RetryPolicy | None = None
     breaker: CircuitBreaker | None = None
     idempotent: bool = False
+    affinity: int = 0  # a value of `MODES`
+    session_name: str | None = None  # of strict calls, for messages
 
     @property
     def guarded(self) -> bool:
@@ -49,6 +52,7 @@ def checked_terms(
     retry: RetryPolicy | None,
     breaker: CircuitBreaker | None,
     idempotent: bool,
+    affinity: str = "hint",
 ) -> Terms:
     """Return the terms that a user asked for. Raises TypeError, ValueError."""
     if timeout is not None and timeout != math.inf:
@@ -61,6 +65,10 @@ def checked_terms(
         _check_guards(retry, breaker)
     if not isinstance(idempotent, bool):
         raise TypeError(f"idempotent must be True or False, not {idempotent!r}")
+    if affinity not in MODES:
+        raise ValueError(f"affinity must be one of {', '.join(MODES)}, not {affinity!r}")
+    if affinity != "hint" and session is None:
+        raise ValueError(f"affinity={affinity!r} is to a session's worker: give session as well")
     return Terms(
         timeout,
         PRIORITIES[priority],
@@ -69,6 +77,8 @@ def checked_terms(
         retry=retry,
         breaker=breaker,
         idempotent=idempotent,
+        affinity=MODES[affinity],
+        session_name=None if affinity == "hint" else session,
     )
 
 
