@@ -25,7 +25,6 @@ cdef class WorkerLane:
     cdef uint64_t idle_since_ns         # when work ran out; 0 while there is some
     cdef uint32_t dozes                 # in a row, without work between
     cdef bint slept                     # since the last claim
-    cdef bint own                       # claimed what was ours, not what any lane may take
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
     cdef Message answer

@@ -230,7 +230,6 @@ cdef class WorkerLane:
         cdef bint strict
         cdef bint bound_first = False
         cdef int i, priority
-        self.own = True
         found = claim_from(self.control, self.index, &self.me.private)
         if found != NO_SLOT:
             return found
@@ -247,7 +246,6 @@ cdef class WorkerLane:
                     return found
             found = claim_from(self.control, self.index, &self.control.header.queues[priority])
             if found != NO_SLOT:
-                self.own = False
                 return found
             if strict and not bound_first:
                 found = claim_from(self.control, self.index, &self.me.bound[priority])
@@ -280,16 +278,13 @@ cdef class WorkerLane:
         if searched:
             clear_bit(header.searching, self.index)
             self.searching = False
-            if self.own:
-                # Whoever queued something for any lane counted on us, who looked for work and took our own.
-                self.slept = True
         # Offered to us while we took other work: somebody else must come for it.
         if load64(&self.me.private.head) < load64(&self.me.private.tail):
             self.wake_another()
         elif self.slept or searched:
-            # The owner may have left more than this task to us because we dozed (`Scheduler.wake_lanes`), and so may a
-            # lane that dozed because it saw us search. Now that we are busy, perhaps for long, what is left is for
-            # another, who passes it on in the same way.
+            # The owner may have left more than this task to us because we dozed (`Scheduler.wake_lanes`), or the owner or
+            # another lane because we searched. Now that we are busy, perhaps for long and perhaps with what was for us
+            # alone, what is left is for another, who passes it on in the same way.
             self.slept = False
             fence()
             if (self.control.has_shared()
