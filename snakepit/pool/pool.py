@@ -36,7 +36,7 @@ from snakepit.lifecycle.worker import Worker
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
-from snakepit.pool.memory import arena
+from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
 from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
@@ -111,7 +111,7 @@ class ProcessPool:
         else:
             self._context = config.context
         self._forks = self._context.get_start_method() == "fork"
-        self._arena = arena()
+        self._arena = own_arena()
         control = create_control(
             self.lanes,
             SLOTS,
@@ -164,7 +164,9 @@ class ProcessPool:
     def _careful_dumps(self, value: Any, buffer_callback: Any) -> bytes:
         from snakepit.pickling import careful_dumps
 
-        return careful_dumps(value, buffer_callback, name_class=self._functions.name_class)
+        return careful_dumps(
+            value, buffer_callback, name_class=self._functions.name_class, arena=self._arena
+        )
 
     # -- calls -------------------------------------------------------------------------------------
 
