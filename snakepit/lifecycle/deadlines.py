@@ -112,7 +112,7 @@ class ProcessDeadlines(Deadlines):
         if scheduler.cancel_queued(future):
             error = TaskTimeoutError(
                 f"the task did not start within its timeout of {timeout:g} s: "
-                f"all workers of pool {self._pool.name!r} were busy",
+                f"{self._pool.supervisor.preparation.why_queued()}",
                 details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
             )
             scheduler.fail(future, error)

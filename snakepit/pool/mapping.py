@@ -8,12 +8,15 @@ awaited.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import ForkedPoolError
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
@@ -72,6 +75,7 @@ class MapRun:
         self._exhausted = False
         self._reading = threading.RLock()
         self.started = False
+        self._pid = os.getpid()
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -85,6 +89,8 @@ class MapRun:
 
     def submit_rest(self) -> None:
         """Read and submit everything that is left, whoever may want the results."""
+        if self._is_forked():
+            return
         with self._reading:
             while not self._exhausted:
                 self._submit_next(self._chunk_size())
@@ -96,7 +102,9 @@ class MapRun:
             self._items = iter(())
 
     def cancel(self) -> None:
-        """Read nothing more and cancel what has not started."""
+        """Read nothing more and cancel what has not started; not in a forked child."""
+        if self._is_forked():
+            return
         self.abandon()
         while self._chunks:
             self._chunks.popleft()[0].cancel()
@@ -105,6 +113,9 @@ class MapRun:
         """The pool closes: submit what is left, but not of an endless source that is being read."""
         if not self.started or self.total is not None:
             self.submit_rest()
+
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
 
     def _has_room(self) -> bool:
         if self._most_items is not None:
@@ -118,6 +129,13 @@ class MapRun:
         return max(1, size)
 
     def _submit_next(self, size: int) -> None:
+        if self._is_forked():
+            # Before anything is read: the source may be a file, whose place it has in common.
+            raise ForkedPoolError(
+                "this process forked from the one that called map, and the results come there; "
+                "call map on a pool of its own here",
+                details={"pid": os.getpid()},
+            )
         items: list[Any] = []
         try:
             if size > 16 and self.total is not None:

@@ -24,7 +24,7 @@ MOST_CLIENTS = 1024
 
 
 def arena() -> Arena:
-    """Return the arena that arrays are shared in: in a worker its owner's, elsewhere `own_arena`."""
+    """Return the arena for shared arrays: in a worker its owner's, elsewhere `own_arena`."""
     return _joined or own_arena()
 
 
@@ -76,6 +76,22 @@ def release_client(number: int) -> None:
     own_arena().reclaim(number)
     with _lock:
         _clients.discard(number)
+
+
+def _begin_anew() -> None:
+    """In a forked child: what is in these arenas is its parent's, for this process to read only.
+
+    A child that used one further would do so in its parent's name, and nobody would give back what
+    it held when it ends.
+    """
+    global _own, _joined, _lock
+    _own = _joined = None
+    _clients.clear()
+    _lock = threading.Lock()  # may have been held by a thread that is not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def shared_array(

@@ -40,6 +40,7 @@ from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
 from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
+from snakepit.pool.threads import PoolThread
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
@@ -80,7 +81,7 @@ class PoolConfig:
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
-    start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
+    start_timeout: float = START_TIMEOUT  # seconds for a worker with its initializer, or preload
     name: str = "default"
     blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
@@ -143,6 +144,7 @@ class ProcessPool:
         self._started = False
         self._closed = False
         self._over = False
+        self._undoing = False  # a start failed, and the collector of it shall end
         self._lifeline: tuple[int, int] | None = None
         self._threads: list[threading.Thread] = []
         self._waiting_maps: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -249,6 +251,7 @@ class ProcessPool:
     ) -> Future[Any]:  # fmt: skip
         from snakepit.pool.attempts import Calls, GuardedCall
 
+        self.scheduler.refuse_in_child()
         with self._life:
             if self.calls is None:
                 self.calls = Calls()
@@ -347,8 +350,9 @@ class ProcessPool:
     def start(self) -> None:
         """Start the workers; returns at once.
 
-        Raises PoolShutdownError's cause when the pool was closed before.
+        Raises PoolShutdownError's cause when the pool was closed before, and ForkedPoolError.
         """
+        self.scheduler.refuse_in_child()
         with self._claim:
             # A signal handler may come here on top of this very call: what it submits waits.
             if self._begun or self._closed:
@@ -358,9 +362,8 @@ class ProcessPool:
             try:
                 self._start_threads()
             except BaseException:
-                self._begun = False
+                self._begun = self._started
                 raise
-            self._started = True
             if self._forks:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
@@ -375,19 +378,47 @@ class ProcessPool:
             self.scheduler.spare_this_thread(None)
 
     def _start_threads(self) -> None:
-        self._lifeline = os.pipe()
-        self.supervisor.prepare()
-        # Before a worker can be forked: a fork lets go of the pools that it finds here.
-        _running.add(self)
+        # The supervisor last: what it starts cannot be undone, and of it there must not be two when
+        # the system refuses the other thread and the next call tries again.
+        collector = PoolThread(f"snakepit-{self.name}-collector", self._collect)
+        supervisor = PoolThread(f"snakepit-{self.name}-supervisor", self._supervise)
+        try:
+            self._lifeline = os.pipe()
+            self.supervisor.prepare()
+            # Before a worker can be forked: a fork lets go of the pools that it finds here.
+            _running.add(self)
+            if self._template is not None:
+                self._template.start()
+            collector.start()
+            supervisor.start()
+            self._note_started(supervisor, collector)
+        except BaseException:
+            if supervisor.withdraw():
+                self._undo_start(collector)
+            else:
+                self._note_started(supervisor, collector)
+            raise
+
+    def _note_started(self, *threads: threading.Thread) -> None:
+        self._threads = list(threads)
+        self._started = True
+
+    def _undo_start(self, collector: PoolThread) -> None:
+        """Free what a start has opened that failed before the supervisor began."""
+        if not collector.withdraw():
+            self._undoing = True
+            self.scheduler.dismiss()
+            collector.join()
+            self.scheduler.recall()
+            self._undoing = False
+        _running.discard(self)
+        self.supervisor.unprepare()
         if self._template is not None:
-            self._template.start()
-        for role, body in (("supervisor", self._supervise), ("collector", self._collect)):
-            thread = threading.Thread(target=body, name=f"snakepit-{self.name}-{role}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._template.stop()
+        self._close_lifeline()
 
     def _collect(self) -> None:
-        while not self._over or self.scheduler.unsettled:
+        while not self._undoing and (not self._over or self.scheduler.unsettled):
             try:
                 self.scheduler.attend()
             except Exception:
@@ -486,8 +517,13 @@ class ProcessPool:
             )
 
     @property
+    def template(self) -> Template | None:
+        """What workers are forked from, unless a context starts them."""
+        return self._template
+
+    @property
     def start_timeout(self) -> float:
-        """Seconds that a worker has to get ready."""
+        """Seconds that a worker, and before it the template, has to get ready."""
         return self._config.start_timeout
 
     def _serving(self) -> list[Worker]:
@@ -505,6 +541,7 @@ class ProcessPool:
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Replace a worker, or all (see `Executor.recycle_worker`)."""
+        self.scheduler.refuse_in_child()
         if lane is not None and lane not in self.supervisor.workers:
             known = ", ".join(str(lane) for lane in sorted(self.supervisor.workers)) or "none"
             raise ValueError(f"pool {self.name!r} has no worker {lane!r}; its workers are: {known}")
@@ -543,8 +580,10 @@ class ProcessPool:
     def close(self, *, cancel_futures: bool = False) -> None:
         """Take no more calls; when those that were taken are done, the workers end.
 
-        Returns at once.
+        Returns at once. In a forked child, where the pool is not its own, this does nothing.
         """
+        if self.scheduler.forked:
+            return
         for running in list(self._waiting_maps):
             if cancel_futures:
                 running.abandon()
@@ -567,6 +606,8 @@ class ProcessPool:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
+        if self.scheduler.forked:
+            return True
         deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._own_threads():
             if thread is not threading.current_thread():
@@ -582,6 +623,8 @@ class ProcessPool:
 
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
+        if self.scheduler.forked:
+            return
         self.close(cancel_futures=True)
         if self._started:
             if self._template is not None:
@@ -606,11 +649,14 @@ class ProcessPool:
         self._discard()
         _running.discard(self)
 
-    def _discard(self) -> None:
+    def _close_lifeline(self) -> None:
         if self._lifeline is not None:
             for fd in self._lifeline:
                 os.close(fd)
             self._lifeline = None
+
+    def _discard(self) -> None:
+        self._close_lifeline()
         self.scheduler.control.close_descriptor()
 
     def forget_after_fork(self) -> None:
