@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from snakepit.lifecycle.template import Template
     from snakepit.pool.pool import ProcessPool
 
+LEAST_PATIENCE = 10.0  # seconds for a template that preloads nothing: an interpreter's mere start
+
 
 class Preparation:
     """Used in the supervisor's thread only; `poller` is the one that it sleeps in."""
@@ -28,6 +30,13 @@ class Preparation:
     @property
     def _template(self) -> Template | None:
         return self._pool.template
+
+    @property
+    def _patience(self) -> float:
+        timeout = self._pool.start_timeout
+        # Set low for workers, which start in milliseconds, it would never let a pool begin.
+        preloads = self._template is not None and self._template.preloads
+        return timeout if preloads else max(timeout, LEAST_PATIENCE)
 
     def is_awaited(self, *, spare: bool) -> bool:
         """Whether a worker, or a spare, has to wait for the template; one is started if need be."""
@@ -46,9 +55,7 @@ class Preparation:
             self._fd = fd
             self._poller.register(fd, select.POLLIN)
             launch = template.launches
-            self._supervisor.at(
-                template.started + self._pool.start_timeout, lambda: self._give_up(launch)
-            )
+            self._supervisor.at(template.started + self._patience, lambda: self._give_up(launch))
         return True
 
     def look(self) -> None:
@@ -67,7 +74,7 @@ class Preparation:
         if template is None or self._fd < 0 or template.launches != launch:
             return
         self._leave()
-        error = template.give_up(self._pool.start_timeout)
+        error = template.give_up(self._patience)
         self._supervisor.start_failed(error, spare=self._for_spare)
 
     def _leave(self) -> None:

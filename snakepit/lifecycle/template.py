@@ -143,6 +143,11 @@ class Template:
             details={"preload": self._preload, "start_timeout": seconds},
         )
 
+    @property
+    def preloads(self) -> bool:
+        """Whether it imports anything but what every worker needs."""
+        return bool(self._preload)
+
     def doing(self) -> str:
         """Say what it does before it is ready."""
         names = ", ".join(self._preload)
