@@ -110,8 +110,9 @@ class Executor(concurrent.futures.Executor):
     `blas_threads`: threads of BLAS and OpenMP libraries in each worker, in force before anything is
     imported; "share": the usable CPUs divided among the workers; None: 1. Variables that `env` or
     the environment sets win.
-    `start_timeout`: seconds that a worker has to start, its initializer included, before it is
-    killed and counts as failed; by default 60. Three failed starts in a row break the pool.
+    `start_timeout`: seconds that a worker has to start, its initializer included, and before that
+    the template to import what is preloaded; what takes longer is killed and counts as a failed
+    start; by default 60. Three failed starts in a row break the pool.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
     `cancel_running`: `cancel()` of a future also stops a call that runs (`options` can say
     otherwise). `stop_grace`: what a call that is stopped, or late, is given before it is made to

@@ -25,10 +25,13 @@ import threading
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloudpickle
+
+if TYPE_CHECKING:
+    from snakepit._core.arena import Arena
 
 MISSING = object()
 _GONE = object()  # in place of a value that was sent and is not bound any more
@@ -145,7 +148,8 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     `name_class`: called with a class of the main module, returns what the class is reduced to, or
     None to send it by value. `dependencies`: filled with (namespace, name, value) of each global
-    that functions of the main module use.
+    that functions of the main module use. `arena`: the one whose shared arrays go by reference;
+    None: the process's.
     """
 
     def __init__(
@@ -154,8 +158,10 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
         buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
         name_class: Callable[[type], tuple[Any, ...] | None] | None = None,
         dependencies: list[tuple[dict[str, Any], str, Any]] | None = None,
+        arena: Arena | None = None,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self._arena = arena
         self._name_class = name_class
         self._dependencies = dependencies
         reduction = sys.modules.get("multiprocessing.reduction")
@@ -207,7 +213,7 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
         high = first + sum(step for step in steps if step > 0) + array.itemsize
         from snakepit.pool.memory import arena
 
-        window = arena().shared_window(low, high - low)
+        window = (self._arena or arena()).shared_window(low, high - low)
         if window is None:
             return NotImplemented
         details = (array.dtype, array.shape, array.strides, first - low)
@@ -259,8 +265,9 @@ def careful_dumps(
     *,
     name_class: Callable[[type], tuple[Any, ...] | None] | None = None,
     dependencies: list[tuple[dict[str, Any], str, Any]] | None = None,
+    arena: Arena | None = None,
 ) -> bytes:
     """Pickle `value` by `CarefulPickler`; buffers go to `buffer_callback` if there is one."""
     with io.BytesIO() as file:
-        CarefulPickler(file, buffer_callback, name_class, dependencies).dump(value)
+        CarefulPickler(file, buffer_callback, name_class, dependencies, arena).dump(value)
         return file.getvalue()

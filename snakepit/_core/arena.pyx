@@ -574,11 +574,19 @@ cdef class Arena:
                 store32(&header.classes[entry.size_class], header.count)
 
     def reclaim(self, int client) -> int:
-        """Free everything that a dead client held; returns how many segments that were."""
+        """Free everything that a dead client held; returns how many segments that were.
+
+        Raises RuntimeError in any process but the owner: who numbers the clients knows which of them is dead.
+        """
         cdef uint32_t i
         cdef uint64_t word
         cdef int freed = 0
         cdef SegmentEntry *entry
+        if self.client != 0 or self.pid != current_pid():
+            raise RuntimeError(
+                f"only the process that made this arena may reclaim what its client {client} held; process {os.getpid()} "
+                f"{'is its client ' + str(self.client) if self.client else 'forked from that one'}"
+            )
         point(BURIAL_RECLAIMING)
         if cas32(&self.header.lock, <uint32_t>client + 1, <uint32_t>self.client + 1):
             self.repair(client)

@@ -23,7 +23,7 @@ from snakepit._core.atomics cimport (
 )
 from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
-from snakepit._core.task cimport Owner, Task
+from snakepit._core.task cimport Owner, Task, refuse_in_child
 
 cdef enum:
     PATROL_NS = 1_000_000
@@ -48,6 +48,7 @@ cdef class Completions(Owner):
     cdef int help(self, Task task, uint64_t deadline) except -1:
         cdef int reason
         cdef Header *header = self.control.header
+        refuse_in_child(self)
         while not task.is_settled():
             reason = 0
             if not cas32(&self.helper, 0, 1):
@@ -207,9 +208,14 @@ cdef class Completions(Owner):
 
     def watch(self) -> None:
         """Somebody waits for outcomes without helping: the collector thread has to bring them."""
+        refuse_in_child(self)
         self.observed()
 
     def dismiss(self) -> None:
         """Let the collector thread's `attend` return for good."""
         store32(&self.dismissed, 1)
         self.nudge(THREAD_BELL)
+
+    def recall(self) -> None:
+        """Undo `dismiss`, once that thread has ended: another may attend."""
+        store32(&self.dismissed, 0)

@@ -9,6 +9,7 @@ cdef class Definitions:
     """The owner's side: gives numbers to pickled functions and classes, puts them where every worker can read them."""
     cdef readonly Control control
     cdef readonly Arena arena
+    cdef int made_in                    # `forks` when it was made
     cdef list free
     cdef uint32_t used
 

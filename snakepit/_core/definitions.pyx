@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 from snakepit._core.arena cimport Arena, Segment
 from snakepit._core.atomics cimport load32, now_ns, store32
 from snakepit._core.control cimport Control, write_name
+from snakepit._core.forks cimport forks, refuse
 from snakepit._core.layout cimport NAME_BYTES, Definition
 
 
@@ -21,6 +22,12 @@ cdef class Definitions:
         self.control = control
         self.arena = arena
         self.free = []
+        self.made_in = forks
+
+    def refuse_in_child(self) -> None:
+        """Raise ForkedPoolError in a process that forked from the one that made the table."""
+        if self.made_in != forks:
+            refuse()
 
     def publish(self, bytes pickled, target, str name="") -> Published | None:
         """Give `pickled` a number; None when the table is full (the caller then sends it with each call).

@@ -6,6 +6,7 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, WAKE_ALL, add32, add64, fence, load32, now_ns, sleep_on, store32, wake,
 )
 from snakepit._core.counters cimport Histogram
+from snakepit._core.forks cimport forks
 from snakepit._core.interrupts cimport (
     ASKED, ENDED, INTERRUPTED, LEFT_BEHIND, RUNS, Runner, hold, release,
 )
@@ -13,9 +14,10 @@ from snakepit._core.queue cimport PendingList
 from snakepit._core.scheduler cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from snakepit._core.task cimport Owner, Task, deadline_after
+from snakepit._core.task cimport Owner, Task, deadline_after, refuse_in_child
 from cpython.exc cimport PyErr_CheckSignals
 
+from snakepit._core.forks import end_child
 from snakepit.errors import PoolShutdownError, TaskInterrupt
 
 cdef extern from "Python.h":
@@ -55,8 +57,9 @@ cdef class LocalQueue(Owner):
         call.owner = self
 
     def submit(self, Task task, function, tuple args, dict kwargs) -> None:
-        """Queue a call. Raises PoolShutdownError."""
+        """Queue a call. Raises PoolShutdownError, ForkedPoolError."""
         cdef bint open_
+        refuse_in_child(self)
         task.owner = self
         task.function = function
         task.arguments = (args, kwargs)
@@ -163,6 +166,7 @@ cdef class LocalQueue(Owner):
     cpdef bint take_back(self, Runner runner, Task task) except -1:
         """Start a task on the calling thread if no thread has started it; returns whether."""
         cdef bint taken = False
+        refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         if task.listed:
             self.pending.remove(task)
@@ -195,6 +199,9 @@ cdef class LocalQueue(Owner):
             outcome = call_object(function, arguments[0], arguments[1])
         except BaseException as raised:
             error = raised
+        if self.made_in != forks:
+            # The task forked and this is the child: the queue and the calls that follow are its parent's.
+            end_child(error)
         # Only C from the function's end to here, and so no interrupt (see `interrupts.pyx`).
         pthread_mutex_lock(&self.mutex)
         state = task.slot
@@ -287,12 +294,13 @@ cdef class LocalQueue(Owner):
 
     def is_queued(self, Task task) -> bool:
         """Whether no thread has started the task, and one still may."""
-        return task.listed
+        return task.listed and self.made_in == forks
 
     def tasks_of_session(self, uint64_t session) -> list:
         """The unsettled tasks of a session, queued and running; 0: all that run."""
         cdef list found = []
         cdef void *at
+        refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         try:
             if session:
@@ -310,6 +318,7 @@ cdef class LocalQueue(Owner):
     cdef int help(self, Task task, uint64_t deadline) except -1:
         # Running the task here would be faster, but on the wrong thread: thread-locals belong to the workers.
         cdef int reason = 0
+        refuse_in_child(self)
         while not task.is_settled():
             store32(&task.parked, 1)
             fence()
@@ -331,6 +340,7 @@ cdef class LocalQueue(Owner):
 
     cdef bint withdraw(self, Task task) except -1:
         cdef bint withdrawn = False
+        refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         if task.listed:
             self.pending.remove(task)
@@ -359,6 +369,7 @@ cdef class LocalQueue(Owner):
         """Take every task that has not started out of the queue and return them; the caller settles them."""
         cdef list found = []
         cdef Task task
+        refuse_in_child(self)
         while True:
             pthread_mutex_lock(&self.mutex)
             task = self.pending.pop()
@@ -372,6 +383,7 @@ cdef class LocalQueue(Owner):
     def close(self) -> None:
         """Take no more tasks; threads end when the queue is empty."""
         cdef bint idle
+        refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         self.open = False
         idle = self.n_running == 0 and self.pending.length == 0

@@ -28,7 +28,6 @@ cdef class Scheduler(Completions):
     cdef readonly Arena arena
     cdef readonly Channel channel
     cdef object __weakref__
-    cdef int pid
     cdef dict known
     cdef object on_mail, on_idle        # what the pool wants to hear
     cdef pthread_mutex_t mutex

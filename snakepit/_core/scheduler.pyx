@@ -8,7 +8,6 @@
 A lane that is free takes the oldest task itself (`lane.pyx`), so the owner never has to guess who will be free first,
 nobody holds work in advance, and workers go on while the owner's interpreter is busy elsewhere.
 """
-import os
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -35,25 +34,15 @@ from snakepit._core.points cimport (
     PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED, PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
 )
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
-from snakepit._core.task cimport Task, deadline_after
+from snakepit._core.task cimport Task, deadline_after, refuse_in_child
 
-from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, RemoteTraceback
+from snakepit.errors import DecodeError, PoolShutdownError, RemoteTraceback
 
 cdef enum:
     BATCH = 128                         # completions handled between two looks at the shared list
     AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
     ENOUGH = 8 * BATCH                  # completions that a caller settles for others once it has its own
     SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
-
-cdef int forks = 0                      # how often this process is a fork of the one that imported us
-
-
-def _forked():
-    global forks
-    forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 cdef class Scheduler(Completions):
@@ -76,7 +65,6 @@ cdef class Scheduler(Completions):
         self.known = known
         self.on_mail = on_mail
         self.on_idle = on_idle
-        self.pid = forks
         self.spin_ns = control.header.spin_limit_ns
         # Behind one another, those of the widest entries first: each begins where its entries may.
         self.tables_size = (
@@ -121,8 +109,10 @@ cdef class Scheduler(Completions):
         """Encode a call into `task` and queue it.
 
         `definition`: the function's number, or None to send `function` along. Raises EncodeError, ArenaFullError,
-        PoolShutdownError; then the task is not queued.
+        PoolShutdownError, ForkedPoolError; then the task is not queued.
         """
+        # Before anything is encoded: what a forked child took from the arena would be lost to its parent for good.
+        refuse_in_child(self)
         if definition is not None:
             task.function = definition
             task.definition = definition.number
@@ -134,6 +124,7 @@ cdef class Scheduler(Completions):
 
     def submit_items(self, Task task, Published definition, function, int kind, list items):
         """Encode a chunk of `map` (kind CALL_EACH or CALL_STAR) into `task` and queue it."""
+        refuse_in_child(self)
         task.kind = kind
         task.items = len(items)
         if definition is not None:
@@ -148,8 +139,9 @@ cdef class Scheduler(Completions):
     def encode(self, Task call, Published definition, function, int kind, tuple args, dict kwargs):
         """Encode a call, or a chunk of `map` (kind CALL_EACH or CALL_STAR, its items alone in `args`), into `call`.
 
-        It is not queued: `attempt` does that, as often as need be. Raises EncodeError, ArenaFullError.
+        It is not queued: `attempt` does that, as often as need be. Raises EncodeError, ArenaFullError, ForkedPoolError.
         """
+        refuse_in_child(self)
         call.owner = self
         call.kind = kind
         if kind != CALL:
@@ -225,8 +217,7 @@ cdef class Scheduler(Completions):
     cdef int enter(self, Task task, bint from_worker=False) except -1:
         cdef bint open_
         cdef int verdict = AT_HOME
-        if self.pid != forks:
-            raise ForkedPoolError("this process forked from the one that made the pool; make a pool of its own here")
+        refuse_in_child(self)
         task.owner = self
         task.submitted_ns = now_ns()
         task.number = add64(&self.next_number, 1) + 1
@@ -668,6 +659,7 @@ cdef class Scheduler(Completions):
         cdef bint placed = False
         cdef uint64_t word
         cdef Task successor
+        refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         if task.listed:
             if task.affinity and not task.founder:
@@ -754,6 +746,7 @@ cdef class Scheduler(Completions):
 
     def close(self) -> None:
         """Take no more tasks."""
+        refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         self.open = False
         pthread_mutex_unlock(&self.mutex)
@@ -763,6 +756,7 @@ cdef class Scheduler(Completions):
         cdef Task task, successor
         cdef uint32_t index
         cdef list found = []
+        refuse_in_child(self)
         if self.bindings is not None:
             pthread_mutex_lock(&self.mutex)
             try:

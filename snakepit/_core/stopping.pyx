@@ -8,7 +8,7 @@ from snakepit._core.layout cimport (
 )
 from snakepit._core.queue cimport NO_SLOT
 from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
-from snakepit._core.task cimport Task
+from snakepit._core.task cimport Task, refuse_in_child
 
 
 cdef bint raise_to(Scheduler scheduler, Task task, uint32_t level) noexcept:
@@ -34,6 +34,7 @@ cdef bint raise_to(Scheduler scheduler, Task task, uint32_t level) noexcept:
 
 def ask_to_stop(Scheduler scheduler, Task task) -> bool:
     """Raise the cooperative flag of a running task; False when it does not run."""
+    refuse_in_child(scheduler)
     return raise_to(scheduler, task, STOP_FLAG)
 
 
@@ -66,6 +67,7 @@ def tasks_of_session(Scheduler scheduler, uint64_t session) -> list:
     cdef list found = []
     cdef uint32_t index
     cdef Task task
+    refuse_in_child(scheduler)
     pthread_mutex_lock(&scheduler.mutex)
     try:
         scheduler.pending.add_session(session, found)

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from snakepit._core.arena cimport Segment
+from snakepit._core.forks cimport forks, refuse
 
 # State of a task, the low byte of `Task.sync`.
 cdef enum:
@@ -36,6 +37,7 @@ cdef class Message:
 
 cdef class Owner:
     """What a task asks of whoever runs it."""
+    cdef int made_in                    # `forks` when it was made
     cdef object hand_over               # takes the tasks whose callbacks others must not run, or None
     cdef unsigned long spared           # of these threads the one that must not, 0 for all
 
@@ -44,6 +46,13 @@ cdef class Owner:
     cdef bint is_running(self, Task task) noexcept
     cdef void observed(self) noexcept
     cdef void settled(self, Task task) noexcept
+
+
+cdef inline int refuse_in_child(Owner owner) except -1:
+    """Raise ForkedPoolError in a process that forked from the one that made `owner`."""
+    if owner.made_in != forks:
+        refuse()
+    return 0
 
 
 cdef class Task(Message):

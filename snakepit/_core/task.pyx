@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport cas32, fence, load32, now_ns, store32, swap32
+from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport NORMAL
 
 cdef extern from "Python.h":
@@ -45,6 +46,18 @@ cdef class Message:
 
 
 cdef class Owner:
+    def __cinit__(self):
+        self.made_in = forks
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process forked from the one that made it."""
+        return self.made_in != forks
+
+    def refuse_in_child(self) -> None:
+        """Raise ForkedPoolError in a process that forked from the one that made it."""
+        refuse_in_child(self)
+
     def spare_this_thread(self, hand_over) -> None:
         """Have this thread run no callbacks: `hand_over(task)` gets the tasks that it settles."""
         self.hand_over = hand_over
@@ -186,6 +199,9 @@ cdef class Task(Message):
     @property
     def _condition(self):
         cdef uint32_t seen
+        # Who asks for it waits, or wants to be told: in a forked child nobody would ever tell.
+        if self.owner is not None and not self.is_settled():
+            refuse_in_child(self.owner)
         if self.condition is None:
             with creating:
                 if self.condition is None:

@@ -110,12 +110,9 @@ class ProcessDeadlines(Deadlines):
         scheduler = self._pool.scheduler
         waited = time.monotonic() - started
         if scheduler.cancel_queued(future):
-            session = future.session_name
-            busy = "all workers" if session is None else f"the worker of session {session!r}"
-            were = "were" if session is None else "was"
             error = TaskTimeoutError(
                 f"the task did not start within its timeout of {timeout:g} s: "
-                f"{busy} of pool {self._pool.name!r} {were} busy",
+                f"{self._why_queued(future)}",
                 details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
             )
             scheduler.fail(future, error)
@@ -135,6 +132,12 @@ class ProcessDeadlines(Deadlines):
             details={"timeout": timeout, "waited": waited - ran, "ran": ran, "phase": phase},
         )
         scheduler.fail(future, error)
+
+    def _why_queued(self, future: Future[Any]) -> str:
+        preparation = self._pool.supervisor.preparation
+        if future.session_name is None or not self._pool.ready_workers():
+            return preparation.why_queued()
+        return f"the worker of session {future.session_name!r} of pool {self._pool.name!r} was busy"
 
 
 class Timekeeper:

@@ -24,6 +24,7 @@ from snakepit.errors import PoolNotReadyError
 from snakepit.lifecycle.burial import Burial
 from snakepit.lifecycle.health import Health, HealthPolicy
 from snakepit.lifecycle.ladder import Ladder
+from snakepit.lifecycle.preparation import Preparation
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.worker import Worker
@@ -38,6 +39,7 @@ logger = logging.getLogger("snakepit")
 MOST_FAILED_STARTS = 3  # in a row; then the pool is broken
 SPARE_PATIENCE = 0.25  # seconds that a spare may take to start while others have the CPUs
 LONGEST_BACKOFF = 30.0  # seconds between two tries to start a spare
+LONGEST_POLL = 86_400_000  # milliseconds; poll() takes no more than 24.8 days
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 
 
@@ -66,6 +68,7 @@ class Supervisor:
         self.ladder = Ladder(pool, self)
         self.recycler = Recycler(pool, self, recycling)
         self.health = Health(pool, self, health)
+        self.preparation = Preparation(pool, self, self._poller)
         self.last_look = 0.0
 
     def prepare(self) -> None:
@@ -75,6 +78,19 @@ class Supervisor:
         os.set_blocking(self._bell_out, False)
         self._poller.register(self._bell_out, select.POLLIN)
         self.burial.oom.start()
+
+    def unprepare(self) -> None:
+        """Close what `prepare` has opened, when `run` has not begun and will not."""
+        if self._bell_out >= 0:
+            self._poller.unregister(self._bell_out)
+        self._close_bell()
+
+    def _close_bell(self) -> None:
+        with self._bell_lock:
+            if self._bell_in >= 0:
+                os.close(self._bell_in)
+                os.close(self._bell_out)
+            self._bell_in = self._bell_out = -1
 
     # -- from any thread ---------------------------------------------------------------------------
 
@@ -103,10 +119,7 @@ class Supervisor:
                 self._turn()
         finally:
             self._pool.supervisor_ended()
-            with self._bell_lock:
-                os.close(self._bell_in)
-                os.close(self._bell_out)
-                self._bell_in = self._bell_out = -1
+            self._close_bell()
             # Who tells us something from now on sees that the pool is over.
             self.recycler.end()
             while self._notes:
@@ -125,6 +138,8 @@ class Supervisor:
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
                     self.burial.bury(self._by_sentinel[fd])
+                else:
+                    self.preparation.look()
             while self._notes:
                 self._notes.popleft()()
             now = time.monotonic()
@@ -147,7 +162,7 @@ class Supervisor:
             self.recycler.look(now)
 
     def _patience(self) -> float | None:
-        """Milliseconds until the next thing to do, None for ever."""
+        """Milliseconds until the next thing to do, or to look whether there is; None for ever."""
         if self._notes:
             return 0
         times = [self.health.next_look(), self.recycler.next_look()]
@@ -156,7 +171,9 @@ class Supervisor:
         if self._not_before:
             times.append(self._not_before)
         when = min((time for time in times if time is not None), default=None)
-        return None if when is None else max(0.0, (when - time.monotonic()) * 1000 + 0.5)
+        if when is None:
+            return None
+        return min(max(0.0, (when - time.monotonic()) * 1000 + 0.5), LONGEST_POLL)
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -166,6 +183,8 @@ class Supervisor:
             return
         self._not_before = 0.0
         while (spare := self.recycler.next_start()) is not None:
+            if self.preparation.is_awaited(spare=spare):
+                return
             free = (lane for lane in range(self._pool.lanes) if lane not in self.workers)
             choice = self.burial.tainted.choose(free)
             if choice is None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import context, popen_fork, process, reduction, spawn, util
 from typing import Any
 
@@ -19,7 +20,6 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup
 
-START_PATIENCE = 300.0  # seconds; what it imports may be large
 # Seconds until a template that does not answer is given up. It answers in a millisecond; while it
 # is waited for, nothing else is supervised.
 ANSWER_PATIENCE = 3.0
@@ -40,8 +40,8 @@ class Template:
     """One template process.
 
     `env` is in force before anything is imported, `preload` are modules that it imports.
-    Started by `start`, which returns at once; the first `spawn` waits until it is ready.
-    Thread-safe.
+    Started by `start` or `begin`, which return at once. What it reports is to be read by
+    `take_report` once its descriptor is readable; then `spawn` can be called. Thread-safe.
     """
 
     def __init__(self, preload: tuple[str, ...], env: dict[str, str]) -> None:
@@ -51,6 +51,8 @@ class Template:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self.launches = 0  # processes started so far
+        self.started = 0.0  # the monotonic time when the last of them was
         self._row = 0  # of the process registry
 
     def start(self) -> None:
@@ -83,6 +85,8 @@ class Template:
                 env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
             )
         registry.activate(row, self._process.pid)
+        self.launches += 1
+        self.started = time.monotonic()
         preparation = spawn.get_preparation_data("snakepit-template")
         preparation.pop("init_main_from_name", None)
         main_file = preparation.pop("init_main_from_path", None)
@@ -92,19 +96,28 @@ class Template:
         self._socket = ours
         self._ready = False
 
-    def _await_ready(self) -> socket.socket:
-        self._start()
-        assert self._socket is not None
-        if not self._ready:
-            self._socket.settimeout(START_PATIENCE)
+    def begin(self) -> int:
+        """Start the process, if it does not run; return the descriptor on which it will report.
+
+        -1 once it is ready.
+        """
+        with self._lock:
+            self._start()
+            return -1 if self._ready or self._socket is None else self._socket.fileno()
+
+    def take_report(self) -> None:
+        """Read the report that has come; from then on the process is ready.
+
+        Raises PoolNotReadyError when it cannot start, or is gone; then it is given up.
+        """
+        with self._lock:
+            if self._ready or self._socket is None:
+                return
+            self._socket.settimeout(ANSWER_PATIENCE)
             try:
                 answer = self._socket.recv(1 << 20)
-            except TimeoutError:
-                self._discard()
-                raise PoolNotReadyError(
-                    f"the template process was not ready after {START_PATIENCE:g} s"
-                ) from None
-            self._socket.settimeout(ANSWER_PATIENCE)
+            except OSError:
+                answer = b""
             if not answer:
                 self._discard()
                 raise PoolNotReadyError(
@@ -119,8 +132,26 @@ class Template:
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
-            self._socket.settimeout(ANSWER_PATIENCE)
-        return self._socket
+
+    def give_up(self, seconds: float) -> PoolNotReadyError:
+        """End a process that was not ready in time; return the error that says so."""
+        with self._lock:
+            self._discard()
+        return PoolNotReadyError(
+            f"the template process was not ready within start_timeout={seconds:g} s: it still "
+            f"{self.doing()}; preload less, or raise start_timeout",
+            details={"preload": self._preload, "start_timeout": seconds},
+        )
+
+    @property
+    def preloads(self) -> bool:
+        """Whether it imports anything but what every worker needs."""
+        return bool(self._preload)
+
+    def doing(self) -> str:
+        """Say what it does before it is ready."""
+        names = ", ".join(self._preload)
+        return f"imported what is to be preloaded ({names})" if names else "started"
 
     def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
         """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd.
@@ -129,10 +160,11 @@ class Template:
         """
         request = b"spare" if in_no_hurry else b"spawn"
         with self._lock:
+            if not self._ready or self._socket is None:
+                raise PoolNotReadyError("the template process is not ready to fork workers")
             try:
-                connection = self._await_ready()
-                socket.send_fds(connection, [request], fds)
-                answer, (pidfd,), _, _ = socket.recv_fds(connection, 32, 1)
+                socket.send_fds(self._socket, [request], fds)
+                answer, (pidfd,), _, _ = socket.recv_fds(self._socket, 32, 1)
             except (OSError, ValueError) as error:
                 self._discard()
                 raise PoolNotReadyError(
@@ -147,7 +179,8 @@ class Template:
         """
         with self._lock:
             try:
-                if self._socket is None:
+                # One that is still importing has forked nobody, and its report is no answer.
+                if self._socket is None or not self._ready:
                     return None
                 self._socket.send(str(pid).encode())
                 answer = self._socket.recv(64)
@@ -166,6 +199,7 @@ class Template:
             template.kill()
 
     def _discard(self) -> None:
+        self._ready = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -182,6 +216,8 @@ class Template:
                 self._socket.close()
                 self._socket = None
             if self._process is not None:
+                if not self._ready:
+                    self._process.kill()
                 try:
                     self._process.wait(1.0)
                 except subprocess.TimeoutExpired:

@@ -112,8 +112,13 @@ class FunctionRegistry:
                 return self._snapshot(function, lasting)
         return None
 
+    def _writing(self) -> threading.RLock:
+        """The lock that publishing needs; a forked child must not wait for it, nor publish."""
+        self._definitions.refuse_in_child()
+        return self._lock
+
     def _publish_importable(self, function: Any) -> Published | None:
-        with self._lock:
+        with self._writing():
             published = self.importable.get(function)
             if published is None:
                 published = self._definitions.publish(
@@ -143,7 +148,7 @@ class FunctionRegistry:
                 f"cannot pickle the function {function.__qualname__!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        with self._lock:
+        with self._writing():
             published = self._definitions.publish(pickled, None, name_of(function))
             if published is not None:
                 self._snapshots[key] = _Snapshot(known.function, published, bindings, cells)
@@ -160,12 +165,12 @@ class FunctionRegistry:
             raise EncodeError(
                 f"cannot pickle the function {function!r}: {type(error).__name__}: {error}"
             ) from error
-        with self._lock:
+        with self._writing():
             return self._definitions.publish(pickled, None, name_of(function))
 
     def name_class(self, cls: type) -> tuple[Any, ...] | None:
         """Return what arguments reduce a class of the main module to, or None for "by value"."""
-        with self._lock:
+        with self._writing():
             published = self._classes.get(cls)
             if published is None:
                 published = self._definitions.publish(careful_dumps(cls), cls, name_of(cls))

@@ -32,15 +32,13 @@ class LivingSet(Generic[T]):
         with self._lock:
             self._members.discard(member)
 
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._members.clear()
-
     def __iter__(self) -> Iterator[T]:
         with self._lock:
             return iter(list(self._members))
 
-    def renew_lock(self) -> None:
-        """In a forked child: let go of a lock that another thread of the parent held."""
+    def forget_in_child(self) -> list[T]:
+        """In a forked child: forget all, whoever held the lock before; return who it was."""
         self._lock = threading.RLock()
+        members = list(self._members)
+        self._members = weakref.WeakSet()
+        return members

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import signal
 import threading
 import time
@@ -183,6 +184,7 @@ class LocalPool:
     ) -> Future[Any]:
         from snakepit.pool.attempts import Calls, GuardedCall
 
+        self.queue.refuse_in_child()
         if len(self._threads) < self.size:
             self.start()
         with self._life:
@@ -313,7 +315,8 @@ class LocalPool:
     # -- the threads -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the threads that are missing."""
+        """Start the threads that are missing. Raises ForkedPoolError."""
+        self.queue.refuse_in_child()
         with HELD, self._life:
             while len(self._threads) < self.size and self.queue.is_open and not self._closed:
                 self._start_one()
@@ -435,8 +438,11 @@ class LocalPool:
         """Take no more calls; when those that were taken are done, the threads end.
 
         Returns at once. `only_sized`: of maps that nobody has asked for results, go on only with
-        those whose sources tell their length.
+        those whose sources tell their length. In a forked child, which has none of the threads,
+        this does nothing.
         """
+        if self.queue.forked:
+            return
         for running in self._waiting_maps:
             if cancel_futures:
                 running.abandon()
@@ -454,6 +460,8 @@ class LocalPool:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool's threads have ended; False if not after `timeout` seconds."""
+        if self.queue.forked:
+            return True
         deadline = None if timeout is None else time.monotonic() + timeout
         me = threading.current_thread()
         with self._life:
@@ -478,6 +486,8 @@ class LocalPool:
 
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, stop what runs; for SIGKILL without grace."""
+        if self.queue.forked:
+            return
         self.close(cancel_futures=True)
         for future in self.queue.tasks_of_session(0):
             self._ladder.stop_task(future)
@@ -560,6 +570,10 @@ class _Chunk:
 
 
 _running: LivingSet[LocalPool] = LivingSet()
+
+if hasattr(os, "register_at_fork"):
+    # A child has none of their threads to wait for when it ends.
+    os.register_at_fork(after_in_child=_running.forget_in_child)
 
 
 def close_all() -> None:

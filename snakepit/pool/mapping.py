@@ -8,12 +8,15 @@ awaited.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import ForkedPoolError
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
@@ -73,6 +76,7 @@ class MapRun:
         self._abandoned = False
         self._reading = threading.RLock()
         self.started = False
+        self._pid = os.getpid()
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -86,6 +90,8 @@ class MapRun:
 
     def submit_rest(self) -> None:
         """Read and submit everything that is left, whoever may want the results."""
+        if self._is_forked():
+            return
         with self._reading:
             while not self._exhausted:
                 self._submit_next(self._chunk_size())
@@ -96,7 +102,9 @@ class MapRun:
         self._abandoned = self._exhausted = True
 
     def cancel(self) -> None:
-        """Read nothing more and cancel what has not started."""
+        """Read nothing more and cancel what has not started; not in a forked child."""
+        if self._is_forked():
+            return
         self.abandon()
         while self._chunks:
             self._chunks.popleft()[0].cancel()
@@ -112,6 +120,9 @@ class MapRun:
         elif not self.started:
             self.abandon()
 
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
+
     def _has_room(self) -> bool:
         if self._most_items is not None:
             return self._under_way < self._most_items
@@ -124,6 +135,13 @@ class MapRun:
         return max(1, size)
 
     def _submit_next(self, size: int) -> None:
+        if self._is_forked():
+            # Before anything is read: the source may be a file, whose place it has in common.
+            raise ForkedPoolError(
+                "this process forked from the one that called map, and the results come there; "
+                "call map on a pool of its own here",
+                details={"pid": os.getpid()},
+            )
         items: list[Any] = []
         try:
             if size > 16 and self.total is not None:

@@ -17,28 +17,35 @@ if TYPE_CHECKING:
 __all__ = ["arena", "share", "shared_array"]
 
 _lock = threading.Lock()
-_arena: Arena | None = None
-_clients: set[int] = set()
+_joined: Arena | None = None  # in a worker: its owner's
+_own: Arena | None = None
+_clients: set[int] = set()  # of `_own`
 MOST_CLIENTS = 1024
 
 
 def arena() -> Arena:
-    """Return this process's arena: in a worker the owner's, elsewhere its own, made on first use.
+    """Return the arena for shared arrays: in a worker its owner's, elsewhere `own_arena`."""
+    return _joined or own_arena()
 
+
+def own_arena() -> Arena:
+    """Return the arena of the pools that this process owns, made on first use.
+
+    In a worker too it is another than its owner's, whose clients only the owner numbers and buries.
     Its budget is SNAKEPIT_ARENA_BYTES, by default half of the memory that the process may use.
     """
-    global _arena
-    if _arena is None:
+    global _own
+    if _own is None:
         with _lock:
-            if _arena is None:
-                _arena = create_arena(*_budget())
-    return _arena
+            if _own is None:
+                _own = create_arena(*_budget())
+    return _own
 
 
 def set_arena(made_elsewhere: Arena) -> None:
-    """Make the owner's arena this process's: called once, when a worker starts."""
-    global _arena
-    _arena = made_elsewhere
+    """Make the owner's arena the one that arrays are shared in: called once, by a worker."""
+    global _joined
+    _joined = made_elsewhere
 
 
 def _budget() -> tuple[int, int]:
@@ -66,9 +73,25 @@ def reserve_client() -> int:
 
 def release_client(number: int) -> None:
     """Give back what a dead process held in the arena, and its number."""
-    arena().reclaim(number)
+    own_arena().reclaim(number)
     with _lock:
         _clients.discard(number)
+
+
+def _begin_anew() -> None:
+    """In a forked child: what is in these arenas is its parent's, for this process to read only.
+
+    A child that used one further would do so in its parent's name, and nobody would give back what
+    it held when it ends.
+    """
+    global _own, _joined, _lock
+    _own = _joined = None
+    _clients.clear()
+    _lock = threading.Lock()  # may have been held by a thread that is not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def shared_array(
@@ -77,7 +100,8 @@ def shared_array(
     """Return a new numpy array of zeros that is passed to workers by reference, whatever its size.
 
     The bytes are shared: workers see the caller's later writes. In workers the array is read-only
-    unless `writable`. It lives until the caller and every worker have dropped it. Raises
+    unless `writable`. It lives until the caller and every worker have dropped it. In a task, it is
+    shared within the pool that runs the task; a pool that the task makes gets copies. Raises
     ArenaFullError.
     """
     import numpy

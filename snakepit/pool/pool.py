@@ -37,10 +37,11 @@ from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
 from snakepit.pool.living import LivingSet
-from snakepit.pool.memory import arena
+from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
 from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
+from snakepit.pool.threads import PoolThread
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
@@ -81,7 +82,7 @@ class PoolConfig:
     preload: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     inline_threshold: int = 10_240
-    start_timeout: float = START_TIMEOUT  # seconds that a worker, with its initializer, has
+    start_timeout: float = START_TIMEOUT  # seconds for a worker with its initializer, or preload
     name: str = "default"
     blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
@@ -112,7 +113,7 @@ class ProcessPool:
         else:
             self._context = config.context
         self._forks = self._context.get_start_method() == "fork"
-        self._arena = arena()
+        self._arena = own_arena()
         control = create_control(
             self.lanes,
             SLOTS,
@@ -146,6 +147,7 @@ class ProcessPool:
         self._started = False
         self._closed = False
         self._over = False
+        self._undoing = False  # a start failed, and the collector of it shall end
         self._lifeline: tuple[int, int] | None = None
         self._threads: list[threading.Thread] = []
         self._waiting_maps: LivingSet[Any] = LivingSet()
@@ -167,7 +169,9 @@ class ProcessPool:
     def _careful_dumps(self, value: Any, buffer_callback: Any) -> bytes:
         from snakepit.pickling import careful_dumps
 
-        return careful_dumps(value, buffer_callback, name_class=self._functions.name_class)
+        return careful_dumps(
+            value, buffer_callback, name_class=self._functions.name_class, arena=self._arena
+        )
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -255,6 +259,7 @@ class ProcessPool:
     ) -> Future[Any]:  # fmt: skip
         from snakepit.pool.attempts import Calls, GuardedCall
 
+        self.scheduler.refuse_in_child()
         with self._life:
             if self.calls is None:
                 self.calls = Calls()
@@ -362,8 +367,9 @@ class ProcessPool:
     def start(self) -> None:
         """Start the workers; returns at once.
 
-        Raises PoolShutdownError's cause when the pool was closed before.
+        Raises PoolShutdownError's cause when the pool was closed before, and ForkedPoolError.
         """
+        self.scheduler.refuse_in_child()
         with self._claim:
             # A signal handler may come here on top of this very call: what it submits waits.
             if self._begun or self._closed:
@@ -373,9 +379,8 @@ class ProcessPool:
             try:
                 self._start_threads()
             except BaseException:
-                self._begun = False
+                self._begun = self._started
                 raise
-            self._started = True
             if self._forks:
                 # A fork copies the locks that other threads hold at that instant, those of imports
                 # above all. So this one holds still until its workers exist.
@@ -383,19 +388,47 @@ class ProcessPool:
                     self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
 
     def _start_threads(self) -> None:
-        self._lifeline = os.pipe()
-        self.supervisor.prepare()
-        # Before a worker can be forked: a fork lets go of the pools that it finds here.
-        _running.add(self)
+        # The supervisor last: what it starts cannot be undone, and of it there must not be two when
+        # the system refuses the other thread and the next call tries again.
+        collector = PoolThread(f"snakepit-{self.name}-collector", self._collect)
+        supervisor = PoolThread(f"snakepit-{self.name}-supervisor", self.supervisor.run)
+        try:
+            self._lifeline = os.pipe()
+            self.supervisor.prepare()
+            # Before a worker can be forked: a fork lets go of the pools that it finds here.
+            _running.add(self)
+            if self._template is not None:
+                self._template.start()
+            collector.start()
+            supervisor.start()
+            self._note_started(supervisor, collector)
+        except BaseException:
+            if supervisor.withdraw():
+                self._undo_start(collector)
+            else:
+                self._note_started(supervisor, collector)
+            raise
+
+    def _note_started(self, *threads: threading.Thread) -> None:
+        self._threads = list(threads)
+        self._started = True
+
+    def _undo_start(self, collector: PoolThread) -> None:
+        """Free what a start has opened that failed before the supervisor began."""
+        if not collector.withdraw():
+            self._undoing = True
+            self.scheduler.dismiss()
+            collector.join()
+            self.scheduler.recall()
+            self._undoing = False
+        _running.discard(self)
+        self.supervisor.unprepare()
         if self._template is not None:
-            self._template.start()
-        for role, body in (("supervisor", self.supervisor.run), ("collector", self._collect)):
-            thread = threading.Thread(target=body, name=f"snakepit-{self.name}-{role}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._template.stop()
+        self._close_lifeline()
 
     def _collect(self) -> None:
-        while not self._over or self.scheduler.unsettled:
+        while not self._undoing and (not self._over or self.scheduler.unsettled):
             try:
                 self.scheduler.attend()
             except BaseException:
@@ -495,8 +528,13 @@ class ProcessPool:
             )
 
     @property
+    def template(self) -> Template | None:
+        """What workers are forked from, unless a context starts them."""
+        return self._template
+
+    @property
     def start_timeout(self) -> float:
-        """Seconds that a worker has to get ready."""
+        """Seconds that a worker, and before it the template, has to get ready."""
         return self._config.start_timeout
 
     def _serving(self) -> list[Worker]:
@@ -514,6 +552,7 @@ class ProcessPool:
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Replace a worker, or all (see `Executor.recycle_worker`)."""
+        self.scheduler.refuse_in_child()
         if lane is not None and lane not in self.supervisor.workers:
             known = ", ".join(str(lane) for lane in sorted(self.supervisor.workers)) or "none"
             raise ValueError(f"pool {self.name!r} has no worker {lane!r}; its workers are: {known}")
@@ -553,8 +592,11 @@ class ProcessPool:
         """Take no more calls; when those that were taken are done, the workers end.
 
         Returns at once. `only_sized`: of maps that nobody has asked for results, go on only with
-        those whose sources tell their length.
+        those whose sources tell their length. In a forked child, where the pool is not its
+        own, this does nothing.
         """
+        if self.scheduler.forked:
+            return
         for running in self._waiting_maps:
             if cancel_futures:
                 running.abandon()
@@ -577,6 +619,8 @@ class ProcessPool:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
+        if self.scheduler.forked:
+            return True
         deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._own_threads():
             if thread is not threading.current_thread():
@@ -592,6 +636,8 @@ class ProcessPool:
 
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
+        if self.scheduler.forked:
+            return
         self.close(cancel_futures=True)
         if self._started:
             if self._template is not None:
@@ -616,11 +662,14 @@ class ProcessPool:
         self._discard()
         _running.discard(self)
 
-    def _discard(self) -> None:
+    def _close_lifeline(self) -> None:
         if self._lifeline is not None:
             for fd in self._lifeline:
                 os.close(fd)
             self._lifeline = None
+
+    def _discard(self) -> None:
+        self._close_lifeline()
         self.scheduler.control.close_descriptor()
 
     def forget_after_fork(self) -> None:
@@ -646,10 +695,8 @@ _running: LivingSet[ProcessPool] = LivingSet()
 def _after_fork_in_child() -> None:
     global _starting
     _starting = threading.RLock()
-    _running.renew_lock()
-    for pool in _running:
+    for pool in _running.forget_in_child():
         pool.forget_after_fork()
-    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -48,7 +48,7 @@ class Timers:
                 when, _, note = self._heap[0]
                 left = when - time.monotonic()
                 if left > 0:
-                    self._condition.wait(left)
+                    self._condition.wait(min(left, threading.TIMEOUT_MAX))
                     continue
                 heapq.heappop(self._heap)
             try:

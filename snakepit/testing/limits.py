@@ -20,12 +20,12 @@ def fill_arena(leave: int = 0) -> Iterator[int]:
     cannot wait longer. Takes real memory: set SNAKEPIT_ARENA_BYTES low in tests.
     """
     from snakepit.errors import ArenaFullError
-    from snakepit.pool.memory import arena
+    from snakepit.pool.memory import own_arena
 
     held: list[Any] = []
     size = 0
     piece = 1 << 26
-    usage = arena().usage()
+    usage = own_arena().usage()
     room = usage["bytes_budget"] - usage["bytes_in_use"] - leave
     try:
         while piece >= 4096 and room - size >= 4096:
@@ -33,7 +33,7 @@ def fill_arena(leave: int = 0) -> Iterator[int]:
                 piece //= 2
                 continue
             try:
-                held.append(arena().share(piece, False))
+                held.append(own_arena().share(piece, False))
                 size += piece
             except ArenaFullError:
                 piece //= 2

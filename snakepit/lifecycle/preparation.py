@@ -1,0 +1,95 @@
+"""The template's start, which its pool's supervisor waits for among everything else.
+
+What a template imports may take long, or for ever. Meanwhile deadlines hold, calls are cancelled,
+and the pool can be closed.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.supervisor import Supervisor
+    from snakepit.lifecycle.template import Template
+    from snakepit.pool.pool import ProcessPool
+
+LEAST_PATIENCE = 10.0  # seconds for a template that preloads nothing: an interpreter's mere start
+
+
+class Preparation:
+    """Used in the supervisor's thread only; `poller` is the one that it sleeps in."""
+
+    def __init__(self, pool: ProcessPool, supervisor: Supervisor, poller: select.poll) -> None:
+        self._pool = pool
+        self._supervisor = supervisor
+        self._poller = poller
+        self._fd = -1  # on which a template will report; -1: none is waited for
+        self._for_spare = False
+
+    @property
+    def _template(self) -> Template | None:
+        return self._pool.template
+
+    @property
+    def _patience(self) -> float:
+        timeout = self._pool.start_timeout
+        # Set low for workers, which start in milliseconds, it would never let a pool begin.
+        preloads = self._template is not None and self._template.preloads
+        return timeout if preloads else max(timeout, LEAST_PATIENCE)
+
+    def is_awaited(self, *, spare: bool) -> bool:
+        """Whether a worker, or a spare, has to wait for the template; one is started if need be."""
+        template = self._template
+        if template is None:
+            return False
+        try:
+            fd = template.begin()
+        except Exception as error:
+            self._supervisor.start_failed(error, spare=spare)
+            return True
+        if fd < 0:
+            return False
+        self._for_spare = spare
+        if self._fd < 0:
+            self._fd = fd
+            self._poller.register(fd, select.POLLIN)
+            launch = template.launches
+            self._supervisor.at(template.started + self._patience, lambda: self._give_up(launch))
+        return True
+
+    def look(self) -> None:
+        """The template has reported, or is gone."""
+        template = self._template
+        if template is None or self._fd < 0:
+            return
+        self._leave()
+        try:
+            template.take_report()
+        except Exception as error:
+            self._supervisor.start_failed(error, spare=self._for_spare)
+
+    def _give_up(self, launch: int) -> None:
+        template = self._template
+        if template is None or self._fd < 0 or template.launches != launch:
+            return
+        self._leave()
+        error = template.give_up(self._patience)
+        self._supervisor.start_failed(error, spare=self._for_spare)
+
+    def _leave(self) -> None:
+        # Before the descriptor is closed: poll() may know the next one of that number otherwise.
+        self._poller.unregister(self._fd)
+        self._fd = -1
+
+    def why_queued(self) -> str:
+        """Say why a call has not started."""
+        ready, size, name = self._pool.ready_workers(), self._pool.size, self._pool.name
+        if ready >= size:
+            return f"all workers of pool {name!r} were busy"
+        if ready:
+            return f"only {ready} of {size} workers of pool {name!r} were ready, and all were busy"
+        if self._fd >= 0 and self._template is not None:
+            doing = self._template.doing()
+            return f"no worker of pool {name!r} was ready, because its template still {doing}"
+        return f"no worker of pool {name!r} was ready, they were still starting"

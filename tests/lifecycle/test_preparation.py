@@ -1,0 +1,144 @@
+"""The start of a pool: imports of the template, refused threads, and times that are far away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import snakepit
+from snakepit.errors import PoolNotReadyError, TaskTimeoutError
+from tests.conftest import Make
+from tests.support import send_signal, wait_until
+
+pytestmark = pytest.mark.processes
+
+FOREVER = 10_000.0
+
+
+@pytest.fixture
+def slow_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Any) -> tuple[str, Any]:
+    """Give the name of a module whose import waits at a gate, and the gate."""
+    door = gate("import")
+    source = "import os, time\nwhile not os.path.exists(%r):\n    time.sleep(0.005)\n"
+    (tmp_path / "slow_to_import.py").write_text(source % str(door.path))
+    monkeypatch.syspath_prepend(tmp_path)
+    return "slow_to_import", door
+
+
+def test_deadlines_hold_while_the_template_imports(
+    make: Make, slow_module: tuple[str, Any]
+) -> None:
+    name, door = slow_module
+    executor = make(1, start_method="template", preload=[name], start_timeout=FOREVER)
+    error = executor.options(timeout=0.1).submit(abs, -1).exception(60)
+    assert isinstance(error, TaskTimeoutError)
+    assert name in str(error) and "busy" not in str(error)
+    door.open()
+    assert executor.submit(abs, -2).result(60) == 2
+
+
+def test_deadline_of_a_call_that_waits_for_a_worker_tells_so(make: Make) -> None:
+    executor = make(1, initializer=wait_here, start_timeout=FOREVER)
+    error = executor.options(timeout=0.1).submit(abs, -1).exception(60)
+    assert isinstance(error, TaskTimeoutError) and "busy" not in str(error)
+    executor.kill_workers()
+
+
+def wait_here() -> None:
+    threading.Event().wait()
+
+
+def test_template_that_hangs_is_given_up(make: Make, slow_module: tuple[str, Any]) -> None:
+    name, _ = slow_module
+    executor = make(1, start_method="template", preload=[name], start_timeout=0.1)
+    error = executor.submit(abs, -1).exception(60)
+    assert isinstance(error, PoolNotReadyError)
+    assert "start_timeout=0.1" in str(error) and name in str(error)
+    with pytest.raises(PoolNotReadyError):
+        executor.wait_ready(60)
+
+
+ENDINGS: list[Callable[[snakepit.Executor], object]] = [
+    lambda executor: executor.shutdown(cancel_futures=True),
+    lambda executor: executor.kill_workers(),
+    lambda executor: executor.terminate_workers(),
+]
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_pool_ends_while_the_template_imports(
+    make: Make, slow_module: tuple[str, Any], end: Callable[[snakepit.Executor], object]
+) -> None:
+    name, _ = slow_module
+    executor = make(1, start_method="template", preload=[name], start_timeout=FOREVER)
+    future = executor.submit(abs, -1)
+    end(executor)
+    executor.shutdown()
+    assert future.cancelled()
+
+
+@pytest.mark.parametrize("refused", ["collector", "supervisor"])
+def test_thread_that_cannot_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """The call fails, and the next one starts each thread once."""
+    start = threading.Thread.start
+    failures: list[str] = []
+
+    def fail_once(thread: threading.Thread) -> None:
+        if thread.name.endswith(refused) and not failures:
+            failures.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_once)
+    executor = make(1)
+    with pytest.raises(RuntimeError, match="new thread"):
+        executor.submit(abs, -1)
+    assert executor.submit(abs, -1).result(60) == 1
+    names = [thread.name for thread in threading.enumerate()]
+    for role in ("collector", "supervisor"):
+        assert names.count(f"snakepit-default-{role}") == 1, names
+    executor.shutdown()
+    assert failures
+
+
+def test_thread_that_cannot_start_leaves_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    executor = make(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="new thread"):
+                executor.submit(abs, -1)
+    executor.shutdown()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"worker_ttl": "60d", "heartbeat_interval": None},
+        {"heartbeat_interval": "30d", "heartbeat_timeout": "40d"},
+    ],
+)
+def test_supervision_goes_on_with_its_next_look_months_away(
+    make: Make, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    """poll() takes no more than 24.8 days."""
+    executor = make(1, start_timeout=60 * 86_400, **options)
+    executor.wait_ready(60)
+    (pid,) = executor.worker_pids()
+    assert send_signal(pid)
+    wait_until(lambda: executor.worker_pids() not in ([], [pid]), "a successor")
+    assert executor.submit(os.getpid).result(60) != pid
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
