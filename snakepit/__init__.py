@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from snakepit.pool.memory import shared_array as shared_array
     from snakepit.pool.retry import RetryPolicy as RetryPolicy
     from snakepit.pool.stats import PoolStats as PoolStats
+    from snakepit.pool.streams import HALT as HALT
+    from snakepit.pool.streams import Stream as Stream
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
 
@@ -29,9 +31,11 @@ _HOMES = {
     "CircuitBreaker": "snakepit.pool.breaker",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
+    "HALT": "snakepit.pool.streams",
     "Graces": "snakepit.lifecycle.graces",
     "PoolStats": "snakepit.pool.stats",
     "RetryPolicy": "snakepit.pool.retry",
+    "Stream": "snakepit.pool.streams",
     "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",

@@ -72,6 +72,8 @@ class FunctionRegistry:
         # By identity: a weak dictionary's look-up costs as much as the rest of a call.
         self._snapshots: dict[int, _Snapshot] = {}
         self._classes: dict[type, Published] = {}
+        # By the number of a function: its epoch, and the number of the call that streams it.
+        self._streams: dict[int, tuple[int, Published]] = {}
         self._lock = threading.RLock()
 
     def lookup(self, function: Callable[..., Any], *, lasting: bool = False) -> Published | None:
@@ -153,6 +155,26 @@ class FunctionRegistry:
             ) from error
         with self._lock:
             return self._definitions.publish(pickled, None, name_of(function))
+
+    def lookup_stream(self, function: Callable[..., Any]) -> tuple[Published, Published] | None:
+        """Return the number of the call that streams a function's chunks, and the function's own.
+
+        None when the function has to travel with the call. Raises EncodeError as `lookup` does.
+        """
+        published = self.lookup(function)
+        if published is None:
+            return None
+        known = self._streams.get(published.number)
+        if known is None or known[0] != published.epoch:
+            from snakepit.worker.streaming import StreamedFunction
+
+            pickled = pickle.dumps(StreamedFunction(published.number, published.epoch), 5)
+            with self._lock:
+                stream = self._definitions.publish(pickled, None, name_of(function))
+                if stream is None:
+                    return None
+                known = self._streams[published.number] = (published.epoch, stream)
+        return known[1], published
 
     def name_class(self, cls: type) -> tuple[Any, ...] | None:
         """Return what arguments reduce a class of the main module to, or None for "by value"."""

@@ -51,11 +51,14 @@ from snakepit.worker.process import (
 )
 
 if TYPE_CHECKING:
+    from snakepit._core.stream import Rings
     from snakepit.pool.attempts import Calls, GuardedCall
+    from snakepit.pool.streams import Stream
 
 logger = logging.getLogger("snakepit")
 
 CALL = 0
+MAIL_CHUNK = 8  # a stream has a chunk for a reader that must not block
 SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
@@ -97,6 +100,7 @@ class ProcessPool:
         self.lanes = min(config.size + max(2, config.size // 8), 1024)
         self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
+        self.rings: Rings | None = None  # of streams; made with the first
         self._config = config
         self._env = {
             **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
@@ -239,6 +243,19 @@ class ProcessPool:
             self._deadlines.add(future, terms.timeout)
         return future
 
+    def stream(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        terms: Terms,
+    ) -> Stream[Any]:  # fmt: skip
+        """Queue a call and return the stream of what it yields (see `Executor.stream`)."""
+        from snakepit.pool.streams import open_stream
+
+        if not self._started:
+            self.start()
+        if self.broken is not None:
+            raise self._why_broken()
+        return open_stream(self, self._functions, self._deadlines, function, args, kwargs, terms)
+
     # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
 
     def _submit_guarded(
@@ -325,6 +342,9 @@ class ProcessPool:
             self.supervisor.tell(lambda: self.supervisor.worker_ready(lane, number))
         elif kind == MAIL_WORN:
             self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
+        elif kind == MAIL_CHUNK:
+            if self.rings is not None:
+                self.rings.rouse(number)
         elif kind == MAIL_FAILED:
             try:
                 error, text = self.scheduler.channel.decode_bytes(
@@ -566,6 +586,9 @@ class ProcessPool:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self.rings is not None:
+            # What this thread has to read, it cannot read while it waits here.
+            self.rings.abandon(threading.get_ident())
         for thread in self._own_threads():
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -6,9 +6,14 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from snakepit.options import checked_bytes, checked_count
+
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.retry import RetryPolicy
+
+MAX_CHUNKS = 100
+MAX_BYTES = 16 << 20
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
@@ -25,6 +30,8 @@ class Terms:
     retry: RetryPolicy | None = None
     breaker: CircuitBreaker | None = None
     idempotent: bool = False
+    max_chunks: int = MAX_CHUNKS  # of a stream, in flight; and bytes of payload
+    max_bytes: int = MAX_BYTES
 
     @property
     def guarded(self) -> bool:
@@ -46,6 +53,8 @@ def checked_terms(
     retry: RetryPolicy | None,
     breaker: CircuitBreaker | None,
     idempotent: bool,
+    max_chunks: int | None = None,
+    max_bytes: float | str | None = None,
 ) -> Terms:
     """Return the terms that a user asked for. Raises TypeError, ValueError."""
     if timeout is not None and not timeout > 0:
@@ -64,6 +73,8 @@ def checked_terms(
         retry=retry,
         breaker=breaker,
         idempotent=idempotent,
+        max_chunks=MAX_CHUNKS if max_chunks is None else checked_count("max_chunks", max_chunks),
+        max_bytes=MAX_BYTES if max_bytes is None else checked_bytes("max_bytes", max_bytes),
     )
 
 

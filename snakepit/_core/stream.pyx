@@ -1,0 +1,654 @@
+# cython: language_level=3
+"""Streams: a ring of chunks in shared memory, written by the worker that runs the call and read by its caller.
+
+    worker: ChunkWriter.put     encode -> wait for room -> record -> `produced` -> wake the reader if it sleeps
+    caller: ChunkReader.next    wait for a chunk -> decode -> `consumed` -> wake the writer if it sleeps and half is free
+
+The end of a stream, or its error, is the answer of its call, and comes like every answer: the ring only says, as soon as
+it is known, that no chunk follows. So a deadline, a stop or a crash need nothing of their own here. What is there when
+the call is settled is read first.
+
+Each side says that it sleeps before it looks once more and sleeps; the other changes its word, and then looks whether
+somebody sleeps. A full fence between the two on each side: one of them sees the other.
+"""
+import os
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from snakepit._core.arena cimport Arena, Segment
+from snakepit._core.atomics cimport (
+    WAKE_ALL, add32, add64, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, swap32, wake,
+)
+from snakepit._core.counters cimport count_bits
+from snakepit._core.lane cimport WorkerLane
+from snakepit._core.layout cimport CHUNK, STOP_MASK, Header
+from snakepit._core.queue cimport NO_SLOT
+from snakepit._core.scheduler cimport (
+    Scheduler, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
+from snakepit._core.task cimport Message, Task
+
+from snakepit.errors import DecodeError, EncodeError, ForkedPoolError, PoolShutdownError, TaskStoppedError
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
+cdef uint32_t forks = 0                 # how often this process is a fork of the one that imported us
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class _NotYet:
+    def __repr__(self):
+        return "NOT_YET"
+
+
+NOT_YET = _NotYet()
+cdef object not_yet = NOT_YET
+
+
+cdef inline uint64_t record_size(uint64_t length) noexcept nogil:
+    """Bytes that a record with `length` bytes of payload behind it takes in the ring."""
+    return (RECORD + length + RECORD - 1) & ~<uint64_t>(RECORD - 1)
+
+
+cdef inline Record *record_at(RingHead *head, char *records, uint64_t *position) noexcept nogil:
+    """The record at `position`, which is moved to where that is."""
+    cdef Record *record = <Record *>(records + position[0] % head.capacity)
+    if record.flags & SKIP:
+        position[0] += head.capacity - position[0] % head.capacity
+        record = <Record *>records
+    return record
+
+
+cdef inline void ring_bell(uint32_t *bell) noexcept nogil:
+    add32(bell, 1)
+    wake(bell, WAKE_ALL)
+
+
+cdef inline bint may_spin(Header *header) noexcept nogil:
+    """Whether a CPU is left for a side that spins, beside the lanes that run or search."""
+    return count_bits(header.running, header.n_lanes) + count_bits(header.searching, header.n_lanes) < header.cpus
+
+
+cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited, Header *header) noexcept nogil:
+    """How long to spin the next time: what came soon would have been worth it (see `WorkerLane.note_claim`)."""
+    if waited < header.spin_limit_ns:
+        return header.spin_limit_ns
+    return max(spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
+
+
+cdef void shut_link(RingLink *link) noexcept nogil:
+    """Let neither side wait any more; a reader by mail is the caller's to rouse."""
+    store32(&link.head.closed, 1)
+    fence()
+    if swap32(&link.head.writer_mode, AWAKE):
+        ring_bell(&link.head.writer_bell)
+    if cas32(&link.head.reader_mode, ASLEEP, AWAKE):
+        ring_bell(&link.head.reader_bell)
+
+
+cdef class Rings:
+    def __cinit__(self):
+        pthread_mutex_init(&self.mutex, NULL)
+
+    def __init__(self, Scheduler scheduler):
+        self.scheduler = scheduler
+        self.arena = scheduler.arena
+        self.sleepers = {}
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.mutex)
+
+    def open(self, uint32_t max_chunks, uint64_t max_bytes) -> ChunkRing:
+        """Take a ring for a stream of which at most so much is in flight. Raises ArenaFullError."""
+        cdef ChunkRing ring = ChunkRing.__new__(ChunkRing)
+        cdef RingHead *head
+        ring.rings = self
+        ring.born = forks
+        ring.segment = self.arena.allocate(RING_BYTES, now_ns() + 1_000_000_000)
+        head = ring.head = <RingHead *>ring.segment.base
+        ring.records = ring.segment.base + sizeof(RingHead)
+        memset(head, 0, sizeof(RingHead))
+        head.number = add64(&self.numbers, 1) + 1
+        head.capacity = (RING_BYTES - sizeof(RingHead)) // RECORD * RECORD
+        head.max_chunks = max_chunks
+        head.max_bytes = max_bytes
+        ring.link.head = head
+        ring.link.records = ring.records
+        ring.link.reader = PyThread_get_thread_ident()
+        pthread_mutex_lock(&self.mutex)
+        ring.link.following = self.first
+        if self.first != NULL:
+            self.first.previous = &ring.link
+        self.first = &ring.link
+        pthread_mutex_unlock(&self.mutex)
+        return ring
+
+    def entrust(self, int client) -> None:
+        """Make ours what a dead worker, the user `client` of the arena, has sent and nobody has read yet.
+
+        Before its segments are reclaimed: a chunk that was complete arrives, whatever became of its worker, which may
+        have ended long after the stream.
+        """
+        cdef RingLink *link
+        cdef Record *record
+        cdef uint64_t at, tail
+        pthread_mutex_lock(&self.mutex)
+        link = self.first
+        while link != NULL:
+            # The reader goes on meanwhile; what it has taken over by then is another state word. And the writer may have
+            # moved the tail and not come to count the chunk: whoever discards the ring looks at the tail as well.
+            at = load64(&link.head.head)
+            tail = load64(&link.head.tail)
+            while at < tail:
+                record = record_at(link.head, link.records, &at)
+                if record.segment:
+                    self.arena.entrust_word(record.segment - 1, record.word, client)
+                at += record_size(0 if record.segment else record.length)
+            link = link.following
+        pthread_mutex_unlock(&self.mutex)
+
+    def abandon(self, unsigned long thread) -> None:
+        """Close the streams that only `thread` could read, which is about to wait for the pool's end."""
+        cdef RingLink *link
+        pthread_mutex_lock(&self.mutex)
+        link = self.first
+        while link != NULL:
+            if link.reader == thread and not link.done and not load32(&link.head.ended):
+                link.abandoned = True
+                shut_link(link)
+            link = link.following
+        pthread_mutex_unlock(&self.mutex)
+
+    def rouse(self, uint64_t number) -> None:
+        """Have the reader that waits by mail look at its ring; nothing happens when it does not wait (any more)."""
+        cdef ChunkRing ring = self.sleepers.pop(number, None)
+        if ring is not None:
+            waker, ring.waker = ring.waker, None
+            if waker is not None:
+                waker()
+
+
+@cython.no_gc_clear     # its segment must be there as long as it stands in the list
+cdef class ChunkRing:
+    def __dealloc__(self):
+        # A forked child has the object but not what it stands for.
+        if self.rings is None or self.head == NULL or self.born != forks:
+            return
+        pthread_mutex_lock(&self.rings.mutex)
+        if self.link.following != NULL:
+            self.link.following.previous = self.link.previous
+        if self.link.previous != NULL:
+            self.link.previous.following = self.link.following
+        else:
+            self.rings.first = self.link.following
+        pthread_mutex_unlock(&self.rings.mutex)
+        self.discard()
+
+    cdef int discard(self) except -1:
+        """Give back the segments of chunks that nobody will read. The worker is done with the ring, or dead."""
+        cdef uint64_t at = self.head.head
+        cdef uint64_t tail = load64(&self.head.tail)
+        cdef Record *record
+        while at < tail:
+            record = record_at(self.head, self.records, &at)
+            if record.segment:
+                self.rings.arena.take_over(record.segment - 1, record.word, record.length)
+            at += record_size(0 if record.segment else record.length)
+        return 0
+
+    @property
+    def place(self) -> int:
+        """Where the worker finds it: the number of its segment."""
+        return self.segment.index
+
+    @property
+    def ended(self) -> bool:
+        """Whether the worker has said that no chunk follows."""
+        return load32(&self.head.ended) != 0
+
+    def attach(self, Task task, *kept) -> None:
+        """Make it the ring of a call that is about to be submitted, which also keeps `kept` alive."""
+        task.shared = [self, *kept]
+        task.on_settled = self.settled
+
+    def settled(self, _task) -> None:
+        """The call is settled: its worker shall write no more, its reader shall look."""
+        if self.born == forks:
+            self.link.done = True
+            self.shut()
+            self.rings.rouse(self.head.number)
+
+    cdef void shut(self) noexcept nogil:
+        shut_link(&self.link)
+
+
+cdef class ChunkReader:
+    def bind(self, ChunkRing ring, Task task) -> None:
+        """Read what the call `task` writes into `ring`."""
+        self.ring = ring
+        self.born = forks
+        self.rings = ring.rings
+        self.task = task
+        self.channel = ring.rings.scheduler.channel
+        self.spin_ns = ring.rings.scheduler.control.header.spin_limit_ns
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def __next__(self):
+        self.begin()
+        try:
+            while True:
+                chunk = self.take()
+                if chunk is not not_yet:
+                    return chunk
+                if self.is_waiting_over():
+                    # Whatever came before the word that nothing comes is there by now.
+                    chunk = self.take()
+                    if chunk is not not_yet:
+                        return chunk
+                    return self.conclude()
+                with nogil:
+                    self.rest()
+                PyErr_CheckSignals()
+        finally:
+            store32(&self.reading, 0)
+
+    def poll(self):
+        """Return the next chunk, or NOT_YET instead of waiting. Raises as `__next__` does at the end."""
+        cdef bint settled
+        self.begin()
+        try:
+            settled = self.task.is_settled() or load32(&self.over)
+            chunk = self.take()
+            return self.conclude() if chunk is not_yet and settled else chunk
+        finally:
+            store32(&self.reading, 0)
+
+    def call_when_ready(self, waker) -> bool:
+        """Have `waker()` called once, by any thread, when `poll` shall look again; False when it shall do so now."""
+        cdef ChunkRing ring
+        cdef RingHead *head
+        self.begin()
+        try:
+            ring = self.ring
+            if ring is None:
+                return False
+            # Nobody helps here: the thread of the pool has to bring the message, and the outcome.
+            self.rings.scheduler.watch()
+            head = ring.head
+            ring.waker = waker
+            self.rings.sleepers[head.number] = ring
+            swap32(&head.reader_mode, BY_MAIL)
+            fence()
+            if load64(&head.produced) == load64(&head.consumed) and not self.task.is_settled() and not load32(&self.over):
+                return True
+            swap32(&head.reader_mode, AWAKE)
+            # Else somebody is calling it.
+            return self.rings.sleepers.pop(head.number, None) is None
+        finally:
+            store32(&self.reading, 0)
+
+    cdef int begin(self) except -1:
+        if not cas32(&self.reading, 0, 1):
+            raise RuntimeError(
+                "the stream is being read already, by another thread or task, or under this very call; a stream has one "
+                "reader: let that one pass the chunks on, for instance through a queue.Queue"
+            )
+        if self.born != forks:
+            store32(&self.reading, 0)
+            raise ForkedPoolError("this process forked from the one that made the stream, which alone can read it")
+        if self.ring is not None:
+            self.ring.link.reader = PyThread_get_thread_ident()
+        return 0
+
+    cdef object take(self):
+        """The next chunk, or NOT_YET."""
+        cdef RingHead *head
+        cdef Record *record
+        cdef uint64_t number, at, size, length
+        if self.ring is None or load32(&self.over):
+            return not_yet
+        head = self.ring.head
+        number = head.consumed
+        if number == self.seen:
+            self.seen = load64(&head.produced)
+            if number == self.seen:
+                return not_yet
+        at = head.head
+        record = record_at(head, self.ring.records, &at)
+        length = record.length
+        size = record_size(0 if record.segment else length)
+        try:
+            chunk = self.decode(record, number)
+        except Exception:
+            store32(&self.over, 1)
+            self.ring.shut()
+            raise
+        finally:
+            # Its payload is copied, or taken over.
+            store64(&head.head, at + size)
+            self.advance(size, length)
+        return chunk
+
+    cdef object decode(self, Record *record, uint64_t number):
+        cdef Segment segment = None
+        cdef const unsigned char *payload = <const unsigned char *>record + RECORD
+        if record.segment:
+            segment = self.rings.arena.take_over(record.segment - 1, record.word, record.length)
+            if segment is None:
+                raise RuntimeError(f"segment {record.segment - 1} changed hands while a chunk named it")
+            payload = <const unsigned char *>segment.base
+        try:
+            return self.channel.decode(record.encoding, payload, record.length, segment)
+        except Exception as problem:
+            raise DecodeError(
+                f"chunk {number} of the stream cannot be rebuilt: {type(problem).__name__}: {problem}",
+                details={"task": self.task.number, "chunk": number},
+            ) from problem
+
+    cdef int advance(self, uint64_t size, uint64_t length) except -1:
+        """Say that a chunk is read, and wake a writer that waits once half of everything is free again.
+
+        Not earlier: else each chunk of a full ring would cost a wake-up.
+        """
+        cdef RingHead *head = self.ring.head
+        store64(&head.bytes_out, head.bytes_out + length)
+        store64(&head.consumed, head.consumed + 1)
+        fence()
+        if load32(&head.writer_mode):
+            if (load64(&head.produced) - head.consumed <= head.max_chunks // 2
+                    and load64(&head.bytes_in) - head.bytes_out <= head.max_bytes // 2
+                    and load64(&head.tail) - head.head <= head.capacity // 2
+                    and swap32(&head.writer_mode, AWAKE)):
+                ring_bell(&head.writer_bell)
+        return 0
+
+    cdef bint is_waiting_over(self) noexcept nogil:
+        return self.ring is None or load32(&self.ring.head.ended) or load32(&self.over) or self.task.is_settled()
+
+    cdef int rest(self) noexcept nogil:
+        """Wait until there may be a chunk, or no more to come: 0, or EINTR after a signal."""
+        cdef RingHead *head = self.ring.head
+        cdef Header *header = self.rings.scheduler.control.header
+        cdef uint64_t began = now_ns()
+        cdef uint32_t bell
+        cdef int _turn, reason
+        if may_spin(header):
+            while now_ns() - began < self.spin_ns:
+                for _turn in range(32):
+                    if load64(&head.produced) != self.seen or self.is_waiting_over():
+                        return 0
+                    pause()
+        bell = load32(&head.reader_bell)
+        swap32(&head.reader_mode, ASLEEP)
+        fence()
+        reason = 0
+        if load64(&head.produced) == self.seen and not self.is_waiting_over():
+            reason = sleep_on(&head.reader_bell, bell, 0)
+            self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header)
+        swap32(&head.reader_mode, AWAKE)
+        return reason
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    cdef object conclude(self):
+        """Raise what the stream ends with: StopIteration, or the error of its call; the latter once."""
+        cdef ChunkRing ring = self.ring
+        if ring is None or load32(&self.over):
+            self.drop_ring()
+            raise StopIteration
+        # It may be on its way still: who waits for it helps to settle it.
+        self.task.wait_settled(None)
+        self.drop_ring()
+        if swap32(&self.over, 1):
+            # Closed by another thread meanwhile.
+            raise StopIteration
+        if ring.link.abandoned:
+            raise PoolShutdownError(
+                "the stream was closed before its end: the thread that was reading it waited for its pool to shut down; "
+                "read the stream to its end before, or in another thread"
+            )
+        error = self.task.exception()
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    cdef ChunkRing drop_ring(self):
+        """Let go of the ring; by who reads. Its memory goes back once the call is over."""
+        cdef ChunkRing ring = self.ring
+        pthread_mutex_lock(&self.rings.mutex)
+        # `ring` keeps it alive, so that nothing dies under the mutex.
+        self.ring = None
+        pthread_mutex_unlock(&self.rings.mutex)
+        return ring
+
+    def end_reading(self) -> ChunkRing | None:
+        """Give out nothing more, and let the worker end; any thread may call it.
+
+        Returns the ring if this call was the first to do so, and the stream had not ended.
+        """
+        cdef ChunkRing ring
+        cdef bint first
+        if self.rings is None or self.born != forks:
+            return None
+        first = not swap32(&self.over, 1)
+        pthread_mutex_lock(&self.rings.mutex)
+        # Only whoever reads lets go of the ring, and under this mutex.
+        ring = self.ring
+        pthread_mutex_unlock(&self.rings.mutex)
+        if ring is not None:
+            ring.shut()
+            self.rings.rouse(ring.head.number)
+        if cas32(&self.reading, 0, 1):
+            self.drop_ring()
+            store32(&self.reading, 0)
+        return ring if first else None
+
+
+cdef class ChunkWriter:
+    """`place`: the ring's segment."""
+
+    def __init__(self, WorkerLane lane, uint32_t place):
+        self.lane = lane
+        self.channel = lane.channel
+        self.control = lane.control.header
+        self.head = <RingHead *>lane.arena.address_of(place)
+        self.records = <char *>self.head + sizeof(RingHead)
+        self.born = forks
+        if lane.slot != NO_SLOT:
+            self.deadline_ns = lane.control.slots[lane.slot].deadline_ns
+        self.message = Message()
+        self.spin_ns = self.control.spin_limit_ns
+        self.kept = []
+
+    def put(self, chunk) -> bool:
+        """Write a chunk, waiting for room; False when nobody reads any more.
+
+        Raises EncodeError, ArenaFullError, and TaskStoppedError when the task is to stop while it waits.
+        """
+        cdef RingHead *head = self.head
+        cdef Message message = self.message
+        cdef uint64_t size
+        # Of a process that forked in the midst of a stream, one writes.
+        if self.born != forks or load32(&head.closed):
+            return False
+        self.encode(chunk)
+        size = record_size(0 if message.segment is not None else message.length)
+        if not self.has_room(size, message.length) and not self.await_reader(size, message.length, 0):
+            message.clear()
+            return False
+        self.write(size)
+        if message.shared is not None:
+            self.drop_read()
+            self.kept.append((head.produced, message.shared))
+        message.clear()
+        if load32(&head.reader_mode):
+            self.rouse_reader()
+        return True
+
+    cdef int encode(self, object chunk) except -1:
+        cdef Message message = self.message
+        cdef Segment segment
+        message.clear()
+        message.flags = 0
+        message.length = 0
+        try:
+            self.channel.encode_value(message, chunk, self.deadline_ns)
+        except EncodeError as problem:
+            raise EncodeError(
+                f"chunk {self.head.produced} of the stream: {problem}", details={"chunk": self.head.produced}
+            ) from problem.__cause__
+        if message.segment is None and record_size(message.length) > self.head.capacity // INLINE_SHARE:
+            # A generous threshold; the ring is not.
+            segment = self.channel.arena.allocate(
+                message.length, self.deadline_ns or now_ns() + self.channel.patience_ns
+            )
+            memcpy(segment.base, PyBytes_AS_STRING(message.inline), message.length)
+            message.segment = segment
+        return 0
+
+    cdef bint has_room(self, uint64_t size, uint64_t length) noexcept nogil:
+        """Whether a record fits, by what the reader is known to have done, and then by what it has done."""
+        cdef RingHead *head = self.head
+        cdef uint64_t rest = head.capacity - head.tail % head.capacity
+        cdef bint fresh = False
+        cdef uint64_t flying
+        if rest < size:
+            size += rest
+        while True:
+            flying = head.produced - self.consumed
+            if flying == 0 or (
+                flying < head.max_chunks
+                and head.bytes_in - self.bytes_out + length <= head.max_bytes
+                and head.tail - self.freed + size <= head.capacity
+            ):
+                return True
+            if fresh:
+                return False
+            # The count first: what the other two say is at least as new.
+            self.consumed = load64(&head.consumed)
+            self.freed = load64(&head.head)
+            self.bytes_out = load64(&head.bytes_out)
+            fresh = True
+
+    cdef bint is_read(self, uint64_t number) noexcept nogil:
+        self.consumed = load64(&self.head.consumed)
+        return self.consumed >= number
+
+    cdef bint may_go_on(self, uint64_t size, uint64_t length, uint64_t number) noexcept nogil:
+        if load32(&self.head.closed):
+            return True
+        return self.is_read(number) if number else self.has_room(size, length)
+
+    cdef bint await_reader(self, uint64_t size, uint64_t length, uint64_t number) except -1:
+        """Wait for room, or, if `number` is not 0, until so many chunks are read; False when nobody reads any more."""
+        cdef uint32_t slot = self.lane.slot
+        while True:
+            with nogil:
+                self.rest(size, length, number)
+            # The signal of the ladder raises its TaskInterrupt here.
+            PyErr_CheckSignals()
+            if load32(&self.head.closed):
+                return False
+            if self.may_go_on(size, length, number):
+                return True
+            if slot != NO_SLOT and load32(&self.lane.control.slots[slot].cancel) & STOP_MASK:
+                raise TaskStoppedError("the task was stopped on request, while its stream waited for its reader")
+
+    cdef int rest(self, uint64_t size, uint64_t length, uint64_t number) noexcept nogil:
+        cdef RingHead *head = self.head
+        cdef uint64_t began = now_ns()
+        cdef uint32_t bell
+        cdef int _turn
+        cdef int reason = 0
+        if may_spin(self.control):
+            while now_ns() - began < self.spin_ns:
+                for _turn in range(32):
+                    if self.may_go_on(size, length, number):
+                        return 0
+                    pause()
+        bell = load32(&head.writer_bell)
+        swap32(&head.writer_mode, ASLEEP)
+        fence()
+        if not self.may_go_on(size, length, number):
+            reason = sleep_on(&head.writer_bell, bell, now_ns() + SLICE_NS)
+            self.spin_ns = next_spin(self.spin_ns, now_ns() - began, self.control)
+        swap32(&head.writer_mode, AWAKE)
+        return reason
+
+    cdef void write(self, uint64_t size) noexcept:
+        """Write the encoded chunk; there is room for it."""
+        cdef RingHead *head = self.head
+        cdef Message message = self.message
+        cdef uint64_t at = head.tail % head.capacity
+        cdef uint64_t tail = head.tail
+        cdef Record *record = <Record *>(self.records + at)
+        if head.capacity - at < size:
+            record.flags = SKIP
+            tail += head.capacity - at
+            record = <Record *>self.records
+        record.length = message.length
+        record.encoding = message.encoding
+        record.flags = 0
+        if message.segment is not None:
+            record.segment = message.segment.index + 1
+            record.word = message.segment.word
+            # The arena's table still says that we hold it: the owner takes it over, or whoever buries us frees it.
+            message.segment.forget()
+        else:
+            record.segment = 0
+            if message.length:
+                memcpy(<char *>record + RECORD, PyBytes_AS_STRING(message.inline), message.length)
+        store64(&head.tail, tail + size)
+        store64(&head.bytes_in, head.bytes_in + message.length)
+        store64(&head.produced, head.produced + 1)
+        fence()
+
+    cdef int rouse_reader(self) except -1:
+        cdef uint32_t mode = swap32(&self.head.reader_mode, AWAKE)
+        if mode == ASLEEP:
+            ring_bell(&self.head.reader_bell)
+        elif mode == BY_MAIL:
+            self.lane.post(CHUNK, self.head.number)
+        return 0
+
+    cdef int drop_read(self) except -1:
+        """Let go of shared arrays that the reader has seen."""
+        cdef uint64_t consumed = load64(&self.head.consumed)
+        if self.kept:
+            self.kept = [entry for entry in self.kept if entry[0] > consumed]
+        return 0
+
+    def end(self) -> None:
+        """Say that no chunk follows; what the call still has to do, the reader need not wait for."""
+        if self.born != forks:
+            return
+        store32(&self.head.ended, 1)
+        fence()
+        # A reader by mail hears of the answer.
+        if cas32(&self.head.reader_mode, ASLEEP, AWAKE):
+            ring_bell(&self.head.reader_bell)
+
+    def finish(self) -> int:
+        """Wait until arrays that are shared were read, which live as long as we do; returns how many chunks there were.
+
+        Raises TaskStoppedError when the task is to stop meanwhile.
+        """
+        cdef uint64_t last
+        if self.kept and self.born == forks:
+            last = self.kept[len(self.kept) - 1][0]
+            if not self.is_read(last):
+                self.await_reader(0, 0, last)
+        return self.head.produced

@@ -1,0 +1,293 @@
+"""Streams of chunks from a call that runs in a pool (the worker's half: `snakepit.worker.streaming`).
+
+A stream is a plain call and, beside it, a ring in shared memory (`snakepit._core.stream`) or, in a
+local pool, a buffer. The call's future ends the stream: by its error, or its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from snakepit._core.stream import NOT_YET, ChunkReader, ChunkRing, Rings
+from snakepit.errors import EncodeError
+from snakepit.pool.futures import Future
+from snakepit.worker.streaming import send_chunks
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.deadlines import ProcessDeadlines
+    from snakepit.pool.functions import FunctionRegistry
+    from snakepit.pool.pool import ProcessPool
+    from snakepit.pool.terms import Terms
+
+__all__ = ["HALT", "ProcessStream", "Stream", "check_streamable", "open_stream"]
+
+T = TypeVar("T")
+
+FAIRNESS = 64  # chunks that come without waiting, after which an event loop has its turn
+_COROUTINE, _ASYNC_GENERATOR = 0x80, 0x200  # of `co_flags`
+
+
+class _Halt:
+    def __repr__(self) -> str:
+        return "snakepit.HALT"
+
+    def __reduce__(self) -> str:
+        return "HALT"
+
+
+HALT: Final = _Halt()
+"""What a callback of `Stream.for_each` returns to end the stream."""
+
+
+class Stream(Generic[T]):
+    """The chunks that a call yields, as they come: an iterator, and an asynchronous one.
+
+    In order, each once. A chunk that is there is given out, whatever became of the call after it;
+    then the call's error is raised, or the iteration ends. At most `max_chunks` and `max_bytes` (see
+    `Executor.options`) are in flight: a slow reader slows the call. One thread (or task of asyncio)
+    reads; RuntimeError tells another that comes meanwhile.
+
+    `close()`, leaving `with`, and dropping the stream end its generator in the worker, so that its
+    `finally` blocks run.
+    """
+
+    future: Future[int]
+    """The future of the call. Its result is the number of chunks; it waits for a reader as well."""
+
+    _turns = 0
+    _awaited = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    if TYPE_CHECKING:
+
+        def __next__(self) -> T: ...
+        def poll(self) -> Any: ...
+        def call_when_ready(self, waker: Callable[[], object]) -> bool: ...
+
+    def close(self) -> None:
+        """End the stream, unless it has ended: the iteration ends, and so does the generator.
+
+        Returns at once. A generator that does not yield again soon is stopped as by `Future.stop`.
+        """
+        raise NotImplementedError
+
+    def cancel(self) -> bool:
+        """Stop the call, as `Future.stop` does; return whether there was anything to stop.
+
+        The iteration then raises CancelledError, after the chunks that are there.
+        """
+        future = self.future
+        if future.cancel():
+            return True
+        pool: Any = future.context
+        return bool(pool is not None and not future.done() and pool.cancel_running(future))
+
+    def done(self) -> bool:
+        """Return True when the call has ended, or will not run; there may be chunks to read yet."""
+        return self.future.done()
+
+    def cancelled(self) -> bool:
+        """Return True when the stream was closed before its end, or cancelled."""
+        return self.future.cancelled()
+
+    def for_each(self, callback: Callable[[T], object]) -> bool:
+        """Call `callback` with each chunk, and close the stream.
+
+        Returns True at the end of the stream, False when the callback returned `snakepit.HALT`.
+        Raises what the stream or the callback raises.
+        """
+        with self:
+            for chunk in self:
+                if callback(chunk) is HALT:
+                    return False
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    # -- asyncio -----------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._awaited:
+            raise RuntimeError(
+                "the stream is being read already, by another task; a stream has one reader: let "
+                "that one pass the chunks on, for instance through an asyncio.Queue"
+            )
+        self._awaited = True
+        try:
+            while True:
+                chunk = self._poll()
+                if chunk is NOT_YET:
+                    await self._ready()
+                    self._turns = 0
+                    continue
+                self._turns += 1
+                if self._turns == FAIRNESS:
+                    # Here and not before it is taken: who is cancelled at this point loses it
+                    # either way, but the loop has had its turn.
+                    self._turns = 0
+                    await _let_others_run()
+                return chunk  # type: ignore[no-any-return]
+        finally:
+            self._awaited = False
+
+    def _poll(self) -> Any:
+        try:
+            return self.poll()
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def _ready(self) -> None:
+        """Wait until `poll` may have something to say."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+
+        def tell() -> None:
+            # A loop that is closed has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, ready)
+
+        if self.call_when_ready(tell):
+            await ready
+
+    async def aclose(self) -> None:
+        """Do as `close`, for `contextlib.aclosing`."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+async def _let_others_run() -> None:
+    import asyncio
+
+    await asyncio.sleep(0)
+
+
+def _resolve(ready: Any) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+class ProcessStream(ChunkReader, Stream[T]):
+    """A stream from a worker process."""
+
+    def __init__(self, ring: ChunkRing, future: Future[int]) -> None:
+        self.future = future
+        self.bind(ring, future)
+
+    def close(self) -> None:
+        ring = self.end_reading()
+        if ring is not None:
+            _give_up(self.future, ring)
+
+    def __repr__(self) -> str:
+        return f"<snakepit.Stream of {self.future!r}>"
+
+
+def _give_up(future: Future[int], ring: ChunkRing) -> None:
+    """Cancel a call whose chunks nobody wants, and stop it if it does not notice that itself."""
+    if future.cancel() or future.done():
+        return
+    pool: ProcessPool = future.context
+    if pool.scheduler.lane_of_task(future) < 0 or not future.mark_cancelled():
+        return
+
+    def insist() -> None:
+        # A generator that is being closed is given all the time that its clean-up takes.
+        if not ring.ended:
+            pool.supervisor.ladder.stop_task(future)
+
+    pool.supervisor.after(pool.graces.flag, insist)
+
+
+def open_stream(
+    pool: ProcessPool,
+    functions: FunctionRegistry,
+    deadlines: ProcessDeadlines,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    terms: Terms,
+) -> ProcessStream[Any]:
+    """Queue the call of a stream, in a pool that has started. Raises ArenaFullError, TypeError,
+    ValueError, PoolShutdownError.
+    """
+    check_streamable(function, terms)
+    rings = pool.rings
+    if rings is None:
+        rings = pool.rings = Rings(pool.scheduler)
+    future: Future[int] = Future()
+    future.context = pool
+    if terms.cancel_running:
+        future._cancel_running = True
+    ring = rings.open(terms.max_chunks, terms.max_bytes)
+    scheduler = pool.scheduler
+    scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
+    try:
+        numbers = functions.lookup_stream(function)
+        if numbers is not None:
+            definition, own = numbers
+            ring.attach(future, own)
+            scheduler.submit(future, definition, None, (ring.place, *args), kwargs)
+        else:
+            ring.attach(future)
+            definition = functions.lookup(send_chunks)
+            scheduler.submit(
+                future, definition, send_chunks, (function, ring.place, *args), kwargs
+            )
+    except EncodeError as error:
+        scheduler.fail(future, error)
+    else:
+        if terms.timeout is not None:
+            deadlines.add(future, terms.timeout)
+    return ProcessStream(ring, future)
+
+
+def check_streamable(function: Callable[..., Any], terms: Terms) -> None:
+    """Refuse what cannot be streamed. Raises TypeError, ValueError."""
+    if not callable(function):
+        raise TypeError(f"stream takes a generator function, not {function!r}")
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    if flags & (_COROUTINE | _ASYNC_GENERATOR):
+        kind = "an async generator" if flags & _ASYNC_GENERATOR else "a coroutine function"
+        raise TypeError(
+            f"{function.__qualname__!r} is {kind}, which a stream cannot run: no event loop runs in "
+            "a worker; make it a plain generator (`async for` can read its stream)"
+        )
+    if terms.guarded:
+        options = ("retry", "breaker", "idempotent")
+        given = [name for name in options if getattr(terms, name)]
+        raise ValueError(
+            f"{' and '.join(given)} cannot be for a stream: chunks that were read cannot be taken "
+            "back, so a second attempt would repeat them; catch the error and call stream again"
+        )
