@@ -124,6 +124,11 @@ class Snakepit(ExecutorPeer):
         values: Iterable[Any] = self._executor.map(fn, items)
         return values
 
+    @property
+    def executor(self) -> Any:
+        """The executor itself, for what no peer has."""
+        return self._executor
+
     def shared_array(self, nbytes: int) -> Any:
         """Return an array of float64 ones that lies in the arena already."""
         array = importlib.import_module("snakepit").shared_array(

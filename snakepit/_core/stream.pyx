@@ -32,7 +32,7 @@ from snakepit._core.scheduler cimport (
 )
 from snakepit._core.task cimport Message, Task
 
-from snakepit.errors import DecodeError, EncodeError, ForkedPoolError, PoolShutdownError, TaskStoppedError
+from snakepit.errors import DecodeError, EncodeError, ForkedPoolError, PoolShutdownError, TaskInterrupt, TaskStoppedError
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -110,8 +110,11 @@ cdef class Rings:
     def __dealloc__(self):
         pthread_mutex_destroy(&self.mutex)
 
-    def open(self, uint32_t max_chunks, uint64_t max_bytes) -> ChunkRing:
-        """Take a ring for a stream of which at most so much is in flight. Raises ArenaFullError."""
+    def open(self, Task task, kept, uint32_t max_chunks, uint64_t max_bytes) -> ChunkRing:
+        """Take a ring for the stream of a call that is about to be submitted, which also keeps `kept` alive.
+
+        At most so much of it is in flight. Raises ArenaFullError.
+        """
         cdef ChunkRing ring = ChunkRing.__new__(ChunkRing)
         cdef RingHead *head
         ring.rings = self
@@ -133,6 +136,8 @@ cdef class Rings:
             self.first.previous = &ring.link
         self.first = &ring.link
         pthread_mutex_unlock(&self.mutex)
+        task.shared = [ring, kept]
+        task.on_settled = ring.settled
         return ring
 
     def entrust(self, int client) -> None:
@@ -218,11 +223,6 @@ cdef class ChunkRing:
         """Whether the worker has said that no chunk follows."""
         return load32(&self.head.ended) != 0
 
-    def attach(self, Task task, *kept) -> None:
-        """Make it the ring of a call that is about to be submitted, which also keeps `kept` alive."""
-        task.shared = [self, *kept]
-        task.on_settled = self.settled
-
     def settled(self, _task) -> None:
         """The call is settled: its worker shall write no more, its reader shall look."""
         if self.born == forks:
@@ -243,6 +243,11 @@ cdef class ChunkReader:
         self.task = task
         self.channel = ring.rings.scheduler.channel
         self.spin_ns = ring.rings.scheduler.control.header.spin_limit_ns
+
+    def __del__(self):
+        # Here and not in the class that derives from it: most streams that die were read to their end.
+        if self.rings is not None and not load32(&self.over):
+            self.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -352,7 +357,9 @@ cdef class ChunkReader:
             payload = <const unsigned char *>segment.base
         try:
             return self.channel.decode(record.encoding, payload, record.length, segment)
-        except Exception as problem:
+        except (KeyboardInterrupt, TaskInterrupt):
+            raise
+        except BaseException as problem:
             raise DecodeError(
                 f"chunk {number} of the stream cannot be rebuilt: {type(problem).__name__}: {problem}",
                 details={"task": self.task.number, "chunk": number},

@@ -74,6 +74,7 @@ class FunctionRegistry:
         self._classes: dict[type, Published] = {}
         # By the number of a function: its epoch, and the number of the call that streams it.
         self._streams: dict[int, tuple[int, Published]] = {}
+        self.streamed: dict[Any, tuple[Published, Published]] = {}  # of importable functions
         self._lock = threading.RLock()
 
     def lookup(self, function: Callable[..., Any], *, lasting: bool = False) -> Published | None:
@@ -174,6 +175,8 @@ class FunctionRegistry:
                 if stream is None:
                     return None
                 known = self._streams[published.number] = (published.epoch, stream)
+        if self.importable.get(function) is published:
+            self.streamed[function] = known[1], published
         return known[1], published
 
     def name_class(self, cls: type) -> tuple[Any, ...] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from snakepit._core.interrupts import HELD, stop_requested
 from snakepit._core.stream import NOT_YET
 from snakepit.errors import PoolShutdownError, TaskInterrupt
-from snakepit.pool.streams import Stream, check_streamable
+from snakepit.pool.streams import Stream, check_streamable, check_terms
 from snakepit.worker.streaming import chunks_of, close_chunks
 
 if TYPE_CHECKING:
@@ -224,16 +224,18 @@ class LocalStream(Stream[T]):
         pool: LocalPool = future.context
         if future.mark_cancelled():
             # A generator that is being closed is given all the time that its clean-up takes.
-            pool.timekeeper.after(
-                pool.graces.flag, lambda: None if buffer.ended else _insist(pool, future)
-            )
+            pool.timekeeper.after(pool.graces.flag, lambda: _insist(pool, future, buffer))
+
+    def __del__(self) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<snakepit.Stream of {self.future!r}>"
 
 
-def _insist(pool: LocalPool, future: Future[int]) -> None:
-    pool.stop_task(future)
+def _insist(pool: LocalPool, future: Future[int], buffer: ChunkBuffer) -> None:
+    if not buffer.ended:
+        pool.stop_task(future)
 
 
 def open_local_stream(
@@ -247,7 +249,8 @@ def open_local_stream(
     nested: bool,
 ) -> LocalStream[Any]:
     """Queue the call of a stream. Raises TypeError, ValueError, PoolShutdownError."""
-    check_streamable(function, terms)
+    check_streamable(function)
+    check_terms(terms)
     buffer = ChunkBuffer(terms.max_chunks)
     future.set_hook(buffer.settled)
     pool.submit(StreamedCall(buffer, function), args, kwargs, terms, future)

@@ -51,9 +51,8 @@ from snakepit.worker.process import (
 )
 
 if TYPE_CHECKING:
-    from snakepit._core.stream import Rings
     from snakepit.pool.attempts import Calls, GuardedCall
-    from snakepit.pool.streams import Stream
+    from snakepit.pool.streams import ProcessStreams, Stream
 
 logger = logging.getLogger("snakepit")
 
@@ -100,7 +99,7 @@ class ProcessPool:
         self.lanes = min(config.size + max(2, config.size // 8), 1024)
         self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
-        self.rings: Rings | None = None  # of streams; made with the first
+        self.streams: ProcessStreams | None = None  # made with the first
         self._config = config
         self._env = {
             **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
@@ -248,13 +247,20 @@ class ProcessPool:
         terms: Terms,
     ) -> Stream[Any]:  # fmt: skip
         """Queue a call and return the stream of what it yields (see `Executor.stream`)."""
-        from snakepit.pool.streams import open_stream
-
         if not self._started:
             self.start()
         if self.broken is not None:
             raise self._why_broken()
-        return open_stream(self, self._functions, self._deadlines, function, args, kwargs, terms)
+        streams = self.streams or self._begin_streams()
+        return streams.open(function, args, kwargs, terms)
+
+    def _begin_streams(self) -> ProcessStreams:
+        from snakepit.pool.streams import ProcessStreams
+
+        with self._claim:
+            if self.streams is None:
+                self.streams = ProcessStreams(self, self._functions, self._deadlines)
+            return self.streams
 
     # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
 
@@ -343,8 +349,8 @@ class ProcessPool:
         elif kind == MAIL_WORN:
             self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
         elif kind == MAIL_CHUNK:
-            if self.rings is not None:
-                self.rings.rouse(number)
+            if self.streams is not None:
+                self.streams.rings.rouse(number)
         elif kind == MAIL_FAILED:
             try:
                 error, text = self.scheduler.channel.decode_bytes(
@@ -586,9 +592,9 @@ class ProcessPool:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        if self.rings is not None:
+        if self.streams is not None:
             # What this thread has to read, it cannot read while it waits here.
-            self.rings.abandon(threading.get_ident())
+            self.streams.rings.abandon(threading.get_ident())
         for thread in self._own_threads():
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -12,17 +12,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from snakepit._core.stream import NOT_YET, ChunkReader, ChunkRing, Rings
-from snakepit.errors import EncodeError
+from snakepit.errors import ArenaFullError, EncodeError
 from snakepit.pool.futures import Future
+from snakepit.pool.terms import Terms
 from snakepit.worker.streaming import send_chunks
 
 if TYPE_CHECKING:
     from snakepit.lifecycle.deadlines import ProcessDeadlines
     from snakepit.pool.functions import FunctionRegistry
     from snakepit.pool.pool import ProcessPool
-    from snakepit.pool.terms import Terms
 
-__all__ = ["HALT", "ProcessStream", "Stream", "check_streamable", "open_stream"]
+__all__ = ["HALT", "ProcessStreams", "Stream", "check_streamable", "check_terms"]
 
 T = TypeVar("T")
 
@@ -116,9 +116,6 @@ class Stream(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
         self.close()
 
     # -- asyncio -----------------------------------------------------------------------------------
@@ -230,51 +227,64 @@ def _give_up(future: Future[int], ring: ChunkRing) -> None:
     pool.supervisor.after(pool.graces.flag, insist)
 
 
-def open_stream(
-    pool: ProcessPool,
-    functions: FunctionRegistry,
-    deadlines: ProcessDeadlines,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    terms: Terms,
-) -> ProcessStream[Any]:
-    """Queue the call of a stream, in a pool that has started. Raises ArenaFullError, TypeError,
-    ValueError, PoolShutdownError.
-    """
-    check_streamable(function, terms)
-    rings = pool.rings
-    if rings is None:
-        rings = pool.rings = Rings(pool.scheduler)
-    future: Future[int] = Future()
-    future.context = pool
-    if terms.cancel_running:
-        future._cancel_running = True
-    ring = rings.open(terms.max_chunks, terms.max_bytes)
-    scheduler = pool.scheduler
-    scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
-    try:
-        numbers = functions.lookup_stream(function)
-        if numbers is not None:
-            definition, own = numbers
-            ring.attach(future, own)
-            scheduler.submit(future, definition, None, (ring.place, *args), kwargs)
+class ProcessStreams:
+    """Opens the streams of one pool, which has started; made with the first."""
+
+    def __init__(
+        self, pool: ProcessPool, functions: FunctionRegistry, deadlines: ProcessDeadlines
+    ) -> None:
+        self._pool = pool
+        self._functions = functions
+        self._deadlines = deadlines
+        self._scheduler = pool.scheduler
+        self.rings = Rings(pool.scheduler)
+
+    def open(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        terms: Terms,
+    ) -> ProcessStream[Any]:
+        """Queue the call of a stream. Raises ArenaFullError, TypeError, ValueError,
+        PoolShutdownError.
+        """
+        # Of these functions nothing needs to be looked at again.
+        numbers = self._functions.streamed.get(function)
+        problem: EncodeError | None = None
+        if numbers is None:
+            check_streamable(function)
+            try:
+                numbers = self._functions.lookup_stream(function)
+            except EncodeError as error:
+                problem = error
+        check_terms(terms)
+        future: Future[int] = Future()
+        future.context = self._pool
+        if terms.cancel_running:
+            future._cancel_running = True
+        scheduler = self._scheduler
+        scheduler.set_terms(future, terms.timeout, terms.priority, terms.session)
+        ring = self.rings.open(future, numbers, terms.max_chunks, terms.max_bytes)
+        try:
+            if problem is not None:
+                raise problem
+            if numbers is not None:
+                scheduler.submit(future, numbers[0], None, (ring.place, *args), kwargs)
+            else:
+                definition = self._functions.lookup(send_chunks)
+                args = (function, ring.place, *args)
+                scheduler.submit(future, definition, send_chunks, args, kwargs)
+        except (EncodeError, ArenaFullError) as error:
+            scheduler.fail(future, error)
         else:
-            ring.attach(future)
-            definition = functions.lookup(send_chunks)
-            scheduler.submit(
-                future, definition, send_chunks, (function, ring.place, *args), kwargs
-            )
-    except EncodeError as error:
-        scheduler.fail(future, error)
-    else:
-        if terms.timeout is not None:
-            deadlines.add(future, terms.timeout)
-    return ProcessStream(ring, future)
+            if terms.timeout is not None:
+                self._deadlines.add(future, terms.timeout)
+        return ProcessStream(ring, future)
 
 
-def check_streamable(function: Callable[..., Any], terms: Terms) -> None:
-    """Refuse what cannot be streamed. Raises TypeError, ValueError."""
+def check_streamable(function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be streamed. Raises TypeError."""
     if not callable(function):
         raise TypeError(f"stream takes a generator function, not {function!r}")
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
@@ -284,6 +294,10 @@ def check_streamable(function: Callable[..., Any], terms: Terms) -> None:
             f"{function.__qualname__!r} is {kind}, which a stream cannot run: no event loop runs in "
             "a worker; make it a plain generator (`async for` can read its stream)"
         )
+
+
+def check_terms(terms: Terms) -> None:
+    """Refuse terms that cannot be a stream's. Raises ValueError."""
     if terms.guarded:
         options = ("retry", "breaker", "idempotent")
         given = [name for name in options if getattr(terms, name)]

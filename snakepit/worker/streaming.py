@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.stream import ChunkWriter
 from snakepit.worker.context import load_definition, running_lane
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ def send_chunks(
     function: Callable[..., Any], place: int, /, *args: Any, **kwargs: Any
 ) -> int:  # fmt: skip
     """Write what `function` yields to the ring at `place`; return how many chunks that were."""
-    from snakepit._core.stream import ChunkWriter
-
     lane = running_lane()
     writer = ChunkWriter(lane, place)
     chunks: Iterator[Any] | None = None
