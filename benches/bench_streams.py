@@ -1,4 +1,4 @@
-"""Streams: how many small chunks a second, how soon the first, and how much memory a slow reader costs."""
+"""Streams: how many small chunks a second, how soon the first, what does a slow reader cost?"""
 
 import multiprocessing as mp
 import time

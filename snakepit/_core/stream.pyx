@@ -1,38 +1,34 @@
 # cython: language_level=3
-"""Streams: a ring of chunks in shared memory, written by the worker that runs the call and read by its caller.
+"""The owner's side of streams: a ring of chunks in shared memory, which the worker writes and the caller reads.
 
-    worker: ChunkWriter.put     encode -> wait for room -> record -> `produced` -> wake the reader if it sleeps
-    caller: ChunkReader.next    wait for a chunk -> decode -> `consumed` -> wake the writer if it sleeps and half is free
+    next:   wait for a chunk -> decode -> `consumed` -> wake the writer if it sleeps and half of everything is free
 
 The end of a stream, or its error, is the answer of its call, and comes like every answer: the ring only says, as soon as
 it is known, that no chunk follows. So a deadline, a stop or a crash need nothing of their own here. What is there when
 the call is settled is read first.
-
-Each side says that it sleeps before it looks once more and sleeps; the other changes its word, and then looks whether
-somebody sleeps. A full fence between the two on each side: one of them sees the other.
 """
 import os
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
-from snakepit._core.arena cimport Arena, Segment
+from snakepit._core.arena cimport Segment
 from snakepit._core.atomics cimport (
-    WAKE_ALL, add32, add64, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, swap32, wake,
+    add64, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, swap32,
 )
-from snakepit._core.counters cimport count_bits
-from snakepit._core.lane cimport WorkerLane
-from snakepit._core.layout cimport CHUNK, STOP_MASK, Header
-from snakepit._core.queue cimport NO_SLOT
+from snakepit._core.layout cimport Header
+from snakepit._core.ring cimport (
+    ASLEEP, AWAKE, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, may_spin, next_spin, record_at, record_size, ring_bell,
+)
 from snakepit._core.scheduler cimport (
     Scheduler, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from snakepit._core.task cimport Message, Task
+from snakepit._core.task cimport Task
 
-from snakepit.errors import DecodeError, EncodeError, ForkedPoolError, PoolShutdownError, TaskInterrupt, TaskStoppedError
+from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, TaskInterrupt
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -48,44 +44,15 @@ def _forked():
 os.register_at_fork(after_in_child=_forked)
 
 
-class _NotYet:
+cdef class NotYet:
+    """What `ChunkReader.poll` returns instead of waiting."""
+
     def __repr__(self):
         return "NOT_YET"
 
 
-NOT_YET = _NotYet()
+NOT_YET = NotYet()
 cdef object not_yet = NOT_YET
-
-
-cdef inline uint64_t record_size(uint64_t length) noexcept nogil:
-    """Bytes that a record with `length` bytes of payload behind it takes in the ring."""
-    return (RECORD + length + RECORD - 1) & ~<uint64_t>(RECORD - 1)
-
-
-cdef inline Record *record_at(RingHead *head, char *records, uint64_t *position) noexcept nogil:
-    """The record at `position`, which is moved to where that is."""
-    cdef Record *record = <Record *>(records + position[0] % head.capacity)
-    if record.flags & SKIP:
-        position[0] += head.capacity - position[0] % head.capacity
-        record = <Record *>records
-    return record
-
-
-cdef inline void ring_bell(uint32_t *bell) noexcept nogil:
-    add32(bell, 1)
-    wake(bell, WAKE_ALL)
-
-
-cdef inline bint may_spin(Header *header) noexcept nogil:
-    """Whether a CPU is left for a side that spins, beside the lanes that run or search."""
-    return count_bits(header.running, header.n_lanes) + count_bits(header.searching, header.n_lanes) < header.cpus
-
-
-cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited, Header *header) noexcept nogil:
-    """How long to spin the next time: what came soon would have been worth it (see `WorkerLane.note_claim`)."""
-    if waited < header.spin_limit_ns:
-        return header.spin_limit_ns
-    return max(spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
 
 
 cdef void shut_link(RingLink *link) noexcept nogil:
@@ -164,17 +131,34 @@ cdef class Rings:
             link = link.following
         pthread_mutex_unlock(&self.mutex)
 
-    def abandon(self, unsigned long thread) -> None:
-        """Close the streams that only `thread` could read, which is about to wait for the pool's end."""
+    def abandon(self, list threads) -> None:
+        """Close the streams that none of these threads could read on; whoever calls it will not, but wait for the end.
+
+        A stream's reader is who read last.
+        """
         cdef RingLink *link
-        pthread_mutex_lock(&self.mutex)
-        link = self.first
-        while link != NULL:
-            if link.reader == thread and not link.done and not load32(&link.head.ended):
-                link.abandoned = True
-                shut_link(link)
-            link = link.following
-        pthread_mutex_unlock(&self.mutex)
+        cdef Py_ssize_t i
+        cdef Py_ssize_t count = len(threads)
+        cdef bint orphaned
+        cdef unsigned long *known = <unsigned long *>calloc(count + 1, sizeof(unsigned long))
+        if known == NULL:
+            raise MemoryError()
+        try:
+            for i in range(count):
+                known[i] = threads[i]
+            pthread_mutex_lock(&self.mutex)
+            link = self.first
+            while link != NULL:
+                orphaned = not link.done and not load32(&link.head.ended)
+                for i in range(count):
+                    orphaned = orphaned and link.reader != known[i]
+                if orphaned:
+                    link.abandoned = True
+                    shut_link(link)
+                link = link.following
+            pthread_mutex_unlock(&self.mutex)
+        finally:
+            free(known)
 
     def rouse(self, uint64_t number) -> None:
         """Have the reader that waits by mail look at its ring; nothing happens when it does not wait (any more)."""
@@ -235,8 +219,7 @@ cdef class ChunkRing:
 
 
 cdef class ChunkReader:
-    def bind(self, ChunkRing ring, Task task) -> None:
-        """Read what the call `task` writes into `ring`."""
+    def __cinit__(self, ChunkRing ring, Task task):
         self.ring = ring
         self.born = forks
         self.rings = ring.rings
@@ -244,9 +227,14 @@ cdef class ChunkReader:
         self.channel = ring.rings.scheduler.channel
         self.spin_ns = ring.rings.scheduler.control.header.spin_limit_ns
 
+    @property
+    def future(self) -> Task:
+        """The future of the call."""
+        return self.task
+
     def __del__(self):
         # Here and not in the class that derives from it: most streams that die were read to their end.
-        if self.rings is not None and not load32(&self.over):
+        if not load32(&self.over):
             self.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -424,8 +412,8 @@ cdef class ChunkReader:
             raise StopIteration
         if ring.link.abandoned:
             raise PoolShutdownError(
-                "the stream was closed before its end: the thread that was reading it waited for its pool to shut down; "
-                "read the stream to its end before, or in another thread"
+                "the stream was closed before its end: its pool was shut down by the thread that was reading it, or after "
+                "that had ended; read the stream to its end before, or in another thread"
             )
         error = self.task.exception()
         if error is not None:
@@ -448,7 +436,7 @@ cdef class ChunkReader:
         """
         cdef ChunkRing ring
         cdef bint first
-        if self.rings is None or self.born != forks:
+        if self.born != forks:
             return None
         first = not swap32(&self.over, 1)
         pthread_mutex_lock(&self.rings.mutex)
@@ -462,200 +450,3 @@ cdef class ChunkReader:
             self.drop_ring()
             store32(&self.reading, 0)
         return ring if first else None
-
-
-cdef class ChunkWriter:
-    """`place`: the ring's segment."""
-
-    def __init__(self, WorkerLane lane, uint32_t place):
-        self.lane = lane
-        self.channel = lane.channel
-        self.control = lane.control.header
-        self.head = <RingHead *>lane.arena.address_of(place)
-        self.records = <char *>self.head + sizeof(RingHead)
-        self.born = forks
-        if lane.slot != NO_SLOT:
-            self.deadline_ns = lane.control.slots[lane.slot].deadline_ns
-        self.message = Message()
-        self.spin_ns = self.control.spin_limit_ns
-        self.kept = []
-
-    def put(self, chunk) -> bool:
-        """Write a chunk, waiting for room; False when nobody reads any more.
-
-        Raises EncodeError, ArenaFullError, and TaskStoppedError when the task is to stop while it waits.
-        """
-        cdef RingHead *head = self.head
-        cdef Message message = self.message
-        cdef uint64_t size
-        # Of a process that forked in the midst of a stream, one writes.
-        if self.born != forks or load32(&head.closed):
-            return False
-        self.encode(chunk)
-        size = record_size(0 if message.segment is not None else message.length)
-        if not self.has_room(size, message.length) and not self.await_reader(size, message.length, 0):
-            message.clear()
-            return False
-        self.write(size)
-        if message.shared is not None:
-            self.drop_read()
-            self.kept.append((head.produced, message.shared))
-        message.clear()
-        if load32(&head.reader_mode):
-            self.rouse_reader()
-        return True
-
-    cdef int encode(self, object chunk) except -1:
-        cdef Message message = self.message
-        cdef Segment segment
-        message.clear()
-        message.flags = 0
-        message.length = 0
-        try:
-            self.channel.encode_value(message, chunk, self.deadline_ns)
-        except EncodeError as problem:
-            raise EncodeError(
-                f"chunk {self.head.produced} of the stream: {problem}", details={"chunk": self.head.produced}
-            ) from problem.__cause__
-        if message.segment is None and record_size(message.length) > self.head.capacity // INLINE_SHARE:
-            # A generous threshold; the ring is not.
-            segment = self.channel.arena.allocate(
-                message.length, self.deadline_ns or now_ns() + self.channel.patience_ns
-            )
-            memcpy(segment.base, PyBytes_AS_STRING(message.inline), message.length)
-            message.segment = segment
-        return 0
-
-    cdef bint has_room(self, uint64_t size, uint64_t length) noexcept nogil:
-        """Whether a record fits, by what the reader is known to have done, and then by what it has done."""
-        cdef RingHead *head = self.head
-        cdef uint64_t rest = head.capacity - head.tail % head.capacity
-        cdef bint fresh = False
-        cdef uint64_t flying
-        if rest < size:
-            size += rest
-        while True:
-            flying = head.produced - self.consumed
-            if flying == 0 or (
-                flying < head.max_chunks
-                and head.bytes_in - self.bytes_out + length <= head.max_bytes
-                and head.tail - self.freed + size <= head.capacity
-            ):
-                return True
-            if fresh:
-                return False
-            # The count first: what the other two say is at least as new.
-            self.consumed = load64(&head.consumed)
-            self.freed = load64(&head.head)
-            self.bytes_out = load64(&head.bytes_out)
-            fresh = True
-
-    cdef bint is_read(self, uint64_t number) noexcept nogil:
-        self.consumed = load64(&self.head.consumed)
-        return self.consumed >= number
-
-    cdef bint may_go_on(self, uint64_t size, uint64_t length, uint64_t number) noexcept nogil:
-        if load32(&self.head.closed):
-            return True
-        return self.is_read(number) if number else self.has_room(size, length)
-
-    cdef bint await_reader(self, uint64_t size, uint64_t length, uint64_t number) except -1:
-        """Wait for room, or, if `number` is not 0, until so many chunks are read; False when nobody reads any more."""
-        cdef uint32_t slot = self.lane.slot
-        while True:
-            with nogil:
-                self.rest(size, length, number)
-            # The signal of the ladder raises its TaskInterrupt here.
-            PyErr_CheckSignals()
-            if load32(&self.head.closed):
-                return False
-            if self.may_go_on(size, length, number):
-                return True
-            if slot != NO_SLOT and load32(&self.lane.control.slots[slot].cancel) & STOP_MASK:
-                raise TaskStoppedError("the task was stopped on request, while its stream waited for its reader")
-
-    cdef int rest(self, uint64_t size, uint64_t length, uint64_t number) noexcept nogil:
-        cdef RingHead *head = self.head
-        cdef uint64_t began = now_ns()
-        cdef uint32_t bell
-        cdef int _turn
-        cdef int reason = 0
-        if may_spin(self.control):
-            while now_ns() - began < self.spin_ns:
-                for _turn in range(32):
-                    if self.may_go_on(size, length, number):
-                        return 0
-                    pause()
-        bell = load32(&head.writer_bell)
-        swap32(&head.writer_mode, ASLEEP)
-        fence()
-        if not self.may_go_on(size, length, number):
-            reason = sleep_on(&head.writer_bell, bell, now_ns() + SLICE_NS)
-            self.spin_ns = next_spin(self.spin_ns, now_ns() - began, self.control)
-        swap32(&head.writer_mode, AWAKE)
-        return reason
-
-    cdef void write(self, uint64_t size) noexcept:
-        """Write the encoded chunk; there is room for it."""
-        cdef RingHead *head = self.head
-        cdef Message message = self.message
-        cdef uint64_t at = head.tail % head.capacity
-        cdef uint64_t tail = head.tail
-        cdef Record *record = <Record *>(self.records + at)
-        if head.capacity - at < size:
-            record.flags = SKIP
-            tail += head.capacity - at
-            record = <Record *>self.records
-        record.length = message.length
-        record.encoding = message.encoding
-        record.flags = 0
-        if message.segment is not None:
-            record.segment = message.segment.index + 1
-            record.word = message.segment.word
-            # The arena's table still says that we hold it: the owner takes it over, or whoever buries us frees it.
-            message.segment.forget()
-        else:
-            record.segment = 0
-            if message.length:
-                memcpy(<char *>record + RECORD, PyBytes_AS_STRING(message.inline), message.length)
-        store64(&head.tail, tail + size)
-        store64(&head.bytes_in, head.bytes_in + message.length)
-        store64(&head.produced, head.produced + 1)
-        fence()
-
-    cdef int rouse_reader(self) except -1:
-        cdef uint32_t mode = swap32(&self.head.reader_mode, AWAKE)
-        if mode == ASLEEP:
-            ring_bell(&self.head.reader_bell)
-        elif mode == BY_MAIL:
-            self.lane.post(CHUNK, self.head.number)
-        return 0
-
-    cdef int drop_read(self) except -1:
-        """Let go of shared arrays that the reader has seen."""
-        cdef uint64_t consumed = load64(&self.head.consumed)
-        if self.kept:
-            self.kept = [entry for entry in self.kept if entry[0] > consumed]
-        return 0
-
-    def end(self) -> None:
-        """Say that no chunk follows; what the call still has to do, the reader need not wait for."""
-        if self.born != forks:
-            return
-        store32(&self.head.ended, 1)
-        fence()
-        # A reader by mail hears of the answer.
-        if cas32(&self.head.reader_mode, ASLEEP, AWAKE):
-            ring_bell(&self.head.reader_bell)
-
-    def finish(self) -> int:
-        """Wait until arrays that are shared were read, which live as long as we do; returns how many chunks there were.
-
-        Raises TaskStoppedError when the task is to stop meanwhile.
-        """
-        cdef uint64_t last
-        if self.kept and self.born == forks:
-            last = self.kept[len(self.kept) - 1][0]
-            if not self.is_read(last):
-                self.await_reader(0, 0, last)
-        return self.head.produced

@@ -462,9 +462,11 @@ class LocalPool:
         """Wait until a closed pool's threads have ended; False if not after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         me = threading.current_thread()
-        for buffer in list(self.buffers):
+        if self.buffers:
+            from snakepit.pool.local_streams import abandon
+
             # What this thread has to read, it cannot read while it waits here.
-            buffer.abandon(threading.get_ident())
+            abandon(self.buffers)
         with self._life:
             # Not by joining them: one may be left behind while it is waited for.
             if not self._life.wait_for(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit._core.interrupts import HELD, stop_requested
 from snakepit._core.stream import NOT_YET
 from snakepit.errors import PoolShutdownError, TaskInterrupt
-from snakepit.pool.streams import Stream, check_streamable, check_terms
+from snakepit.pool.streams import Stream, check_streamable, check_terms, other_threads
 from snakepit.worker.streaming import chunks_of, close_chunks
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class ChunkBuffer:
                 self._chunks.clear()
             self._tell()
 
-    def abandon(self, thread: int) -> None:
-        """Close the buffer if only `thread` could read it, which is about to wait for the end."""
+    def abandon(self, threads: list[int]) -> None:
+        """Close the buffer if none of these threads could read on."""
         with self._changed:
-            if self.reader == thread and not self.done and not self.ended:
+            if self.reader not in threads and not self.done and not self.ended:
                 self.abandoned = True
                 self.close()
 
@@ -146,11 +146,15 @@ class LocalStream(Stream[T]):
     _buffer: ChunkBuffer | None = None
 
     def __init__(self, buffer: ChunkBuffer, future: Future[int], *, on_worker: bool) -> None:
-        self.future = future
+        self._future = future
         self._reading = threading.Lock()
         self._over = False
         self._on_worker = on_worker
         self._buffer = buffer
+
+    @property
+    def future(self) -> Future[int]:
+        return self._future
 
     def _is_over(self) -> bool:
         return self._over
@@ -205,8 +209,9 @@ class LocalStream(Stream[T]):
         self._over = self.future.done()
         if buffer.abandoned:
             raise PoolShutdownError(
-                "the stream was closed before its end: the thread that was reading it waited for "
-                "its pool to shut down; read the stream to its end before, or in another thread"
+                "the stream was closed before its end: its pool was shut down by the thread that "
+                "was reading it, or after that had ended; read the stream to its end before, or in "
+                "another thread"
             )
         if error is not None:
             raise error
@@ -236,6 +241,13 @@ class LocalStream(Stream[T]):
 def _insist(pool: LocalPool, future: Future[int], buffer: ChunkBuffer) -> None:
     if not buffer.ended:
         pool.stop_task(future)
+
+
+def abandon(buffers: Iterable[ChunkBuffer]) -> None:
+    """Close the buffers that nobody can read while this thread waits for their pool's end."""
+    threads = other_threads()
+    for buffer in list(buffers):
+        buffer.abandon(threads)
 
 
 def open_local_stream(

@@ -594,7 +594,7 @@ class ProcessPool:
         deadline = None if timeout is None else time.monotonic() + timeout
         if self.streams is not None:
             # What this thread has to read, it cannot read while it waits here.
-            self.streams.rings.abandon(threading.get_ident())
+            self.streams.abandon()
         for thread in self._own_threads():
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Streams of chunks from a call that runs in a pool (the worker's half: `snakepit.worker.streaming`).
+"""Streams of chunks from a call that runs in a pool (worker's half: `snakepit.worker.streaming`).
 
 A stream is a plain call and, beside it, a ring in shared memory (`snakepit._core.stream`) or, in a
 local pool, a buffer. The call's future ends the stream: by its error, or its end.
@@ -7,6 +7,7 @@ local pool, a buffer. The call's future ends the stream: by its error, or its en
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
@@ -46,16 +47,13 @@ class Stream(Generic[T]):
     """The chunks that a call yields, as they come: an iterator, and an asynchronous one.
 
     In order, each once. A chunk that is there is given out, whatever became of the call after it;
-    then the call's error is raised, or the iteration ends. At most `max_chunks` and `max_bytes` (see
-    `Executor.options`) are in flight: a slow reader slows the call. One thread (or task of asyncio)
-    reads; RuntimeError tells another that comes meanwhile.
+    then the call's error is raised, or the iteration ends. At most `max_chunks` and `max_bytes`
+    (see `Executor.options`) are in flight: a slow reader slows the call. One thread (or task of
+    asyncio) reads; RuntimeError tells another that comes meanwhile.
 
     `close()`, leaving `with`, and dropping the stream end its generator in the worker, so that its
     `finally` blocks run.
     """
-
-    future: Future[int]
-    """The future of the call. Its result is the number of chunks; it waits for a reader as well."""
 
     _turns = 0
     _awaited = False
@@ -64,6 +62,10 @@ class Stream(Generic[T]):
         return self
 
     if TYPE_CHECKING:
+
+        @property
+        def future(self) -> Future[int]:
+            """The future of the call. Its result is the number of chunks, once they have room."""
 
         def __next__(self) -> T: ...
         def poll(self) -> Any: ...
@@ -198,9 +200,7 @@ def _resolve(ready: Any) -> None:
 class ProcessStream(ChunkReader, Stream[T]):
     """A stream from a worker process."""
 
-    def __init__(self, ring: ChunkRing, future: Future[int]) -> None:
-        self.future = future
-        self.bind(ring, future)
+    # Without an `__init__`: what there is to keep, its base keeps.
 
     def close(self) -> None:
         ring = self.end_reading()
@@ -238,6 +238,10 @@ class ProcessStreams:
         self._deadlines = deadlines
         self._scheduler = pool.scheduler
         self.rings = Rings(pool.scheduler)
+
+    def abandon(self) -> None:
+        """Close the streams that nobody can read while this thread waits for the pool's end."""
+        self.rings.abandon(other_threads())
 
     def open(
         self,
@@ -283,6 +287,12 @@ class ProcessStreams:
         return ProcessStream(ring, future)
 
 
+def other_threads() -> list[int]:
+    """Return the identifiers of the threads that go on while this one waits."""
+    me = threading.get_ident()
+    return [each.ident for each in threading.enumerate() if each.ident not in (None, me)]
+
+
 def check_streamable(function: Callable[..., Any]) -> None:
     """Refuse a function that cannot be streamed. Raises TypeError."""
     if not callable(function):
@@ -291,8 +301,8 @@ def check_streamable(function: Callable[..., Any]) -> None:
     if flags & (_COROUTINE | _ASYNC_GENERATOR):
         kind = "an async generator" if flags & _ASYNC_GENERATOR else "a coroutine function"
         raise TypeError(
-            f"{function.__qualname__!r} is {kind}, which a stream cannot run: no event loop runs in "
-            "a worker; make it a plain generator (`async for` can read its stream)"
+            f"{function.__qualname__!r} is {kind}, which a stream cannot run: no event loop runs "
+            "in a worker; make it a plain generator (`async for` can read its stream)"
         )
 
 

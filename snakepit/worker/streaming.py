@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from snakepit._core.stream import ChunkWriter
+from snakepit._core.writer import ChunkWriter
 from snakepit.worker.context import load_definition, running_lane
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ def test_clean_up_may_take_longer_than_the_ladder(make: Make, log: Log, gate: Ga
     assert log.lines() == ["finally"]
     executor.shutdown()
     if executor.worker_pids():
-        assert executor.lifecycle_stats().crashed == 0
+        assert executor.lifecycle_stats().crashes == 0
 
 
 def test_generator_that_does_not_yield_again_is_stopped(
@@ -207,10 +207,22 @@ def test_shutdown_does_not_wait_for_its_own_thread_to_read(make: Make, log: Log)
     executor.shutdown(wait=True)
     assert log.lines() == ["closed", "finally"]
     seen = []
-    with pytest.raises(PoolShutdownError, match="waited for its pool to shut down"):
+    with pytest.raises(PoolShutdownError, match="its pool was shut down by the thread"):
         for chunk in stream:
             seen.append(chunk)
     assert seen == list(range(1, len(seen) + 1)) and list(stream) == []
+
+
+def test_shutdown_does_not_wait_for_a_thread_that_has_ended(make: Make, log: Log) -> None:
+    executor = make(1)
+    stream = executor.stream(tasks.logging, log, 10**9)
+    reader = threading.Thread(target=next, args=(stream,))
+    reader.start()
+    reader.join()
+    executor.shutdown(wait=True)
+    assert log.lines() == ["closed", "finally"]
+    with pytest.raises(PoolShutdownError):
+        list(stream)
 
 
 def test_shutdown_without_waiting_lets_this_thread_read_on(make: Make) -> None:
