@@ -258,11 +258,9 @@ def test_unread_stream_of_large_chunks_leaves_nothing(executor: snakepit.Executo
     assert arena().usage()["held"] <= before
 
 
-@pytest.mark.parametrize("kind", ["local"])
-def test_nested_stream_needs_no_free_thread(make: Make) -> None:
-    executor = make(1)
-
+def test_nested_stream_needs_no_free_thread() -> None:
     def outer() -> list[int]:
         return list(snakepit.current_pool().stream(tasks.count, 500))
 
-    assert executor.submit(outer).result(60) == list(range(500))
+    with snakepit.Executor(1, profile="local") as executor:
+        assert executor.submit(outer).result(60) == list(range(500))
