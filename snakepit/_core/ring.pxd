@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""A stream's ring in a segment of the arena, word by word (see `stream.pyx` for its reader, `writer.pyx` for its writer).
+"""A stream's ring in a segment of the arena, word by word (`stream.pyx` is its reader, `writer.pyx` its writer).
 
     RingHead | records: Record, payload, up to the next multiple of 32 bytes | ... | a record that says SKIP, or the end
 
@@ -20,6 +20,7 @@ cdef enum:
     INLINE_SHARE = 8                    # a record takes at most this fraction of the ring; else a segment holds it
     RECORD = 32                         # bytes of a `Record`; records begin at multiples of it
     LEAST_SPIN_NS = 4_000
+    BRIEF = 40                          # looks, about a microsecond, before a side lets other threads run
 
 # What stands in `Record.flags` beside the payload's own.
 cdef enum:

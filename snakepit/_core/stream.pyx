@@ -3,9 +3,9 @@
 
     next:   wait for a chunk -> decode -> `consumed` -> wake the writer if it sleeps and half of everything is free
 
-The end of a stream, or its error, is the answer of its call, and comes like every answer: the ring only says, as soon as
-it is known, that no chunk follows. So a deadline, a stop or a crash need nothing of their own here. What is there when
-the call is settled is read first.
+The end of a stream, or its error, is the answer of its call, and comes like every answer: the ring only says, as soon
+as it is known, that no chunk follows. So a deadline, a stop or a crash need nothing of their own here. What is there
+when the call is settled is read first.
 """
 import os
 
@@ -21,7 +21,8 @@ from snakepit._core.atomics cimport (
 )
 from snakepit._core.layout cimport Header
 from snakepit._core.ring cimport (
-    ASLEEP, AWAKE, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, may_spin, next_spin, record_at, record_size, ring_bell,
+    ASLEEP, AWAKE, BRIEF, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, may_spin, next_spin, record_at, record_size,
+    ring_bell,
 )
 from snakepit._core.scheduler cimport (
     Scheduler, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -65,6 +66,7 @@ cdef void shut_link(RingLink *link) noexcept nogil:
         ring_bell(&link.head.reader_bell)
 
 
+@cython.no_gc_clear     # rings that die in the same collection give back what they hold through it
 cdef class Rings:
     def __cinit__(self):
         pthread_mutex_init(&self.mutex, NULL)
@@ -119,8 +121,8 @@ cdef class Rings:
         pthread_mutex_lock(&self.mutex)
         link = self.first
         while link != NULL:
-            # The reader goes on meanwhile; what it has taken over by then is another state word. And the writer may have
-            # moved the tail and not come to count the chunk: whoever discards the ring looks at the tail as well.
+            # The reader goes on meanwhile; what it has taken over by then has another state word. And the writer may
+            # have moved the tail and not come to count the chunk: whoever discards the ring looks at the tail as well.
             at = load64(&link.head.head)
             tail = load64(&link.head.tail)
             while at < tail:
@@ -252,6 +254,8 @@ cdef class ChunkReader:
                     if chunk is not not_yet:
                         return chunk
                     return self.conclude()
+                if self.spin_briefly():
+                    continue
                 with nogil:
                     self.rest()
                 PyErr_CheckSignals()
@@ -285,7 +289,8 @@ cdef class ChunkReader:
             self.rings.sleepers[head.number] = ring
             swap32(&head.reader_mode, BY_MAIL)
             fence()
-            if load64(&head.produced) == load64(&head.consumed) and not self.task.is_settled() and not load32(&self.over):
+            if (load64(&head.produced) == load64(&head.consumed) and not self.task.is_settled()
+                    and not load32(&self.over)):
                 return True
             swap32(&head.reader_mode, AWAKE)
             # Else somebody is calling it.
@@ -296,8 +301,8 @@ cdef class ChunkReader:
     cdef int begin(self) except -1:
         if not cas32(&self.reading, 0, 1):
             raise RuntimeError(
-                "the stream is being read already, by another thread or task, or under this very call; a stream has one "
-                "reader: let that one pass the chunks on, for instance through a queue.Queue"
+                "the stream is being read already, by another thread or task, or under this very call; a stream has "
+                "one reader: let that one pass the chunks on, for instance through a queue.Queue"
             )
         if self.born != forks:
             store32(&self.reading, 0)
@@ -373,6 +378,16 @@ cdef class ChunkReader:
     cdef bint is_waiting_over(self) noexcept nogil:
         return self.ring is None or load32(&self.ring.head.ended) or load32(&self.over) or self.task.is_settled()
 
+    cdef bint spin_briefly(self) noexcept nogil:
+        """Whether a chunk comes within less than it would cost to let other threads run and to come back."""
+        cdef int _turn
+        if may_spin(self.rings.scheduler.control.header):
+            for _turn in range(BRIEF):
+                if load64(&self.ring.head.produced) != self.seen:
+                    return True
+                pause()
+        return False
+
     cdef int rest(self) noexcept nogil:
         """Wait until there may be a chunk, or no more to come: 0, or EINTR after a signal."""
         cdef RingHead *head = self.ring.head
@@ -412,8 +427,8 @@ cdef class ChunkReader:
             raise StopIteration
         if ring.link.abandoned:
             raise PoolShutdownError(
-                "the stream was closed before its end: its pool was shut down by the thread that was reading it, or after "
-                "that had ended; read the stream to its end before, or in another thread"
+                "the stream was closed before its end: its pool was shut down by the thread that was reading it, or "
+                "after that had ended; read the stream to its end before, or in another thread"
             )
         error = self.task.exception()
         if error is not None:

@@ -18,7 +18,8 @@ from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport CHUNK, STOP_MASK
 from snakepit._core.queue cimport NO_SLOT
 from snakepit._core.ring cimport (
-    ASLEEP, AWAKE, BY_MAIL, INLINE_SHARE, RECORD, SKIP, Record, RingHead, may_spin, next_spin, record_size, ring_bell,
+    ASLEEP, AWAKE, BRIEF, BY_MAIL, INLINE_SHARE, RECORD, SKIP, Record, RingHead, may_spin, next_spin, record_size,
+    ring_bell,
 )
 from snakepit._core.task cimport Message
 
@@ -133,6 +134,12 @@ cdef class ChunkWriter:
     cdef bint await_reader(self, uint64_t size, uint64_t length, uint64_t number) except -1:
         """Wait for room, or, if `number` is not 0, until so many chunks are read; False when nobody reads any more."""
         cdef uint32_t slot = self.lane.slot
+        cdef int _turn
+        if may_spin(self.control):
+            for _turn in range(BRIEF):
+                if self.may_go_on(size, length, number):
+                    return load32(&self.head.closed) == 0
+                pause()
         while True:
             with nogil:
                 self.rest(size, length, number)

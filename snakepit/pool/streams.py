@@ -79,7 +79,7 @@ class Stream(Generic[T]):
         raise NotImplementedError
 
     def cancel(self) -> bool:
-        """Stop the call, as `Future.stop` does; return whether there was anything to stop.
+        """Stop the call, as `Future.stop` does; return whether it is cancelled.
 
         The iteration then raises CancelledError, after the chunks that are there.
         """

@@ -64,7 +64,7 @@ def test_unread_chunks_of_a_dead_worker_are_freed() -> None:
     with snakepit.Executor(1) as executor:
         executor.submit(calls.square, 3).result(60)
         gc.collect()
-        before = arena().usage()["held"]
+        before = arena().usage()["bytes_in_use"]
         stream = executor.stream(tasks.kill_after, 40, 50_000)
         with pytest.raises(WorkerCrashedError):
             stream.future.result(60)
@@ -72,7 +72,8 @@ def test_unread_chunks_of_a_dead_worker_are_freed() -> None:
         del stream
         executor.shutdown()
         gc.collect()
-        assert arena().usage()["held"] <= before
+        # Less than the forty chunks of 50 kB; the functions of the pool stay.
+        assert arena().usage()["bytes_in_use"] < before + 500_000
 
 
 def test_killed_workers_end_streams() -> None:
