@@ -33,6 +33,7 @@ QUESTIONS = (
     "payload",
     "pending",
     "affinity",
+    "streams",
     "imports",
     "session_store",
 )

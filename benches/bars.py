@@ -136,6 +136,8 @@ def _affinity_bar(case: str) -> Bar:
     )
 
 
+_STREAM_START = quotient(own("streams", "first chunk"), own("streams", "plain call"))
+
 # Ratios are to ProcessPoolExecutor over forkserver unless they name another; times are Snakepit's
 # own.
 BARS = (
@@ -189,6 +191,21 @@ BARS = (
         "CPU of an idle pool of 16",
         at_most(1, own("idle", "16 workers"), of_a_core),
         (at_most(0.5, own("idle", "16 workers"), of_a_core),),
+    ),
+    Bar(
+        "small chunks of a stream a second, vs multiprocessing.Queue",
+        at_least(5, faster("streams", "small chunks", "mp.Queue")),
+        (at_least(12, faster("streams", "small chunks", "mp.Queue")),),
+    ),
+    Bar(
+        "first chunk of a stream, vs a plain call",
+        at_most(2.5, _STREAM_START, text.times),
+        (at_most(1.3, _STREAM_START, text.times),),
+    ),
+    Bar(
+        "memory of a stream whose reader is 100 times slower",
+        at_most(20, own("streams", "reader 100 times slower"), megabytes),
+        (at_most(8, own("streams", "reader 100 times slower"), megabytes),),
     ),
     _blocking_bar("a task sleeps"),
     _blocking_bar("a task computes"),

@@ -128,6 +128,11 @@ class Snakepit(ExecutorPeer):
         """Return a view of the pool whose calls carry these terms."""
         return self._executor.options(**terms)
 
+    @property
+    def executor(self) -> Any:
+        """The executor itself, for what no peer has."""
+        return self._executor
+
     def shared_array(self, nbytes: int) -> Any:
         """Return an array of float64 ones that lies in the arena already."""
         array = importlib.import_module("snakepit").shared_array(

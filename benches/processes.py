@@ -16,6 +16,20 @@ def descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+def pss_of_descendants() -> int:
+    """Return the bytes of memory that this process and its descendants take together.
+
+    Proportional shares: what several of them map counts once.
+    """
+    total = 0
+    for process in (psutil.Process(), *descendants()):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
 def kill_descendants() -> None:
     """Kill the children of this process, and theirs: after an error a pool may never close."""
     for process in descendants():

@@ -146,6 +146,27 @@ TABLES = (
         _columns("no session", "hint", "strict", "no session, one worker", "strict, one worker"),
     ),
     Table(
+        "streams",
+        "Small chunks of a stream a second",
+        _columns("small chunks"),
+        _rate,
+        "mp.Queue",
+        remark="Integers, from one generator to one reader.",
+    ),
+    Table(
+        "streams",
+        "The first chunk of a stream, from the call on",
+        _columns("plain call", "first chunk"),
+        ratios=False,
+    ),
+    Table(
+        "streams",
+        "Memory that a slow reader costs (PSS of owner and workers)",
+        _columns("reader 100 times slower"),
+        lambda value: f"{text.significant(value)} MB",
+        ratios=False,
+    ),
+    Table(
         "imports",
         "Import, in a fresh interpreter",
         _columns("import"),

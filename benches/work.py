@@ -3,7 +3,7 @@
 import importlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +71,28 @@ def import_modules(names: Iterable[str]) -> None:
     """Import the modules: the initializer for peers that cannot preload them."""
     for name in names:
         importlib.import_module(name)
+
+
+def count(number: int) -> Iterator[int]:
+    """Yield the numbers below `number`: the small chunks of a stream."""
+    yield from range(number)
+
+
+def fill_queue(queue: Any, number: int) -> None:
+    """Put the same numbers into a multiprocessing.Queue."""
+    for each in range(number):
+        queue.put(each)
+
+
+def produce_chunks(size: int, number: int) -> Iterator[bytes]:
+    """Yield `number` chunks of `size` bytes, each made anew."""
+    for each in range(number):
+        yield bytes([each % 256]) * size
+
+
+def pace_of_chunks(size: int) -> float:
+    """Return the seconds that one such chunk takes to be made and copied."""
+    begun = time.perf_counter()
+    for chunk in produce_chunks(size, 1_000):
+        bytearray(chunk)
+    return (time.perf_counter() - begun) / 1_000

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from snakepit.pool.memory import shared_array as shared_array
     from snakepit.pool.retry import RetryPolicy as RetryPolicy
     from snakepit.pool.stats import PoolStats as PoolStats
+    from snakepit.pool.streams import HALT as HALT
+    from snakepit.pool.streams import Stream as Stream
     from snakepit.sessions.session import Session as Session
     from snakepit.sessions.store import SessionStore as SessionStore
     from snakepit.worker.context import cancelled as cancelled
@@ -35,12 +37,14 @@ _HOMES = {
     "Compatibility": "snakepit.diagnostics.compatibility",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
+    "HALT": "snakepit.pool.streams",
     "Graces": "snakepit.lifecycle.graces",
     "PoolStats": "snakepit.pool.stats",
     "PythonVersion": "snakepit.diagnostics.python_version",
     "RetryPolicy": "snakepit.pool.retry",
     "Session": "snakepit.sessions.session",
     "SessionStore": "snakepit.sessions.store",
+    "Stream": "snakepit.pool.streams",
     "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from snakepit.pool.futures import Future
     from snakepit.pool.retry import RetryPolicy
     from snakepit.pool.stats import LifecycleStats, PoolStats
+    from snakepit.pool.streams import Stream
 
 __all__ = ["Executor", "PoolView"]
 
@@ -85,6 +86,12 @@ class PoolView:
             ordered=ordered,
             progress=progress,
         )
+
+    def stream(
+        self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]:
+        """Queue the call and return the stream of what it yields (see `Executor.stream`)."""
+        return self._pool.stream(fn, args, kwargs, self._terms)
 
 
 class Executor(concurrent.futures.Executor):
@@ -246,6 +253,19 @@ class Executor(concurrent.futures.Executor):
             progress=progress,
         )
 
+    def stream(
+        self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]:
+        """Queue the call `fn(*args, **kwargs)` and return the stream of the chunks that it yields.
+
+        `fn`: a generator function, or one that returns an iterable. The chunks arrive as they are
+        yielded (see `snakepit.Stream`); an error of the call is raised after them. What cannot be
+        pickled is such an error, EncodeError. `options(timeout=…)` is for the whole stream.
+        Raises PoolShutdownError, PoolNotReadyError, ArenaFullError, and for async functions
+        TypeError.
+        """
+        return self._pool.stream(fn, args, kwargs, self._terms)
+
     def options(
         self,
         *,
@@ -257,6 +277,8 @@ class Executor(concurrent.futures.Executor):
         breaker: CircuitBreaker | None = None,
         idempotent: bool = False,
         affinity: Literal["hint", "strict_queue", "strict_fail_fast"] = "hint",
+        max_chunks: int | None = None,
+        max_bytes: float | str | None = None,
     ) -> PoolView:
         """Return a view of this executor whose calls carry these terms.
 
@@ -277,6 +299,11 @@ class Executor(concurrent.futures.Executor):
         fail with CircuitOpenError; it hears how each attempt ends. `idempotent`: to run the call
         twice does no harm, so that it is tried once more, in another worker, when its worker dies.
         With `retry`, `breaker` or `timeout`, `map` sends its items one by one.
+
+        `max_chunks` and `max_bytes`: how much of a stream may be on its way before its worker has
+        to wait for the reader; by default 100 chunks and 16 MiB (bytes, or text such as "1MiB"). A
+        chunk that is larger goes alone. In a pool of threads, where nothing travels, chunks count
+        alone.
         Raises ValueError and TypeError for terms that make no sense.
         """
         terms = checked_terms(
@@ -288,6 +315,8 @@ class Executor(concurrent.futures.Executor):
             breaker=breaker,
             idempotent=idempotent,
             affinity=affinity,
+            max_chunks=max_chunks,
+            max_bytes=max_bytes,
         )
         return PoolView(self._pool, terms, self)
 

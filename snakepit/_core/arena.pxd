@@ -70,6 +70,7 @@ cdef class Arena:
 
     cdef Segment allocate(self, uint64_t size, uint64_t deadline)
     cdef Segment adopt(self, uint32_t index, uint64_t size)
+    cdef Segment take_over(self, uint32_t index, uint64_t word, uint64_t size)
     cdef Segment copy_of(self, uint32_t index, uint64_t size, uint64_t deadline)
     cdef bint has_shared(self) noexcept
     cdef SharedSegment find_shared(self, char *address, uint64_t size)
@@ -91,6 +92,7 @@ cdef class Arena:
     cdef void let_go(self, uint32_t index) noexcept nogil
     cdef bint under_pressure(self) noexcept nogil
     cdef void entrust(self, uint32_t index, int holder) noexcept nogil
+    cdef void entrust_word(self, uint32_t index, uint64_t word, int holder) noexcept nogil
 
 
 cdef class Segment:

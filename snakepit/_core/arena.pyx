@@ -438,6 +438,31 @@ cdef class Arena:
         point(ARENA_ADOPTED)
         return segment
 
+    cdef Segment take_over(self, uint32_t index, uint64_t word, uint64_t size):
+        """Take over a segment that its holder left under the state `word`; None when it is not there any more.
+
+        It may have become ours meanwhile, by `entrust_word`. What was freed has another generation, whoever holds it.
+        """
+        cdef SegmentEntry *entry = &self.entries[index]
+        cdef uint64_t entrusted = word_of(generation_of(word) + 1, self.client, HELD)
+        cdef uint64_t ours = word_of(generation_of(word) + 2, self.client, HELD)
+        cdef char *base = self.address_of(index)
+        cdef Segment segment
+        if not cas64(&entry.state, word, ours) and not cas64(&entry.state, entrusted, ours):
+            return None
+        segment = Segment.__new__(Segment)
+        segment.arena = self
+        segment.index = index
+        segment.size = size
+        segment.word = ours
+        segment.base = base
+        return segment
+
+    cdef void entrust_word(self, uint32_t index, uint64_t word, int holder) noexcept nogil:
+        """Make ours what a dead client left under the state `word`, if it is still there."""
+        if client_of(word) == <uint64_t>holder:
+            cas64(&self.entries[index].state, word, word_of(generation_of(word) + 1, self.client, HELD))
+
     cdef Segment copy_of(self, uint32_t index, uint64_t size, uint64_t deadline):
         """Copy a segment that its holder keeps. Raises ArenaFullError (see `allocate`)."""
         cdef char *source = self.address_of(index)

@@ -59,6 +59,8 @@ class Burial:
         self._step(worker, lambda: self._count(worker, served, info.get("completed", 0), autopsy))
         self._step(worker, lambda: self._pool.affinity.lane_buried(worker.lane))
         self._step(worker, lambda: self._pool.nested.forget(worker.lane))
+        if (streams := self._pool.streams) is not None:
+            self._step(worker, lambda: streams.rings.entrust(worker.client))
         self._step(worker, lambda: release_client(worker.client))
         self._step(worker, worker.close)
         self._step(worker, lambda: self._reap_orphans(worker.pid))

@@ -81,6 +81,9 @@ class FunctionRegistry:
         # By identity: a weak dictionary's look-up costs as much as the rest of a call.
         self._snapshots: dict[int, _Snapshot] = {}
         self._classes: dict[type, Published] = {}
+        # By the number of a function: its epoch, and the number of the call that streams it.
+        self._streams: dict[int, tuple[int, Published]] = {}
+        self.streamed: dict[Any, tuple[Published, Published]] = {}  # of importable functions
         self._lock = threading.RLock()
 
     def lookup(self, function: Callable[..., Any], *, lasting: bool = False) -> Published | None:
@@ -167,6 +170,28 @@ class FunctionRegistry:
             ) from error
         with self._writing():
             return self._definitions.publish(pickled, None, name_of(function))
+
+    def lookup_stream(self, function: Callable[..., Any]) -> tuple[Published, Published] | None:
+        """Return the number of the call that streams a function's chunks, and the function's own.
+
+        None when the function has to travel with the call. Raises EncodeError as `lookup` does.
+        """
+        published = self.lookup(function)
+        if published is None:
+            return None
+        known = self._streams.get(published.number)
+        if known is None or known[0] != published.epoch:
+            from snakepit.worker.streaming import StreamedFunction
+
+            pickled = pickle.dumps(StreamedFunction(published.number, published.epoch), 5)
+            with self._lock:
+                stream = self._definitions.publish(pickled, None, name_of(function))
+                if stream is None:
+                    return None
+                known = self._streams[published.number] = (published.epoch, stream)
+        if self.importable.get(function) is published:
+            self.streamed[function] = known[1], published
+        return known[1], published
 
     def name_class(self, cls: type) -> tuple[Any, ...] | None:
         """Return what arguments reduce a class of the main module to, or None for "by value"."""

@@ -38,6 +38,8 @@ from snakepit.pool.timers import Timers
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import Calls, GuardedCall
+    from snakepit.pool.local_streams import ChunkBuffer
+    from snakepit.pool.streams import Stream
 
 logger = logging.getLogger("snakepit")
 
@@ -122,6 +124,7 @@ class LocalPool:
         self._ready = 0
         self._waiting_maps: LivingSet[Any] = LivingSet()
         self.calls: Calls | None = None  # of several attempts; made when there is one
+        self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
         self._retries = Timers(f"snakepit-{config.name}-timers")
         self._closed = False
 
@@ -176,6 +179,17 @@ class LocalPool:
             # Who takes chunks as they come waits for none of them in particular.
             self.run_beside(future)
         return future
+
+    def stream(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        terms: Terms,
+    ) -> Stream[Any]:  # fmt: skip
+        """Queue a call and return the stream of what it yields (see `Executor.stream`)."""
+        from snakepit.pool.local_streams import open_local_stream
+
+        nested = self._is_nested(terms)
+        future: Future[Any] = InnerFuture() if nested else Future()
+        return open_local_stream(self, function, args, kwargs, terms, future, nested=nested)
 
     # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
 
@@ -464,6 +478,11 @@ class LocalPool:
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
         me = threading.current_thread()
+        if self.buffers:
+            from snakepit.pool.local_streams import abandon
+
+            # What this thread has to read, it cannot read while it waits here.
+            abandon(self.buffers)
         with self._life:
             # Not by joining them: one may be left behind while it is waited for.
             if not self._life.wait_for(

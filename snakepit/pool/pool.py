@@ -54,10 +54,12 @@ from snakepit.worker.process import (
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import Calls, GuardedCall
+    from snakepit.pool.streams import ProcessStreams, Stream
 
 logger = logging.getLogger("snakepit")
 
 CALL = 0
+MAIL_CHUNK = 8  # a stream has a chunk for a reader that must not block
 SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
@@ -99,6 +101,7 @@ class ProcessPool:
         self.lanes = min(config.size + max(2, config.size // 8), 1024)
         self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
+        self.streams: ProcessStreams | None = None  # made with the first
         self._config = config
         self._env = {
             **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
@@ -251,6 +254,26 @@ class ProcessPool:
             call, timeout, terms.priority, terms.session, terms.affinity, terms.session_name
         )
 
+    def stream(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        terms: Terms,
+    ) -> Stream[Any]:  # fmt: skip
+        """Queue a call and return the stream of what it yields (see `Executor.stream`)."""
+        if not self._started:
+            self.start()
+        if self.broken is not None:
+            raise self._why_broken()
+        streams = self.streams or self._begin_streams()
+        return streams.open(function, args, kwargs, terms)
+
+    def _begin_streams(self) -> ProcessStreams:
+        from snakepit.pool.streams import ProcessStreams
+
+        with self._claim:
+            if self.streams is None:
+                self.streams = ProcessStreams(self, self._functions, self._deadlines)
+            return self.streams
+
     # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
 
     def _submit_guarded(
@@ -347,6 +370,9 @@ class ProcessPool:
             self.supervisor.tell(lambda: self.supervisor.worker_ready(lane, number))
         elif kind == MAIL_WORN:
             self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
+        elif kind == MAIL_CHUNK:
+            if self.streams is not None:
+                self.streams.rings.rouse(number)
         elif kind == MAIL_FAILED:
             try:
                 error, text = self.scheduler.channel.decode_bytes(
@@ -622,6 +648,9 @@ class ProcessPool:
         if self.scheduler.forked:
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self.streams is not None:
+            # What this thread has to read, it cannot read while it waits here.
+            self.streams.abandon()
         for thread in self._own_threads():
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))

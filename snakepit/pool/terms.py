@@ -7,12 +7,15 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snakepit.options import checked_seconds
+from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool.affinity import MODES
 
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.retry import RetryPolicy
+
+MAX_CHUNKS = 100
+MAX_BYTES = 16 << 20
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
@@ -31,6 +34,8 @@ class Terms:
     idempotent: bool = False
     affinity: int = 0  # a value of `MODES`
     session_name: str | None = None  # of strict calls, for messages
+    max_chunks: int = MAX_CHUNKS  # of a stream, in flight; and bytes of payload
+    max_bytes: int = MAX_BYTES
 
     @property
     def guarded(self) -> bool:
@@ -53,6 +58,8 @@ def checked_terms(
     breaker: CircuitBreaker | None,
     idempotent: bool,
     affinity: str = "hint",
+    max_chunks: int | None = None,
+    max_bytes: float | str | None = None,
 ) -> Terms:
     """Return the terms that a user asked for. Raises TypeError, ValueError."""
     if timeout is not None and timeout != math.inf:
@@ -79,6 +86,8 @@ def checked_terms(
         idempotent=idempotent,
         affinity=MODES[affinity],
         session_name=None if affinity == "hint" else session,
+        max_chunks=MAX_CHUNKS if max_chunks is None else checked_count("max_chunks", max_chunks),
+        max_bytes=MAX_BYTES if max_bytes is None else checked_bytes("max_bytes", max_bytes),
     )
 
 

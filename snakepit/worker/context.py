@@ -33,6 +33,13 @@ def enter(lane: WorkerLane, link: int, workers: int) -> None:
     _lane, _link, _workers = lane, link, workers
 
 
+def running_lane() -> WorkerLane:
+    """Return the lane that runs the calling thread's task. Raises RuntimeError outside a worker."""
+    if _lane is None:
+        raise RuntimeError("this is only there inside a task that a worker process runs")
+    return _lane
+
+
 def load_definition(number: int, epoch: int) -> Any:
     """Return the function or class behind a number; pickles of arguments call this."""
     if _lane is None:
