@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from snakepit.pool.memory import shared_array as shared_array
     from snakepit.pool.retry import RetryPolicy as RetryPolicy
     from snakepit.pool.stats import PoolStats as PoolStats
+    from snakepit.sessions.session import Session as Session
+    from snakepit.sessions.store import SessionStore as SessionStore
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
+    from snakepit.worker.context import current_session as current_session
 
 __version__ = "0.2.0"
 
@@ -32,9 +35,12 @@ _HOMES = {
     "Graces": "snakepit.lifecycle.graces",
     "PoolStats": "snakepit.pool.stats",
     "RetryPolicy": "snakepit.pool.retry",
+    "Session": "snakepit.sessions.session",
+    "SessionStore": "snakepit.sessions.store",
     "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
+    "current_session": "snakepit.worker.context",
     "share": "snakepit.pool.memory",
     "shared_array": "snakepit.pool.memory",
 }

@@ -5,6 +5,7 @@
     slot DONE, pushed or not            complete: settled like any other, by whoever collects
     cells on the private ring           not started: back to the shared rings
     mail, posted and pushed             delivered;  else dropped, with the worker that meant it
+    a question, pushed                  the same, its slot freed by who answers it; answered: dropped
     segments of completed answers       ours from now on; every other one of the dead client can be reclaimed
 """
 from cpython.ref cimport Py_DECREF
@@ -15,7 +16,7 @@ from snakepit._core.completions cimport HELPER_BELL, THREAD_BELL
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit
 from snakepit._core.layout cimport (
-    DONE, IN_SEGMENT, LANE_VACANT, MAIL, NOBODY, POSTED, QUEUED, RUNNING, Header, Lane, Slot, cell_generation, cell_slot,
+    ANSWERED, DONE, IN_SEGMENT, LANE_VACANT, MAIL, MAIL_ASK, NOBODY, POSTED, QUEUED, RUNNING, Header, Lane, Slot, cell_generation, cell_slot,
     claim_lane, claim_state, claim_word,
 )
 from snakepit._core.points cimport BURIAL_BEGUN, BURIAL_COLLECTED, BURIAL_SWEPT, point
@@ -59,12 +60,15 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
             # Somebody may be reading it at this moment, which is why it stays where it is.
             if slot.flags & IN_SEGMENT and slot.segment:
                 scheduler.arena.entrust(slot.segment - 1, lane.client)
+            if slot.kind == MAIL_ASK and claim_state(word) == POSTED:
+                # Read by the owner at this moment, or about to be: whoever answers frees it.
+                scheduler.taken[i] = 2
             if not scheduler.taken[i]:
                 # It died between its answer and the list.
                 scheduler.taken[i] = 1
                 slot.next = scheduler.backlog
                 scheduler.backlog = i + 1
-        elif claim_state(word) == MAIL or claim_state(word) == POSTED:
+        elif claim_state(word) == MAIL or claim_state(word) == POSTED or claim_state(word) == ANSWERED:
             scheduler.free_slot(i)
     while lane.private.head < lane.private.tail:
         cell = load64(control.cells(&lane.private) + (lane.private.head & lane.private.mask))

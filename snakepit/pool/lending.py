@@ -1,0 +1,157 @@
+"""Lending queued tasks to workers that wait for host tools.
+
+A host tool may submit tasks to the pool and wait for them. While every worker waits for a host
+tool, nobody claims tasks, and host tools that wait for tasks would wait for ever. Then, and only
+then, queued tasks are taken back and sent to waiting workers by their links; each runs there on top
+of the task that waits. So a host tool may call the pool at any depth.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import DecodeError, RemoteTraceback, TaskStoppedError
+from snakepit.pool.nested import LEND
+
+if TYPE_CHECKING:
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05  # seconds between two looks while every worker waits
+KEPT = 8
+
+
+class Lender:
+    """Knows who waits for a host tool, and what was lent to whom."""
+
+    def __init__(self, pool: ProcessPool) -> None:
+        self._pool = pool
+        # Re-entrant: a finaliser may drop the last reference to a task's future anywhere.
+        self._lock = threading.RLock()
+        self._waiting: dict[int, list[int]] = {}  # by lane: the numbers of the calls, oldest first
+        self._loans: dict[int, tuple[int, Any]] = {}  # by number: lane, task
+        self._numbers = itertools.count(1)
+        self._looking = False
+        self._pause = FIRST_LOOK
+
+    def waits(self, lane: int, number: int) -> None:
+        """A worker waits for a host tool."""
+        with self._lock:
+            self._waiting.setdefault(lane, []).append(number)
+            self._pause = FIRST_LOOK
+            look = not self._looking and self._all_wait()
+            self._looking = self._looking or look
+        if look:
+            self._pool.supervisor.after(FIRST_LOOK, self._look)
+
+    def waits_no_more(self, lane: int, number: int) -> None:
+        """The host tool has ended. Nothing is lent under this number after this."""
+        with self._lock:
+            numbers = self._waiting.get(lane, [])
+            if number in numbers:
+                numbers.remove(number)
+            if not numbers:
+                self._waiting.pop(lane, None)
+
+    def forget(self, lane: int) -> list[Any]:
+        """The lane's worker is dead; returns the tasks that were lent to it, for the caller to fail."""
+        with self._lock:
+            self._waiting.pop(lane, None)
+            numbers = [number for number, loan in self._loans.items() if loan[0] == lane]
+            return [self._loans.pop(number)[1] for number in numbers]
+
+    def has(self, task: Any) -> bool:
+        """Whether the task is lent to a worker."""
+        with self._lock:
+            return any(lent is task for _, lent in self._loans.values())
+
+    def _idle_waiters(self) -> list[int]:
+        """Return the lanes whose latest call waits for a host tool and runs nothing for others."""
+        lent: dict[int, int] = {}
+        for lane, _ in self._loans.values():
+            lent[lane] = lent.get(lane, 0) + 1
+        return [lane for lane, numbers in self._waiting.items() if len(numbers) > lent.get(lane, 0)]
+
+    def _all_wait(self) -> bool:
+        scheduler, roster = self._pool.scheduler, self._pool.roster
+        idle = set(self._idle_waiters())
+        ready = [
+            lane
+            for lane in range(self._pool.lanes)
+            if scheduler.lane_info(lane)["state"] == "ready" and roster.serves(lane)
+        ]
+        return bool(idle) and all(lane in idle for lane in ready)
+
+    def _look(self) -> None:
+        """Lend, if every worker waits, and look again while they do; in the supervisor's thread."""
+        sent = []
+        with self._lock:
+            starved = self._all_wait()
+            if starved:
+                for lane in self._idle_waiters():
+                    loan = self._lend_to(lane)
+                    if loan is None:
+                        break
+                    sent.append(loan)
+            self._looking = starved
+            self._pause = FIRST_LOOK if sent else min(self._pause * 1.5, LONGEST_LOOK)
+            # Under the lock, so that the loan is under way before the host tool's answer is.
+            for lane, number, message, loan in sent:
+                self._pool.nested.send(lane, LEND, number, message, loan)
+        if starved:
+            self._pool.supervisor.after(self._pause, self._look)
+
+    def _lend_to(self, lane: int) -> Any:
+        """Take a task out of the queues for a lane: (lane, its call's number, message, loan)."""
+        scheduler = self._pool.scheduler
+        for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
+            kind, definition, epoch, session, *message = scheduler.loan_of(task)
+            if message[1] & KEPT and message[3] is not None:
+                continue  # Other attempts need the segment.
+            if not scheduler.take_back(task):
+                continue
+            number = next(self._numbers)
+            self._loans[number] = (lane, task)
+            loan = (number, kind, definition, epoch, session)
+            return lane, self._waiting[lane][-1], tuple(message), loan
+        return None
+
+    def ran(self, number: int, message: tuple[int, Any, Any, int]) -> None:
+        """Settle a task that was lent, by what its worker says; callbacks run in this thread."""
+        with self._lock:
+            _, task = self._loans.pop(number, (0, None))
+        if task is None:
+            return
+        error: BaseException | None = None
+        try:
+            failed, outcome = self._pool.scheduler.channel.decode_bytes(*message)
+            if failed:
+                error, text, outcome = outcome
+                error.__cause__ = RemoteTraceback(text)
+        except BaseException as problem:
+            outcome = None
+            error = DecodeError(
+                f"the result of the task cannot be rebuilt: {type(problem).__name__}: {problem}",
+                details={"task": task.number},
+            )
+            error.__cause__ = problem
+        task.drop_message()
+        task.conclude(outcome, error)
+
+    def stop(self, task: Any) -> bool:
+        """Give a lent task up: its future fails at once, though it runs on where it runs."""
+        if not self.has(task):
+            return False
+        self._pool.scheduler.fail(
+            task,
+            TaskStoppedError(
+                "the task was stopped on request; it ran on a worker that waits for a host tool, "
+                "which is not ended for it",
+                details={"task": task.number},
+            ),
+        )
+        return True
