@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
-FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05  # seconds between two looks while every worker waits
+SOON = 0.002  # seconds that a host tool has to end before anything is lent
+LOOK = 0.05  # seconds between two looks while anybody waits
 KEPT = 8
+WAIT, LOAN = "wait", "loan"
 
 
 class Lender:
@@ -32,35 +34,39 @@ class Lender:
         self._pool = pool
         # Re-entrant: a finaliser may drop the last reference to a task's future anywhere.
         self._lock = threading.RLock()
-        self._waiting: dict[int, list[int]] = {}  # by lane: the numbers of the calls, oldest first
+        # By lane, latest last: what waits there for a host tool, and what was lent on top of that.
+        self._stacks: dict[int, list[tuple[str, int]]] = {}
         self._loans: dict[int, tuple[int, Any]] = {}  # by number: lane, task
         self._numbers = itertools.count(1)
         self._looking = False
-        self._pause = FIRST_LOOK
 
     def waits(self, lane: int, number: int) -> None:
         """A worker waits for a host tool."""
         with self._lock:
-            self._waiting.setdefault(lane, []).append(number)
-            self._pause = FIRST_LOOK
-            look = not self._looking and self._all_wait()
-            self._looking = self._looking or look
-        if look:
-            self._pool.supervisor.after(FIRST_LOOK, self._look)
+            self._stacks.setdefault(lane, []).append((WAIT, number))
+            begin, self._looking = not self._looking, True
+            starved = self._all_wait()
+        if begin:
+            self._pool.supervisor.after(LOOK, self._keep_looking)
+        if starved:
+            self._pool.supervisor.after(SOON, self._look)
 
     def waits_no_more(self, lane: int, number: int) -> None:
         """The host tool has ended. Nothing is lent under this number after this."""
         with self._lock:
-            numbers = self._waiting.get(lane, [])
-            if number in numbers:
-                numbers.remove(number)
-            if not numbers:
-                self._waiting.pop(lane, None)
+            self._drop(lane, (WAIT, number))
+
+    def _drop(self, lane: int, entry: tuple[str, int]) -> None:
+        stack = self._stacks.get(lane, [])
+        if entry in stack:
+            stack.remove(entry)
+        if not stack:
+            self._stacks.pop(lane, None)
 
     def forget(self, lane: int) -> list[Any]:
         """The lane's worker is dead; returns the tasks that were lent to it, for the caller to fail."""
         with self._lock:
-            self._waiting.pop(lane, None)
+            self._stacks.pop(lane, None)
             numbers = [number for number, loan in self._loans.items() if loan[0] == lane]
             return [self._loans.pop(number)[1] for number in numbers]
 
@@ -71,10 +77,7 @@ class Lender:
 
     def _idle_waiters(self) -> list[int]:
         """Return the lanes whose latest call waits for a host tool and runs nothing for others."""
-        lent: dict[int, int] = {}
-        for lane, _ in self._loans.values():
-            lent[lane] = lent.get(lane, 0) + 1
-        return [lane for lane, numbers in self._waiting.items() if len(numbers) > lent.get(lane, 0)]
+        return [lane for lane, stack in self._stacks.items() if stack[-1][0] == WAIT]
 
     def _all_wait(self) -> bool:
         scheduler, roster = self._pool.scheduler, self._pool.roster
@@ -86,27 +89,28 @@ class Lender:
         ]
         return bool(idle) and all(lane in idle for lane in ready)
 
-    def _look(self) -> None:
-        """Lend, if every worker waits, and look again while they do; in the supervisor's thread."""
-        sent = []
+    def _keep_looking(self) -> None:
+        """Look now and then while anybody waits: the last other worker may just have ended."""
+        self._look()
         with self._lock:
-            starved = self._all_wait()
-            if starved:
-                for lane in self._idle_waiters():
-                    loan = self._lend_to(lane)
-                    if loan is None:
-                        break
-                    sent.append(loan)
-            self._looking = starved
-            self._pause = FIRST_LOOK if sent else min(self._pause * 1.5, LONGEST_LOOK)
-            # Under the lock, so that the loan is under way before the host tool's answer is.
-            for lane, number, message, loan in sent:
-                self._pool.nested.send(lane, LEND, number, message, loan)
-        if starved:
-            self._pool.supervisor.after(self._pause, self._look)
+            self._looking = bool(self._stacks)
+        if self._looking:
+            self._pool.supervisor.after(LOOK, self._keep_looking)
+
+    def _look(self) -> None:
+        """Lend what is queued, if every worker waits; in the supervisor's thread."""
+        with self._lock:
+            if not self._all_wait():
+                return
+            for lane in self._idle_waiters():
+                loan = self._lend_to(lane)
+                if loan is None:
+                    break
+                # Under the lock, so that it is under way before the host tool's answer is.
+                self._pool.nested.send(*loan)
 
     def _lend_to(self, lane: int) -> Any:
-        """Take a task out of the queues for a lane: (lane, its call's number, message, loan)."""
+        """Take a task out of the queues for a lane; returns what to send there, None without one."""
         scheduler = self._pool.scheduler
         for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
             kind, definition, epoch, session, *message = scheduler.loan_of(task)
@@ -116,14 +120,19 @@ class Lender:
                 continue
             number = next(self._numbers)
             self._loans[number] = (lane, task)
-            loan = (number, kind, definition, epoch, session)
-            return lane, self._waiting[lane][-1], tuple(message), loan
+            waiter = self._stacks[lane][-1][1]
+            self._stacks[lane].append((LOAN, number))
+            return lane, LEND, waiter, tuple(message), (number, kind, definition, epoch, session)
         return None
 
     def ran(self, number: int, message: tuple[int, Any, Any, int]) -> None:
         """Settle a task that was lent, by what its worker says; callbacks run in this thread."""
         with self._lock:
-            _, task = self._loans.pop(number, (0, None))
+            lane, task = self._loans.pop(number, (0, None))
+            self._drop(lane, (LOAN, number))
+            starved = self._all_wait()
+        if starved:
+            self._pool.supervisor.after(0.0, self._look)
         if task is None:
             return
         error: BaseException | None = None
