@@ -23,15 +23,26 @@ __all__ = [
     "EncodeError",
     "ForkedPoolError",
     "FunctionLoadError",
+    "HostToolNotFoundError",
     "PoolNotFoundError",
     "PoolNotReadyError",
     "PoolShutdownError",
+    "ProgramNotFoundError",
     "RemoteError",
     "RemoteTraceback",
+    "SessionError",
+    "SessionExistsError",
+    "SessionNotFoundError",
+    "SessionQuotaError",
+    "SessionStoreClosedError",
+    "SessionStoreError",
     "SnakepitError",
     "TaskInterrupt",
     "TaskStoppedError",
     "TaskTimeoutError",
+    "VariableError",
+    "VariableNotFoundError",
+    "VersionConflictError",
     "WorkerCrashedError",
 ]
 
@@ -171,3 +182,66 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return "\n" + self.text
+
+
+# Sessions
+
+
+class SessionError(SnakepitError):
+    """Base of what goes wrong with sessions and their store."""
+
+
+class SessionNotFoundError(SessionError, LookupError):
+    """No session has this id: it was never made, was deleted, or has expired.
+
+    `details`: session.
+    """
+
+
+class SessionExistsError(SessionError, ValueError):
+    """A session was to be made under an id that another has. `details`: session."""
+
+
+class SessionQuotaError(SessionError, RuntimeError):
+    """The store holds as many sessions as it may. `details`: session, max_sessions."""
+
+
+class SessionStoreClosedError(SessionError, RuntimeError):
+    """A session store was used after its `close()`."""
+
+
+class SessionStoreError(SessionError, OSError):
+    """The file of a session store cannot be used or written to; `__cause__` may say why.
+
+    `details`: path.
+    """
+
+
+class ProgramNotFoundError(SessionError, LookupError):
+    """No program has this name, in this session or among the global ones.
+
+    `details`: session (None: the global programs), program.
+    """
+
+
+class HostToolNotFoundError(SessionError, LookupError):
+    """The session has no host tool of this name. `details`: session, tool, tools (those it has)."""
+
+
+class VariableError(SnakepitError, ValueError):
+    """A variable's name, type, value or constraint is not as it should be; nothing was changed.
+
+    `details`: session, variable, type, value (its shortened repr), constraint (its name, or None).
+    If several variables of a batch are wrong, `details` has session and errors (message by name).
+    """
+
+
+class VariableNotFoundError(VariableError, LookupError):
+    """The session has no variable of this name. `details`: session, variable, missing (names)."""
+
+
+class VersionConflictError(VariableError):
+    """Somebody else has set the variable since it was read.
+
+    `details`: session, variable, expected, actual (versions).
+    """

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from snakepit.lifecycle.identity import Place
 
-__all__ = ["Database", "ProcessRow", "RunRow", "file_in"]
+__all__ = ["Database", "ProcessRow", "RunRow", "file_in", "is_corrupt", "set_aside"]
 
 logger = logging.getLogger("snakepit")
 
@@ -97,7 +97,7 @@ class Database:
             connection.execute("SELECT count(*) FROM runs, processes").fetchone()
         except BaseException as error:
             connection.close()
-            if isinstance(error, sqlite3.DatabaseError) and _is_corrupt(error):
+            if isinstance(error, sqlite3.DatabaseError) and is_corrupt(error):
                 raise _UnusableError(f"it cannot be read: {error}") from error
             raise
         return connection
@@ -190,7 +190,8 @@ class _UnusableError(Exception):
     """The file is no registry of ours; why is its text."""
 
 
-def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
+def is_corrupt(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is no database, or a damaged one, and not merely out of reach."""
     if not isinstance(error, sqlite3.OperationalError):
         return True  # "file is not a database", "database disk image is malformed"
     return str(error).startswith(("no such table", "no such column", "malformed"))
@@ -205,12 +206,15 @@ def file_in(folder: Path) -> Path:
     return folder / f"registry-{host}.sqlite3"
 
 
-def set_aside(path: Path, why: str) -> Path:
-    """Rename a file that is not to be used, and its log with it; return its new name."""
+def set_aside(path: Path, why: str, what: str = "process registry") -> Path:
+    """Rename a file that is not to be used, and its log with it; return its new name.
+
+    `what` it is and `why` are for the log.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     target = path.with_name(f"{path.name}.{stamp}-{os.getpid()}.aside")
     logger.warning(
-        "the process registry %s is set aside as %s and a new one begun: %s", path, target.name, why
+        "the %s %s is set aside as %s and a new one begun: %s", what, path, target.name, why
     )
     for suffix in ("-wal", "-shm", ""):
         with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,565 @@
+"""The session store: sessions by id, each with a time to live, up to a quota.
+
+create --> alive --(get, or use: the time to live begins anew)--> alive
+             |
+             +-- its time is over --> expired: nobody finds it --(sweep, or its id or place is
+             |                                                    needed)--> ended
+             +-- delete -------------------------------------------------------> ended
+
+Making, fetching and deleting a session each cost a fraction of the cheapest call, so these paths
+are written out: one dict, one lock, no object that a plain session does not need.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import (
+    SessionExistsError,
+    SessionNotFoundError,
+    SessionQuotaError,
+    SessionStoreClosedError,
+)
+from snakepit.options import checked_count, checked_seconds
+from snakepit.sessions.checks import checked_backend, checked_id, checked_metadata, marks
+from snakepit.sessions.kinds import shortened
+from snakepit.sessions.programs import ProgramTable
+from snakepit.sessions.session import Contents, Session
+from snakepit.sessions.sweeper import Sweeper
+from snakepit.sessions.watches import Notifier
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from snakepit.sessions.file import SessionFile
+    from snakepit.sessions.journal import Journal
+
+__all__ = ["SessionStore"]
+
+logger = logging.getLogger("snakepit")
+
+ENDED = -math.inf
+
+
+class SessionStore:
+    """Keeps sessions, in memory or in a file.
+
+    `max_sessions`: how many there may be, by default 10,000; the log warns at 80 % and 100 %.
+    `default_ttl`: seconds, or text such as "1h", that a session lives after its last use, unless
+    `create_session` says otherwise; by default 3600. `sweep_interval`: seconds, or text, after
+    which expired sessions are removed, by default 60; they are not found once they have expired.
+    `backend`: None, or the path of a file (SQLite) in which sessions, variables, programs and
+    metadata outlive the process; host tools and watches do not. A file serves one store at a time:
+    another, in whichever process, raises SessionStoreError. It holds pickles: open no file that
+    you do not trust. `clock()` returns seconds that only grow; for tests.
+
+    Thread-safe. A context manager that closes it. It belongs to the process that made it. Raises
+    TypeError and ValueError for arguments that make no sense.
+    """
+
+    def __init__(
+        self,
+        max_sessions: int = 10_000,
+        default_ttl: float | str = 3600.0,
+        sweep_interval: float | str = 60.0,
+        backend: str | os.PathLike[str] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_sessions = checked_count("max_sessions", max_sessions)
+        self._default_ttl = checked_seconds("default_ttl", default_ttl)
+        self._sweep_interval = checked_seconds("sweep_interval", sweep_interval)
+        self._clock = clock
+        # Re-entrant, for a signal handler or finaliser that comes here while its thread is in here.
+        # No user's code, no input or output runs under it.
+        self._lock = threading.RLock()
+        self._sessions: dict[str, Session] = {}
+        # No session expires before: it only ever lies too early, as times to live begin anew.
+        self._earliest = math.inf
+        # So that making and deleting compare one number each: below and above which count of
+        # sessions they have more to do.
+        self._warn_at = 0  # the first has to start the sweeper
+        self._calm_below = -1
+        self._full_at = self._max_sessions
+        self._loaded = self._deleted = self._expired = 0
+        self._hooks: list[Callable[[str], object]] = []
+        self._sweeper: Sweeper | None = None
+        self._closed = False
+        self._notifier = Notifier()
+        self._file = self._open_file(backend) if backend is not None else None
+        self._globals = ProgramTable(None, self._journal(0))
+        if self._file is not None:
+            self._load(self._file)
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def create_session(
+        self,
+        id: str | None = None,
+        ttl: float | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Make a session and return it.
+
+        `id`: by default a random one. `ttl`: seconds, or text; by default the store's. Raises
+        SessionExistsError if there is one of this id, and SessionQuotaError if the store is full.
+        """
+        if type(id) is not str or not id:
+            id = checked_id(id)
+        if ttl is None:
+            ttl = self._default_ttl
+        else:
+            ttl = checked_seconds("ttl", ttl)
+        if metadata is not None:
+            metadata = checked_metadata(metadata)
+        expires = self._clock() + ttl
+        session = Session(self, id, ttl, expires, metadata)
+        if self._file is not None:
+            session._number = 0
+            if metadata is not None:
+                session._metadata = self._file.encode(metadata, f"metadata of session {id!r}")
+        while True:
+            with self._lock:
+                sessions = self._sessions
+                count = len(sessions)
+                if count < self._full_at and id not in sessions:
+                    sessions[id] = session
+                    if expires < self._earliest:
+                        self._earliest = expires
+                    if count < self._warn_at and self._file is None:
+                        return session
+                    if self._file is not None:
+                        self._file.note_session(session)
+                    break
+            self._make_room(id)
+        self._made()
+        return session
+
+    def get_session(self, id: str) -> Session:
+        """Return a session; its time to live begins anew. Raises SessionNotFoundError."""
+        now = self._clock()
+        with self._lock:
+            session = self._sessions.get(id)
+            if session is not None and session._expires > now:
+                session._expires = now + session.ttl
+                return session
+        raise self._not_found(id)
+
+    def ensure_session(
+        self,
+        id: str,
+        ttl: float | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Return the session of this id, made with `ttl` and `metadata` if there was none.
+
+        Raises SessionQuotaError if it has to be made and the store is full.
+        """
+        while True:
+            now = self._clock()
+            with self._lock:
+                session = self._sessions.get(id)
+                if session is not None and session._expires > now:
+                    session._expires = now + session.ttl
+                    return session
+            try:
+                return self.create_session(checked_id(id, needed=True), ttl, metadata)
+            except SessionExistsError:
+                continue  # somebody else was faster
+
+    def update_session(
+        self, id: str, function: Callable[[dict[str, Any]], Mapping[str, Any]]
+    ) -> Session:
+        """Replace a session's metadata by `function(metadata)`, atomically; return the session.
+
+        No lock is held while the function runs: if somebody else changes the metadata meanwhile, it
+        runs again. Raises SessionNotFoundError.
+        """
+        session = self.get_session(id)
+        self._update(session, function)
+        return session
+
+    def delete_session(self, id: str) -> bool:
+        """End a session; return whether there was one."""
+        now = self._clock()
+        with self._lock:
+            session = self._sessions.pop(id, None)
+            if session is None:
+                if self._closed:
+                    raise self._not_found(id)
+                return False
+            alive = session._expires > now
+            session._expires = ENDED
+            if alive:
+                self._deleted += 1
+            else:
+                self._expired += 1
+            if len(self._sessions) < self._calm_below:
+                self._calm()
+            if self._file is not None:
+                self._file.note_session_deleted(session)
+        if session._contents is not None or self._hooks or self._file is not None:
+            self._finish([session])
+        return alive
+
+    def session_exists(self, id: str) -> bool:
+        """Return whether there is such a session; its time to live goes on."""
+        now = self._clock()
+        with self._lock:
+            self._check_open()
+            session = self._sessions.get(id)
+            return session is not None and session._expires > now
+
+    def list_sessions(self) -> list[str]:
+        """Return the ids of all sessions, in the order in which they were made."""
+        now = self._clock()
+        with self._lock:
+            self._check_open()
+            return [id for id, session in self._sessions.items() if session._expires > now]
+
+    def cleanup_expired_sessions(self) -> int:
+        """End the sessions whose time is over, without waiting for the sweep; return how many."""
+        now = self._clock()
+        ended = []
+        with self._lock:
+            self._check_open()
+            if now < self._earliest:
+                return 0
+            earliest = math.inf
+            for id, session in list(self._sessions.items()):
+                expires = session._expires
+                if expires <= now:
+                    del self._sessions[id]
+                    session._expires = ENDED
+                    ended.append(session)
+                    if self._file is not None:
+                        self._file.note_session_deleted(session)
+                elif expires < earliest:
+                    earliest = expires
+            self._earliest = earliest
+            self._expired += len(ended)
+            if len(self._sessions) < self._calm_below:
+                self._calm()
+        self._finish(ended)
+        return len(ended)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return counts as plain values.
+
+        sessions (alive now), max_sessions, variables, programs, tools (of these sessions; what a
+        file has is counted once the session is used), global_programs, created, deleted, expired
+        (since the store was made), backend ("memory" or the path).
+        """
+        now = self._clock()
+        with self._lock:
+            self._check_open()
+            alive = [session for session in self._sessions.values() if session._expires > now]
+            deleted, expired = self._deleted, self._expired
+            created = len(self._sessions) + deleted + expired - self._loaded
+        held = [session._contents for session in alive if session._contents is not None]
+        return {
+            "sessions": len(alive),
+            "max_sessions": self._max_sessions,
+            "variables": sum(len(contents.variables) for contents in held),
+            "programs": sum(len(contents.programs) for contents in held),
+            "tools": sum(len(contents.tools) for contents in held),
+            "global_programs": len(self._globals),
+            "created": created,
+            "deleted": deleted,
+            "expired": expired,
+            "backend": "memory" if self._file is None else str(self._file.path),
+        }
+
+    def on_end(self, callback: Callable[[str], object]) -> Callable[[], None]:
+        """Have `callback(id)` run after a session was deleted or has expired.
+
+        It runs in the thread that deletes or sweeps, outside the locks; what it raises is logged.
+        It does not run for the sessions that are left when the store is closed. Returns a function
+        that takes the callback back.
+        """
+        if not callable(callback):
+            raise TypeError(f"callback must be callable with a session's id, not {callback!r}")
+        with self._lock:
+            self._hooks = [*self._hooks, callback]
+
+        def forget() -> None:
+            with self._lock:
+                hooks = list(self._hooks)
+                if callback in hooks:
+                    hooks.remove(callback)
+                self._hooks = hooks
+
+        return forget
+
+    # -- global programs ---------------------------------------------------------------------------
+
+    def store_global_program(self, name: str, program: Any) -> None:
+        """Keep a program, which may be any value, for all sessions and beyond them."""
+        self._globals_open().store(name, program)
+
+    def get_global_program(self, name: str) -> Any:
+        """Return a global program. Raises ProgramNotFoundError."""
+        return self._globals_open().get(name)
+
+    def update_global_program(self, name: str, program: Any) -> None:
+        """Keep a global program in place of one that must be there. Raises ProgramNotFoundError."""
+        self._globals_open().update(name, program)
+
+    def delete_global_program(self, name: str) -> None:
+        """Forget a global program. Raises ProgramNotFoundError."""
+        self._globals_open().delete(name)
+
+    def list_global_programs(self) -> list[str]:
+        """Return the names of the global programs, sorted."""
+        return self._globals_open().names()
+
+    def _globals_open(self) -> ProgramTable:
+        self._check_open()
+        return self._globals
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the store: its thread, its watches and, in memory, its sessions. May be repeated.
+
+        What a file has stays there, for the next store.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._full_at = -1
+            sweeper, self._sweeper = self._sweeper, None
+            if self._file is not None:
+                self._note_uses(self._file)
+            sessions, self._sessions = self._sessions, {}
+            for session in sessions.values():
+                session._expires = ENDED
+        try:
+            if sweeper is not None:
+                sweeper.end()
+            for session in sessions.values():
+                if session._contents is not None:
+                    session._contents.close()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def __enter__(self) -> SessionStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._sessions)} of {self._max_sessions}"
+        where = "memory" if self._file is None else str(self._file.path)
+        return f"<snakepit.SessionStore in {where}: {state}>"
+
+    # -- for Session -------------------------------------------------------------------------------
+
+    def _is_alive(self, session: Session) -> bool:
+        now = self._clock()
+        with self._lock:
+            return session._expires > now
+
+    def _touch(self, session: Session) -> Any:
+        """Use a session: begin its time to live anew, and return its metadata as they are kept."""
+        now = self._clock()
+        with self._lock:
+            if session._expires > now:
+                session._expires = now + session.ttl
+                return session._metadata
+        raise self._not_found(session.id)
+
+    def _contents_of(self, session: Session) -> Contents:
+        """Use a session: begin its time to live anew, and return what it holds."""
+        now = self._clock()
+        with self._lock:
+            alive = session._expires > now
+            if alive:
+                session._expires = now + session.ttl
+                if session._contents is not None:
+                    return session._contents
+        if not alive:
+            raise self._not_found(session.id)
+        # Made outside the lock, since it may read the file. Whoever is first wins; nobody can have
+        # written through the others' meanwhile.
+        journal = self._journal(session._number) if self._file is not None else None
+        made = Contents(session.id, journal, self._notifier)
+        if journal is not None:
+            journal.load(made)
+        with self._lock:
+            if session._contents is None and session._expires > ENDED:
+                session._contents = made
+            contents = session._contents
+        if contents is None:
+            raise self._not_found(session.id)
+        return contents
+
+    def _metadata_of(self, session: Session) -> dict[str, Any]:
+        return self._plain_metadata(session, self._touch(session))
+
+    def _plain_metadata(self, session: Session, kept: Any) -> dict[str, Any]:
+        if self._file is not None and isinstance(kept, bytes):
+            kept = self._file.decode(kept, f"metadata of session {session.id!r}")
+        return dict(kept) if kept else {}
+
+    def _update(
+        self, session: Session, function: Callable[[dict[str, Any]], Mapping[str, Any]]
+    ) -> None:
+        done = False
+        while not done:
+            seen = self._touch(session)
+            metadata: Any = checked_metadata(function(self._plain_metadata(session, seen)))
+            if self._file is not None:
+                # Kept as the file keeps it, so that it comes back the same after a restart.
+                metadata = self._file.encode(metadata, f"metadata of session {session.id!r}")
+            with self._lock:
+                # Each change puts another object there: what is still the same was not changed.
+                done = session._metadata is seen and session._expires > ENDED
+                if done:
+                    session._metadata = metadata
+                    if self._file is not None:
+                        self._file.note_session(session)
+        if self._file is not None:
+            self._file.write()
+
+    # -- the quota ---------------------------------------------------------------------------------
+
+    def _make_room(self, id: str) -> None:
+        """End what stands in the way of a new session, or raise what forbids it."""
+        if self.cleanup_expired_sessions():
+            return
+        error: Exception
+        with self._lock:
+            if id in self._sessions:
+                error = SessionExistsError(
+                    f"there is a session {id!r} already: fetch it with get_session() or "
+                    "ensure_session()",
+                    details={"session": id},
+                )
+            elif len(self._sessions) >= self._full_at:
+                error = SessionQuotaError(
+                    f"session {id!r} cannot be made: the store holds {self._max_sessions} "
+                    "sessions, as many as it may; delete some, let them expire sooner, or raise "
+                    "max_sessions",
+                    details={"session": id, "max_sessions": self._max_sessions},
+                )
+            else:
+                return  # somebody else has made room
+        raise error
+
+    def _made(self) -> None:
+        """What making some of the sessions has to do beyond that: the first, and by the quota."""
+        sweeper = None
+        warning = ""
+        with self._lock:
+            count = len(self._sessions)
+            if self._sweeper is None and not self._closed:
+                sweeper = self._sweeper = Sweeper(self, self._sweep_interval)
+            if count > self._warn_at:
+                self._warn_at, self._calm_below, warning = marks(count, self._max_sessions)
+        if sweeper is not None:
+            try:
+                sweeper.start()
+            except RuntimeError:
+                # The interpreter is ending, or there are no threads left. Sessions expire without
+                # it as well.
+                logger.debug("the thread that sweeps sessions could not be started", exc_info=True)
+        if warning:
+            logger.warning(warning)
+        if self._file is not None:
+            self._file.write()
+
+    def _calm(self) -> None:
+        """Warn again when there are more sessions again. Under the lock."""
+        self._warn_at, self._calm_below, _ = marks(len(self._sessions), self._max_sessions)
+
+    def _finish(self, sessions: list[Session]) -> None:
+        """What the end of sessions has to do outside the lock."""
+        for session in sessions:
+            if session._contents is not None:
+                session._contents.close()
+        for hook in self._hooks:
+            for session in sessions:
+                try:
+                    hook(session.id)
+                except Exception:
+                    logger.exception("%r raised at the end of session %r", hook, session.id)
+        if self._file is not None:
+            self._file.write()
+
+    def _sweep(self) -> None:
+        try:
+            self.cleanup_expired_sessions()
+            if self._file is not None:
+                with self._lock:
+                    self._note_uses(self._file)
+                self._file.write()
+        except SessionStoreClosedError:
+            pass  # between the sweeper's waking and this
+
+    # -- errors ------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionStoreClosedError("the session store is closed; make another")
+
+    def _not_found(self, id: object) -> Exception:
+        if self._closed:
+            return SessionStoreClosedError("the session store is closed; make another")
+        return SessionNotFoundError(
+            f"there is no session {shortened(id)}: it was never made, was deleted, or has expired; "
+            "create_session() or ensure_session() makes it",
+            details={"session": id},
+        )
+
+    # -- the file ----------------------------------------------------------------------------------
+
+    def _open_file(self, path: str | os.PathLike[str]) -> SessionFile:
+        # Lazily: most stores have none, and sqlite3 takes milliseconds to import.
+        from snakepit.sessions.file import SessionFile
+
+        file = SessionFile(checked_backend(path), self._clock)
+        # A store that nobody closed still closes its file, when it is collected or at the exit.
+        weakref.finalize(self, file.close)
+        return file
+
+    def _load(self, file: SessionFile) -> None:
+        """Take what the file has; their variables and programs, when they are first used."""
+        self._globals.fill(file.load_programs(0))
+        now = self._clock()
+        for number, id, ttl, left, metadata in file.load_sessions():
+            session = Session(self, id, ttl, now + left, metadata)
+            session._number = number
+            session._saved = session._expires
+            self._sessions[id] = session
+            self._earliest = min(self._earliest, session._expires)
+        self._loaded = len(self._sessions)
+        if self._loaded:
+            self._made()
+
+    def _journal(self, number: int) -> Journal | None:
+        if self._file is None:
+            return None
+        from snakepit.sessions.journal import Journal
+
+        return Journal(self._file, number)
+
+    def _note_uses(self, file: SessionFile) -> None:
+        """Note for the file which sessions were used since it was last told. Under the lock."""
+        for session in self._sessions.values():
+            file.note_use(session)
