@@ -1,7 +1,7 @@
 """What workers ask their owner: the owner's half (the worker's is `snakepit._core.asking`).
 
-worker: a question in a mail slot --> whoever delivers mail: the topic's handler --> the answer there
-worker: a call of a host tool ------> a thread of the crew runs it --> the answer by the worker's link
+worker: a question in a mail slot --> who delivers mail: the topic's handler --> the answer there
+worker: a call of a host tool --> a thread of the crew runs it --> the answer by the worker's link
 
 A quick handler runs where mail is delivered, often in a caller's `result()`: it does not block and
 runs no code of users. Any other answers from a thread of the crew, which has no upper limit: a host
@@ -108,9 +108,7 @@ class Asks:
                 self._lender = Lender(self._pool)
             return self._lender
 
-    def hear_ran(
-        self, number: int, encoding: int, payload: Any, segment: Any, length: int
-    ) -> None:
+    def hear_ran(self, number: int, encoding: int, payload: Any, segment: Any, length: int) -> None:
         """A worker that waits has run a task that was lent to it."""
         lender = self._lender_of_pool()
         message = [(encoding, payload, segment, length)]

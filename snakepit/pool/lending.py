@@ -64,7 +64,7 @@ class Lender:
             self._stacks.pop(lane, None)
 
     def forget(self, lane: int) -> list[Any]:
-        """The lane's worker is dead; returns the tasks that were lent to it, for the caller to fail."""
+        """The lane's worker is dead; returns the tasks that were lent to it, to be failed."""
         with self._lock:
             self._stacks.pop(lane, None)
             numbers = [number for number, loan in self._loans.items() if loan[0] == lane]
@@ -110,11 +110,12 @@ class Lender:
                 self._pool.nested.send(*loan)
 
     def _lend_to(self, lane: int) -> Any:
-        """Take a task out of the queues for a lane; returns what to send there, None without one."""
+        """Take a task out of the queues for a lane; returns what to send, None without one."""
         scheduler = self._pool.scheduler
         for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
-            kind, definition, epoch, session, *message = scheduler.loan_of(task)
-            if message[1] & KEPT and message[3] is not None:
+            parts = scheduler.loan_of(task)
+            kind, definition, epoch, session, encoding, flags, payload, segment, length = parts
+            if flags & KEPT and segment is not None:
                 continue  # Other attempts need the segment.
             if not scheduler.take_back(task):
                 continue
@@ -122,7 +123,8 @@ class Lender:
             self._loans[number] = (lane, task)
             waiter = self._stacks[lane][-1][1]
             self._stacks[lane].append((LOAN, number))
-            return lane, LEND, waiter, tuple(message), (number, kind, definition, epoch, session)
+            message = encoding, flags, payload, segment, length
+            return lane, LEND, waiter, message, (number, kind, definition, epoch, session)
         return None
 
     def ran(self, number: int, message: tuple[int, Any, Any, int]) -> None:

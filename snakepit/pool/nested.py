@@ -125,7 +125,7 @@ class NestedTasks:
     def reply(
         self, lane: int, number: int, value: Any, failed: bool, explain: Callable[..., Any]
     ) -> None:
-        """Answer what a worker asked under a number: a value, or what `explain` made of an error."""
+        """Answer what a worker asked under a number: a value, or `explain`'s of an error."""
         channel = self._pool.scheduler.channel
         try:
             message = channel.encode_message(value)
@@ -184,9 +184,7 @@ class NestedTasks:
             message = self._pool.scheduler.channel.encode_message((problem, traceback.format_exc()))
         self.send(lane, ANSWER if error is None else ERROR, number, message)
 
-    def send(
-        self, lane: int, kind: int, number: int, message: Message, loan: Any = None
-    ) -> None:
+    def send(self, lane: int, kind: int, number: int, message: Message, loan: Any = None) -> None:
         """Send a worker a message by its link, if it is alive."""
         link = self._links.get(lane)
         channel = self._pool.scheduler.channel

@@ -76,7 +76,7 @@ class SessionDesk:
             if method is not None:
                 method(session)
 
-        self._forget = [store.on_change(changed), store.on_end(changed)]
+        self._forget = [store.on_change(changed)]
         self._store = store
 
     def _changed(self, session: str) -> None:

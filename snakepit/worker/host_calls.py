@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import TaskInterrupt, TaskStoppedError
@@ -97,8 +98,10 @@ def run_loan(pool: NestedPool, loan: Loan) -> None:
             if kind == CALL:
                 outcome = function(*args, **kwargs)
             else:
-                for item in args[0]:
-                    done.append(function(item) if kind == CALL_EACH else function(*item))
+                # Into the list, which keeps what was done before an error.
+                done.extend(
+                    map(function, args[0]) if kind == CALL_EACH else starmap(function, args[0])
+                )
                 outcome = done
             del function, args, kwargs
     except BaseException as error:
@@ -130,7 +133,11 @@ def _failure(
 
 
 def _decode(
-    pool: NestedPool, message: tuple[int, int, Any, Any, int], kind: int, definition: int, epoch: int
+    pool: NestedPool,
+    message: tuple[int, int, Any, Any, int],
+    kind: int,
+    definition: int,
+    epoch: int,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     encoding, flags, payload, segment, length = message
     value = pool.decode(encoding, payload, segment, length)

@@ -79,6 +79,10 @@ class NestedFuture(concurrent.futures.Future[Any]):
     def partial_outcome(self) -> list[Any] | None:
         return None
 
+    def take_loan(self, loan: Any) -> None:
+        """Run a call that the owner lends: only to calls of host tools (`HostCall`)."""
+        raise NotImplementedError
+
     def _help(self, timeout: float | None) -> None:
         """Wait until the outcome is there, or the call comes back to be run here."""
         if self.done():

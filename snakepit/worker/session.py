@@ -6,7 +6,6 @@ In a pool of threads the owner's session is at hand, and asked directly.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from snakepit._core.asking import MISSING, VariableCache
 from snakepit.errors import (
-    HostToolNotFoundError,
     SessionNotFoundError,
     VariableNotFoundError,
     VersionConflictError,
@@ -412,9 +410,7 @@ class LocalLine:
 
 
 def _start_watch(watch: VariableWatch, callback: Callable[[Any, int], object]) -> None:
-    threading.Thread(
-        target=watch.run, args=(callback,), name="snakepit-watch", daemon=True
-    ).start()
+    threading.Thread(target=watch.run, args=(callback,), name="snakepit-watch", daemon=True).start()
 
 
 _contexts: dict[int, SessionContext] = {}

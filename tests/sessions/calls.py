@@ -172,7 +172,7 @@ def tool_in_threads(name: str, count: int) -> list[Any]:
     session = here()
     found: list[Any] = []
     threads = [
-        threading.Thread(target=lambda n=n: found.append(session.call_tool(name, n)))  # type: ignore[misc]
+        threading.Thread(target=lambda n=n: found.append(session.call_tool(name, n)))
         for n in range(count)
     ]
     for thread in threads:

@@ -82,7 +82,7 @@ def test_exception_of_a_tool_arrives(executor: snakepit.Executor) -> None:
     executor.register_tool("s", "unpicklable", tasks.fail_unpicklably)
     executor.register_tool("s", "lock", tasks.make_lock)
     view = executor.options(session="s")
-    with pytest.raises(Exception) as direct:  # noqa: PT011
+    with pytest.raises(Exception) as direct:
         tasks.fail_deeply()
     kind, text, _ = view.submit(calls.catch_tool_error, "fail").result(LONG)
     assert (kind, text) == (type(direct.value).__name__, str(direct.value))
