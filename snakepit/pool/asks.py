@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.answering import LATER, Answerer
-from snakepit.errors import SnakepitError
+from snakepit.errors import SessionNotFoundError, SnakepitError
 from snakepit.pool.crew import Crew
-from snakepit.pool.sessions import SessionDesk
+from snakepit.pool.sessions import QUICKEST, SessionDesk
 from snakepit.pool.terms import session_name
 
 if TYPE_CHECKING:
@@ -52,14 +52,24 @@ class Asks:
 
     def _respond(self, slot: int, _lane: int, key: int, question: list[Any]) -> Any:
         topic = question[0]
+        if topic in QUICKEST:
+            session = self.desk.known.get(key)
+            if session is not None:
+                try:
+                    return QUICKEST[topic](session, *question[1:])
+                except SessionNotFoundError:
+                    # It has ended; another may begin under its id.
+                    self.desk.known.pop(key, None)
+            else:
+                self.desk.know(key)
         handler = self.handlers.get(topic)
         if handler is not None:
             return handler(session_name(key), *question[1:])
         slow = self.slow_handlers.get(topic)
         if slow is None:
             raise _unknown_topic(topic, [*self.handlers, *self.slow_handlers])
-        session = session_name(key)
-        self._crew.run(lambda: self._answer_later(slot, slow, session, question))
+        session_id = session_name(key)
+        self._crew.run(lambda: self._answer_later(slot, slow, session_id, question))
         return LATER
 
     def _answer_later(

@@ -586,4 +586,4 @@ def session_of_this_thread() -> SessionContext | None:
         return None
     from snakepit.worker.session import LocalLine, SessionContext
 
-    return SessionContext(LocalLine(_here.pool.desk, session))
+    return SessionContext(LocalLine(_here.pool.desk, str(session)))

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import HostToolNotFoundError, PoolShutdownError, SessionNotFoundError
-from snakepit.pool.terms import session_number
+from snakepit.pool.terms import session_name, session_number
 
 if TYPE_CHECKING:
+    from snakepit.pool.terms import SessionName
     from snakepit.sessions.session import Session
     from snakepit.sessions.store import SessionStore
     from snakepit.sessions.tools import HostTool
@@ -31,6 +32,15 @@ METHODS = (
     "list_programs",
 )
 
+# What is asked for all the time, straight of a session that is known.
+QUICKEST: dict[str, Callable[..., Any]] = {
+    "get": lambda session, name: session.get_variable(name),
+    # A list, which travels by the quicker codec.
+    "read": lambda session, name: list(session.read_variable(name)),
+    "set": lambda session, name, value: session.set_variable(name, value),
+}
+MOST_KNOWN = 1024
+
 
 class SessionDesk:
     """Keeps the store, made when first wanted unless it is given, and answers for its sessions.
@@ -48,6 +58,10 @@ class SessionDesk:
         self._forget: list[Callable[[], None]] = []
         self._closed = False
         self.handlers = self._make_handlers()
+        # Sessions that workers asked about, by their keys; what ended is found out when it is used.
+        # Their names are held beside, so that no other id can get the same key meanwhile.
+        self.known: dict[int, Session] = {}
+        self._names: dict[int, SessionName] = {}
         if store is not None:
             self._adopt(store)
 
@@ -100,7 +114,8 @@ class SessionDesk:
                 "the call that asks belongs to no session, or its session is not in use any more; "
                 "submit it with options(session=...)"
             )
-        return self.store.ensure_session(session_id)
+        # Plain: who keeps it must not keep the name in use.
+        return self.store.ensure_session(str(session_id))
 
     def owned(self, session_id: str) -> Session:
         """Return a session for the owner. Raises PoolShutdownError once the store is closed."""
@@ -108,37 +123,40 @@ class SessionDesk:
             raise PoolShutdownError("the pool has been shut down, and its sessions with it")
         return self.store.ensure_session(session_id)
 
+    def know(self, key: int) -> None:
+        """Know a session by its key from now on, made when it is new; not one that has no name."""
+        name = session_name(key)
+        if name is None:
+            return
+        if len(self.known) >= MOST_KNOWN:
+            self.known.clear()
+            self._names.clear()
+        self._names[key] = name
+        self.known[key] = self.store.ensure_session(str(name))
+
     # -- for workers -------------------------------------------------------------------------------
 
     def _make_handlers(self) -> dict[str, Callable[..., Any]]:
         """Return the quick handlers, by topic."""
         found: dict[str, Callable[..., Any]] = {
             "id": self._id,
-            "get": self._get,
-            "read": self._read,
-            "set": self._set,
             "metadata": lambda session_id: self.session(session_id).metadata,
             "tools": self._tools,
         }
         for name in METHODS:
             found[name] = self._caller(name)
+        for topic in QUICKEST:
+            found[topic] = self._quickest(topic)
         return found
+
+    def _quickest(self, topic: str) -> Callable[..., Any]:
+        return lambda session_id, *args: QUICKEST[topic](self.session(session_id), *args)
 
     def _caller(self, name: str) -> Callable[..., Any]:
         return lambda session_id, *args: getattr(self.session(session_id), name)(*args)
 
     def _id(self, session_id: str | None) -> str | None:
-        return session_id
-
-    def _get(self, session_id: str | None, name: str) -> Any:
-        return self.session(session_id).get_variable(name)
-
-    def _read(self, session_id: str | None, name: str) -> list[Any]:
-        # A list, which travels by the quicker codec.
-        return list(self.session(session_id).read_variable(name))
-
-    def _set(self, session_id: str | None, name: str, value: Any) -> int:
-        return self.session(session_id).set_variable(name, value)
+        return None if session_id is None else str(session_id)
 
     def _tools(self, session_id: str | None) -> list[tuple[str, str, Any]]:
         tools = self.session(session_id).tools

@@ -112,10 +112,12 @@ def session_number(session: str) -> int:
     return (zlib.crc32(encoded) << 32 | zlib.adler32(encoded)) or 1
 
 
-def session_name(key: int) -> str | None:
-    """Return the id of a session that is in use, None if there is no such."""
-    name = _names.get(key)
-    return None if name is None else str(name)
+def session_name(key: int) -> SessionName | None:
+    """Return the id of a session that is in use, None if there is no such.
+
+    It is in use for as long as this is held.
+    """
+    return _names.get(key)
 
 
 def _check_guards(retry: Any, breaker: Any) -> None:
