@@ -10,7 +10,6 @@ tool may call the pool, whose tasks may call host tools, at any depth.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import threading
 import traceback
@@ -52,7 +51,7 @@ class Asks:
 
     def _respond(self, slot: int, _lane: int, key: int, question: list[Any]) -> Any:
         topic = question[0]
-        if topic in QUICKEST:
+        if topic in QUICKEST and not self.desk.on_file:
             session = self.desk.known.get(key)
             if session is not None:
                 try:
@@ -63,9 +62,10 @@ class Asks:
             else:
                 self.desk.know(key)
         handler = self.handlers.get(topic)
-        if handler is not None:
+        if handler is not None and not self.desk.on_file:
             return handler(session_name(key), *question[1:])
-        slow = self.slow_handlers.get(topic)
+        # What a file is written or read for must not hold up other mail.
+        slow = handler or self.slow_handlers.get(topic)
         if slow is None:
             raise _unknown_topic(topic, [*self.handlers, *self.slow_handlers])
         session_id = session_name(key)
@@ -157,6 +157,8 @@ def explain(error: BaseException) -> tuple[BaseException, str]:
 
 
 def _unknown_topic(topic: object, known: list[str]) -> SnakepitError:
+    import difflib  # Only for errors: it is slow to import.
+
     near = difflib.get_close_matches(str(topic), known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return SnakepitError(

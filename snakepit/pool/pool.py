@@ -577,6 +577,7 @@ class ProcessPool:
             self.supervisor.tell(lambda: None)
         else:
             self._discard()
+            self.asks.close()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
@@ -617,6 +618,7 @@ class ProcessPool:
         self._over = True
         self.scheduler.dismiss()
         self._discard()
+        self.asks.close()
         _running.discard(self)
 
     def _discard(self) -> None:
@@ -625,7 +627,6 @@ class ProcessPool:
                 os.close(fd)
             self._lifeline = None
         self.scheduler.control.close_descriptor()
-        self.asks.close()
 
     def forget_after_fork(self) -> None:
         """In a forked child: let go of what would keep the owner's workers alive."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import weakref
 from collections.abc import Callable
@@ -61,6 +60,7 @@ class SessionDesk:
         # Sessions that workers asked about, by their keys; what ended is found out when it is used.
         # Their names are held beside, so that no other id can get the same key meanwhile.
         self.known: dict[int, Session] = {}
+        self.on_file = store is not None and store.get_stats()["backend"] != "memory"
         self._names: dict[int, SessionName] = {}
         if store is not None:
             self._adopt(store)
@@ -179,6 +179,8 @@ class SessionDesk:
 
 def unknown_tool(session_id: str | None, name: object, known: list[str]) -> HostToolNotFoundError:
     """Return the error for a host tool that is not there, with the nearest one that is."""
+    import difflib  # Only for errors: it is slow to import.
+
     near = difflib.get_close_matches(str(name), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
     return HostToolNotFoundError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,20 @@ def test_store_of_the_users_own_is_used_and_stays_open(make: Make) -> None:
         first.shutdown()
         second.shutdown()
         assert store.get_session("s").get_variable("x") == 6
+
+
+def test_store_in_a_file_serves_workers(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    with snakepit.SessionStore(backend=path) as store:
+        executor = make(1, session_store=store)
+        view = executor.options(session="s")
+        view.submit(calls.run, "register_variable", "x", "integer", 5).result(LONG)
+        view.submit(calls.increment, "x", 5).result(LONG)
+        executor.shutdown()
+    with snakepit.SessionStore(backend=path) as store:
+        executor = make(1, session_store=store)
+        view = executor.options(session="s")
+        assert view.submit(calls.run, "get_variable", "x").result(LONG) == 10
 
 
 def test_wrong_store_is_refused() -> None:
