@@ -82,8 +82,8 @@ def current_pool() -> Any:
 def current_session() -> SessionContext | None:
     """Return the session of the running call: its variables and host tools. None without one.
 
-    A call has the session that it was submitted with, by `options(session=...)`; threads that it
-    starts have it too. What a call submits in turn has none of itself.
+    A call has the session that it was submitted with, by `options(session=...)`; in a worker
+    process the threads that it starts have it too. What a call submits in turn has none of itself.
     """
     global _context_of
     if _lane is None:
