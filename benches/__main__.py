@@ -33,6 +33,7 @@ QUESTIONS = (
     "payload",
     "pending",
     "imports",
+    "session_store",
 )
 # Far more than a question takes: it ends a run in which even the limits inside the question did not
 # help.

@@ -118,6 +118,15 @@ def _import_bar(statement: str) -> Bar:
     )
 
 
+def _session_bar(case: str) -> Bar:
+    share = quotient(own("session_store", case), own("session_store", "no-op call"))
+    return Bar(
+        f"{case} a session, vs a no-op call",
+        at_most(1 / 3, share, text.times),
+        (at_most(1 / 8, share, text.times),),
+    )
+
+
 # Ratios are to ProcessPoolExecutor over forkserver unless they name another; times are Snakepit's
 # own.
 BARS = (
@@ -176,6 +185,9 @@ BARS = (
     _blocking_bar("a task computes"),
     _import_bar("import snakepit"),
     _import_bar("from snakepit import Executor"),
+    _session_bar("create"),
+    _session_bar("fetch"),
+    _session_bar("delete"),
 )
 
 
