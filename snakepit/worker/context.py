@@ -86,18 +86,19 @@ def current_session() -> SessionContext | None:
     process the threads that it starts have it too. What a call submits in turn has none of itself.
     """
     global _context_of
-    if _lane is None:
+    lane = _lane
+    if lane is None:
         from snakepit.pool.local import session_of_this_thread
 
         return session_of_this_thread()
-    key = _inner_session(_lane.session) if _inner_calls else _lane.session
+    key = _inner_session(lane.session) if _inner_calls else lane.session
     if key == 0:
         return None
     if _context_of is None:
         from snakepit.worker.session import context_of
 
         _context_of = context_of
-    context: SessionContext = _context_of(_lane, key)
+    context: SessionContext = _context_of(lane, key)
     return context
 
 

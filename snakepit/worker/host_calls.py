@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAIL_TOOL, MAIL_RAN = 11, 12
 CALL, CALL_EACH = 0, 1
 FUNCTION_INSIDE = 4
+LOOK_SECONDS = 0.05
 
 # An encoded call, and what it is: (encoding, flags, payload, segment, length), (loan's number,
 # kind, number and epoch of the function, key of the session).
@@ -61,16 +62,21 @@ class HostCall(NestedFuture):
 
     def await_outcome(self) -> Any:
         """Wait for the outcome, and run meanwhile what is lent."""
+        # A signal's handler breaks the main thread's wait. What is raised in another thread comes
+        # between two of its bytecodes, so that one has to run some now and then.
+        in_main = threading.current_thread() is threading.main_thread()
+        pause = None if in_main else LOOK_SECONDS
         try:
             while True:
                 loan = None
                 with self._condition:
-                    self._condition.wait_for(self._ready)
+                    ready = self._condition.wait_for(self._ready, pause)
                     if self._loans:
                         loan = self._loans.popleft()
-                if loan is None:
+                if loan is not None:
+                    run_loan(self._pool, loan)
+                elif ready:
                     return concurrent.futures.Future.result(self, 0)
-                run_loan(self._pool, loan)
         finally:
             with self._condition:
                 self._left = True
