@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from snakepit.sessions.store import SessionStore as SessionStore
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
+    from snakepit.worker.context import current_session as current_session
 
 __version__ = "0.2.0"
 
@@ -48,6 +49,7 @@ _HOMES = {
     "TaskInterrupt": "snakepit.errors",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
+    "current_session": "snakepit.worker.context",
     "recommend_profile": "snakepit.diagnostics.compatibility",
     "share": "snakepit.pool.memory",
     "shared_array": "snakepit.pool.memory",

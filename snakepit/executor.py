@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from snakepit.pool.retry import RetryPolicy
     from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import Stream
+    from snakepit.sessions.session import Session
+    from snakepit.sessions.store import SessionStore
+    from snakepit.sessions.tools import HostTool
 
 __all__ = ["Executor", "PoolView"]
 
@@ -124,6 +127,8 @@ class Executor(concurrent.futures.Executor):
     `cancel_running`: `cancel()` of a future also stops a call that runs (`options` can say
     otherwise). `stop_grace`: what a call that is stopped, or late, is given before it is made to
     end: `snakepit.Graces` or a dict of its fields, in seconds.
+    `session_store`: the SessionStore that keeps its sessions; None: one of its own, made when it is
+    needed and gone with the pool.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
     ran on it, with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
@@ -154,8 +159,10 @@ class Executor(concurrent.futures.Executor):
         stop_grace: Graces | Mapping[str, float] | None = None,
         name: str = "default",
         blas_threads: int | Literal["share"] | None = None,
+        session_store: SessionStore | None = None,
     ) -> None:
         size = _checked_size(max_workers)
+        _check_store(session_store)
         graces = Graces.checked(stop_grace)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
@@ -181,7 +188,7 @@ class Executor(concurrent.futures.Executor):
                         f"{option} is for workers that are processes; profile='local' has none"
                     )
             self._pool: ProcessPool | LocalPool = LocalPool(
-                LocalConfig(size, initializer, tuple(initargs), name, graces)
+                LocalConfig(size, initializer, tuple(initargs), name, graces, session_store)
             )
         elif profile == "process":
             context = _chosen_context(mp_context, start_method)
@@ -200,6 +207,7 @@ class Executor(concurrent.futures.Executor):
                     name=name,
                     blas_threads=checked_blas_threads(blas_threads),
                     graces=graces,
+                    session_store=session_store,
                 )
             )
         else:
@@ -328,6 +336,38 @@ class Executor(concurrent.futures.Executor):
         False when there is nothing to forget. Raises TypeError.
         """
         return self._pool.forget_session(session_key(session))
+
+    def session(self, session_id: str) -> Session:
+        """Return a session of the pool, made when it is new: the owner's side of it.
+
+        Raises SessionQuotaError when the store is full, PoolShutdownError after the pool's end.
+        """
+        return self._pool.desk.owned(session_id)
+
+    @property
+    def session_store(self) -> SessionStore:
+        """The store that keeps the pool's sessions."""
+        return self._pool.desk.store
+
+    def register_tool(
+        self,
+        session_id: str,
+        name: str,
+        function: Callable[..., Any],
+        description: str = "",
+        parameters: Any = None,
+        exposed: bool = True,
+    ) -> HostTool:
+        """Let the calls of a session call a function of this process; return the tool.
+
+        In a worker it is `snakepit.current_session().tools[name]`. It runs here, in a thread of the
+        pool's, several at once if several calls ask, and may use this pool. It ends with the
+        session, and takes the place of one of the same name. `description` and `parameters` are for
+        whoever looks at `tools`; `exposed=False`: workers neither see nor call it.
+        """
+        return self.session(session_id).register_tool(
+            name, function, description, parameters, exposed
+        )
 
     def cancel(self, *, session: str) -> int:
         """Stop all calls of a session, and return how many there were to stop.
@@ -507,6 +547,15 @@ def _checked_size(max_workers: object) -> int:
     if size > MOST_WORKERS:
         raise ValueError(f"max_workers must be at most {MOST_WORKERS}, not {size}")
     return size
+
+
+def _check_store(store: object) -> None:
+    if store is None:
+        return
+    from snakepit.sessions.store import SessionStore
+
+    if not isinstance(store, SessionStore):
+        raise TypeError(f"session_store must be a snakepit.SessionStore or None, not {store!r}")
 
 
 def _check_count(name: str, value: int | None) -> None:

@@ -6,6 +6,7 @@
     cells on the private ring           not started: back to the shared rings
     cells on the bound rings            not started, and for this worker alone: these fail too
     mail, posted and pushed             delivered;  else dropped, with the worker that meant it
+    a question, pushed                  the same, its slot freed by who answers it; answered: dropped
     segments of completed answers       ours from now on; every other one of the dead client can be reclaimed
 """
 from cpython.ref cimport Py_DECREF
@@ -16,8 +17,8 @@ from snakepit._core.completions cimport HELPER_BELL, THREAD_BELL
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit
 from snakepit._core.layout cimport (
-    DONE, IN_SEGMENT, LANE_VACANT, MAIL, NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot,
-    cell_generation, cell_slot, claim_lane, claim_state, claim_word,
+    ANSWERED, DONE, IN_SEGMENT, LANE_VACANT, MAIL, MAIL_ASK, NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane,
+    Ring, Slot, cell_generation, cell_slot, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.points cimport BURIAL_BEGUN, BURIAL_COLLECTED, BURIAL_SWEPT, point
 from snakepit._core.queue cimport ring_push
@@ -95,12 +96,15 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
             # Somebody may be reading it at this moment, which is why it stays where it is.
             if slot.flags & IN_SEGMENT and slot.segment:
                 scheduler.arena.entrust(slot.segment - 1, lane.client)
+            if slot.kind == MAIL_ASK and claim_state(word) == POSTED:
+                # Read by the owner at this moment, or about to be: whoever answers frees it.
+                scheduler.taken[i] = 2
             if not scheduler.taken[i]:
                 # It died between its answer and the list.
                 scheduler.taken[i] = 1
                 slot.next = scheduler.backlog
                 scheduler.backlog = i + 1
-        elif claim_state(word) == MAIL or claim_state(word) == POSTED:
+        elif claim_state(word) == MAIL or claim_state(word) == POSTED or claim_state(word) == ANSWERED:
             scheduler.free_slot(i)
     while lane.private.head < lane.private.tail:
         cell = load64(control.cells(&lane.private) + (lane.private.head & lane.private.mask))

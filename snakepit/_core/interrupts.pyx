@@ -123,6 +123,16 @@ cdef class Held:
 HELD = Held()
 
 
+def session_of_task() -> int:
+    """The key of the session of the task that this thread runs; 0 without one."""
+    cdef Runner runner
+    if get_runner() == NULL:
+        return 0
+    runner = <Runner>get_runner()
+    # Only this thread changes it.
+    return (<Task>runner.top).session if runner.top != NULL else 0
+
+
 def stop_requested() -> bool:
     """Whether the task that this thread runs, or one that waits for it here, was asked to stop."""
     cdef Runner runner

@@ -35,6 +35,7 @@ cdef class WorkerLane:
     cdef int holds                      # sections of our own under way that no interrupt may break ...
     cdef bint owed                      # ... and one came meanwhile
     cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
+    cdef object asks                    # its `Asker`, once somebody asked
 
     cdef uint32_t take(self) noexcept nogil
     cdef uint32_t obey(self) noexcept nogil
@@ -53,5 +54,5 @@ cdef class WorkerLane:
     cdef void push(self, uint32_t index) noexcept nogil
     cdef uint32_t open_mail(self) noexcept nogil
     cdef int post_message(
-        self, int kind, uint64_t number, Message message, uint32_t definition, uint32_t epoch
+        self, int kind, uint64_t number, Message message, uint32_t definition, uint32_t epoch, uint64_t session=*
     ) except -1

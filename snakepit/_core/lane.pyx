@@ -581,8 +581,9 @@ cdef class WorkerLane:
         self.post_message(MAIL_SUBMIT, number, message, definition, epoch)
 
     cdef int post_message(
-        self, int kind, uint64_t number, Message message, uint32_t definition, uint32_t epoch
+        self, int kind, uint64_t number, Message message, uint32_t definition, uint32_t epoch, uint64_t session=0
     ) except -1:
+        """Returns which slot it is in."""
         cdef uint32_t index
         cdef Slot *slot
         with nogil:
@@ -591,6 +592,8 @@ cdef class WorkerLane:
         slot = &self.control.slots[index]
         slot.kind = kind
         slot.parent = number
+        slot.session = session
+        slot.cancel = 0
         slot.definition = definition
         slot.definition_epoch = epoch
         slot.encoding = message.encoding
@@ -609,7 +612,7 @@ cdef class WorkerLane:
             store64(&slot.claim, claim_word(claim_generation(slot.claim), self.index, POSTED))
             point(MAIL_POSTED)
             self.push(index)
-        return 0
+        return <int>index
 
     cdef uint32_t open_mail(self) noexcept nogil:
         """Claim a free mail slot; the owner empties them, so one comes free soon."""
@@ -636,6 +639,26 @@ cdef class WorkerLane:
             if load64(&self.control.slots[<uint32_t>slot].claim) == done:
                 still.append((slot, generation, shared))
         self.kept = still
+
+    @property
+    def asker(self):
+        """What asks the owner; made when first wanted."""
+        if self.asks is None:
+            from snakepit._core.asking import Asker
+
+            # Two threads may make one each: neither keeps anything but how long to spin.
+            self.asks = Asker(self)
+        return self.asks
+
+    def ask(self, topic, *args):
+        """Ask the owner in the name of the running task's session (see `Asker.ask_for`)."""
+        return self.asker.ask(topic, *args)
+
+    @property
+    def session(self) -> int:
+        """The key of the running task's session; 0 without one."""
+        cdef uint32_t slot = self.slot
+        return self.control.slots[slot].session if slot != NO_SLOT else 0
 
     @property
     def stop_requested(self) -> bool:

@@ -14,6 +14,8 @@ The life of a slot, and who makes each step:
     FREE --owner--> FILLING --owner--> QUEUED --worker, CAS--> RUNNING --worker--> DONE --owner--> FREE
                                          +-----owner, CAS (cancelled)-------------------------------^
     mail slots:     FREE --worker, CAS--> MAIL --worker--> POSTED --owner--> FREE
+    of kind ASK:    POSTED --owner, CAS--> ANSWERED --worker--> FREE
+                      +----worker, CAS---> GIVEN_UP --owner--> FREE
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -31,6 +33,7 @@ cdef enum:
     NAME_BYTES = 96                     # of a name, its final zero included
     STACK_BYTES = 8192                  # of a `StackPage`: room for some 80 frames
     NOBODY = 0xFFF                      # lane number of a claim that names no lane
+    REVISIONS = 256                     # words of `Header.revisions`
 
 # State of a slot, the low 4 bits of its claim word.
 cdef enum:
@@ -41,6 +44,8 @@ cdef enum:
     DONE = 4
     MAIL = 5
     POSTED = 6
+    ANSWERED = 7                        # the owner's answer lies where the question lay
+    GIVEN_UP = 8                        # who asked does not wait any more
 
 # What a slot carries.
 cdef enum:
@@ -54,6 +59,9 @@ cdef enum:
     MAIL_CANCEL = 7                     # a worker gives up a task that it submitted
     CHUNK = 8                           # one chunk of a stream
     MAIL_WORN = 9                       # a worker has run as many tasks as it should before it is replaced
+    MAIL_ASK = 10                       # a worker asks its owner, and waits for the answer in the slot
+    MAIL_TOOL = 11                      # a worker calls a function of its owner's; the answer comes by the link
+    MAIL_RAN = 12                       # how a task ended that was lent to a worker which waits
 
 # How a payload is encoded.
 cdef enum:
@@ -132,6 +140,9 @@ cdef struct Header:
     uint64_t names, stacks              # byte offsets
     uint64_t created_ns
     char pool_name[NAME_BYTES]
+    # By the session's key: grows after every change of a variable, before the change is acknowledged. Sessions that
+    # share a word only cost each other a look at the owner's.
+    uint64_t revisions[REVISIONS]
 
 
 cdef struct Lane:
@@ -168,7 +179,8 @@ cdef struct Slot:
     uint8_t priority
     uint32_t definition_epoch
     uint32_t segment                    # arena segment + 1, or 0
-    uint32_t cancel                     # STOP_* set by the owner, CALLED and RETURNED added by the worker
+    uint32_t cancel                     # STOP_* set by the owner, CALLED and RETURNED added by the worker;
+                                        # of kind ASK a futex word: 1 while who asked sleeps
     uint64_t task                       # the owner's number of the task
     uint64_t deadline_ns                # monotonic; 0: none
     uint64_t session                    # the session's key; 0: none

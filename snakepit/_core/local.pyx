@@ -45,12 +45,13 @@ cdef class LocalQueue(Owner):
     def __dealloc__(self):
         pthread_mutex_destroy(&self.mutex)
 
-    def set_terms(self, Task task, timeout, int priority, uint64_t session) -> None:
+    def set_terms(self, Task task, timeout, int priority, session) -> None:
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0."""
         if timeout is not None:
             task.deadline_ns = deadline_after(timeout)
         task.priority = priority
         task.session = session
+        task.session_key = session
 
     def adopt(self, Task call) -> None:
         """Have callers wait for `call` as for a task of this queue, though only attempts at it are queued."""

@@ -135,6 +135,12 @@ cpdef enum Point:
     MAIL_OPENED
     MAIL_FILLED
     MAIL_POSTED                         # its claim word says so, it is on no list
+    # A worker asks, its owner answers.
+    ASK_POSTED                          # the question is on the list
+    ASK_BEDDED                          # its word says that who asked sleeps
+    ASK_HEARD                           # the answer is seen, nothing of it is taken
+    ASK_ADOPTED
+    ASK_TAKEN                           # the answer is rebuilt, its slot not yet free
     # The arena.
     ARENA_TOOK
     ARENA_LOCKED
@@ -168,6 +174,9 @@ cpdef enum Point:
     FINISH_FREED
     MAIL_DELIVERING
     MAIL_DELIVERED
+    ANSWER_BEGUN                        # the question is read, nobody has looked at it
+    ANSWER_FILLED                       # the answer lies in the slot, its claim word does not say so
+    ANSWER_TOLD                         # it does; who asked is not woken
     BURIAL_BEGUN
     BURIAL_COLLECTED
     BURIAL_SWEPT

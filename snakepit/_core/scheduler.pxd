@@ -30,6 +30,7 @@ cdef class Scheduler(Completions):
     cdef object __weakref__
     cdef dict known
     cdef object on_mail, on_idle        # what the pool wants to hear
+    cdef public object on_ask           # `Answerer.answer`: answers a worker in the slot of its question
     cdef pthread_mutex_t mutex
     cdef uint64_t tables_size           # bytes of the mapping in which the tables below lie
     cdef void **tasks                   # by slot: the task that is in it, with one reference
@@ -45,7 +46,8 @@ cdef class Scheduler(Completions):
     cdef uint32_t delivering            # 1 while a thread delivers them
     cdef object verdicts                # (task, error): failed by the supervisor, to be settled by whoever collects
     cdef uint32_t n_verdicts            # of these, what is not settled yet
-    cdef char *taken                    # by slot: 1 while it stands in the backlog or is being handled
+    cdef char *taken                    # by slot: 1 while it stands in the backlog or is being handled, 2 (MAIL_ASK)
+                                        # when who asked is dead
     cdef uint64_t *session_of           # affinity: the session that an entry is about ...
     cdef uint16_t *lane_of              # ... and the lane that last ran it
     cdef bint open                      # takes new tasks

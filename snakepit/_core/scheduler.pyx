@@ -25,8 +25,8 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_STARTING, NOBODY, PRIORITIES, QUEUED, RUNNING, Header, Lane,
-    Ring, Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
+    CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_STARTING, MAIL_ASK, NOBODY, PRIORITIES, QUEUED, RUNNING,
+    Header, Lane, Ring, Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.memory cimport map_private, unmap_private
 from snakepit._core.points cimport (
@@ -194,7 +194,7 @@ cdef class Scheduler(Completions):
             task.epoch = definition.epoch
         self.enter(task, True)
 
-    def set_terms(self, Task task, timeout, int priority, uint64_t session, int affinity=0, session_name=None):
+    def set_terms(self, Task task, timeout, int priority, session, int affinity=0, session_name=None):
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0, how close it keeps.
 
         `affinity`: 0 a hint, 1 strict, 2 strict and not waiting; then `session_name` is for messages.
@@ -204,6 +204,7 @@ cdef class Scheduler(Completions):
             task.deadline_ns = deadline_after(timeout)
         task.priority = priority
         task.session = session
+        task.session_key = session
         if affinity:
             task.affinity = affinity
             task.session_name = session_name
@@ -626,6 +627,10 @@ cdef class Scheduler(Completions):
         cdef Segment segment = None
         cdef bytes payload = None
         point(MAIL_DELIVERING)
+        if slot.kind == MAIL_ASK:
+            self.on_ask(index)
+            point(MAIL_DELIVERED)
+            return 0
         try:
             if slot.flags & IN_SEGMENT:
                 segment = self.arena.adopt(slot.segment - 1, length)
@@ -652,6 +657,11 @@ cdef class Scheduler(Completions):
     def message_of(self, Task task) -> tuple:
         """The encoded call of a task that was taken back: encoding, flags, payload or None, segment or None, length."""
         return task.encoding, task.flags, task.inline, task.segment, task.length
+
+    def loan_of(self, Task task) -> tuple:
+        """What another needs to run the task: kind, function's number and epoch, session key, then its message."""
+        return (task.kind, task.definition, task.epoch, task.session, task.encoding, task.flags, task.inline,
+                task.segment, task.length)
 
     cpdef bint take_back(self, Task task) except -1:
         """Take a task that has not started out of the queues, its message intact; False when it started."""
@@ -892,10 +902,12 @@ cdef class Scheduler(Completions):
         """Read the counters: tasks by fate, bytes each way, queue lengths, lanes by activity."""
         cdef Header *header = self.control.header
         cdef uint64_t queued = 0
-        cdef uint32_t i
+        cdef uint32_t i, free_mail = 0
         cdef uint64_t pending = self.pending.length
         for i in range(PRIORITIES):
             queued += ring_length(&header.queues[i])
+        for i in range(self.control.n_slots, self.control.n_slots + self.control.n_mail):
+            free_mail += claim_state(load64(&self.control.slots[i].claim)) == FREE
         if self.bindings is not None:
             queued += self.bindings.queued() - self.bindings.length
             pending += self.bindings.length
@@ -907,4 +919,5 @@ cdef class Scheduler(Completions):
             "searching": count_bits(header.searching, self.control.n_lanes),
             "sleeping": count_bits(header.sleeping, self.control.n_lanes),
             "slots": self.control.n_slots, "free_slots": self.n_free,
+            "mail": self.control.n_mail, "free_mail": free_mail,
         }

@@ -86,6 +86,7 @@ cdef class Task(Message):
     cdef readonly uint64_t deadline_ns
     cdef uint64_t session
     cdef readonly object session_name   # of a strict call, for messages
+    cdef object session_key             # the same as it was given: keeps the session's name known (see `terms.py`)
     cdef uint64_t parent
     cdef uint64_t submitted_ns
     cdef readonly uint64_t run_ns

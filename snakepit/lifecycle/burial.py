@@ -56,6 +56,8 @@ class Burial:
         )
         if lost is not None:
             self._step(worker, lambda: self._fail(worker, lost, autopsy))
+        for task in self._step(worker, lambda: self._pool.asks.forget(worker.lane)) or ():
+            self._fail(worker, task, autopsy)
         self._step(worker, lambda: self._count(worker, served, info.get("completed", 0), autopsy))
         self._step(worker, lambda: self._pool.affinity.lane_buried(worker.lane))
         self._step(worker, lambda: self._pool.nested.forget(worker.lane))

@@ -118,6 +118,14 @@ class ProcessDeadlines(Deadlines):
             scheduler.fail(future, error)
             return
         phase = phase_of(scheduler, future)
+        if not phase and self._pool.asks.has_lent(future):
+            error = TaskTimeoutError(
+                f"the task did not end within its timeout of {timeout:g} s; it runs on a worker "
+                "that waits for a host tool, which is not ended for it",
+                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "running"},
+            )
+            scheduler.fail(future, error)
+            return
         if not phase:
             # Its answer is there and about to be settled, or its worker is dead and about to be
             # buried: the outcome decides, if it comes.

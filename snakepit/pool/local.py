@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from snakepit._core.interrupts import HELD, Runner
+from snakepit._core.interrupts import HELD, Runner, session_of_task
 from snakepit._core.local import LocalQueue
 from snakepit.errors import (
     PoolNotReadyError,
@@ -32,14 +32,17 @@ from snakepit.lifecycle.ladder import ThreadLadder
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.futures import Future
 from snakepit.pool.living import LivingSet
+from snakepit.pool.sessions import SessionDesk
 from snakepit.pool.stats import LifecycleStats, PoolStats
-from snakepit.pool.terms import Terms
+from snakepit.pool.terms import Terms, session_name
 from snakepit.pool.timers import Timers
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import Calls, GuardedCall
     from snakepit.pool.local_streams import ChunkBuffer
     from snakepit.pool.streams import Stream
+    from snakepit.sessions.store import SessionStore
+    from snakepit.worker.session import SessionContext
 
 logger = logging.getLogger("snakepit")
 
@@ -55,6 +58,7 @@ class LocalConfig:
     initargs: tuple[Any, ...] = ()
     name: str = "default"
     graces: Graces = field(default_factory=Graces)
+    session_store: SessionStore | None = None  # None: one of the pool's own, when it is needed
 
 
 class InnerFuture(Future[Any]):
@@ -125,6 +129,7 @@ class LocalPool:
         self._waiting_maps: LivingSet[Any] = LivingSet()
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
+        self.desk = SessionDesk(config.session_store, lambda key: None)
         self._retries = Timers(f"snakepit-{config.name}-timers")
         self._closed = False
 
@@ -516,6 +521,7 @@ class LocalPool:
     def _on_idle(self) -> None:
         self.timekeeper.stop()
         self._callbacks.end()
+        self.desk.close()
         _running.discard(self)
 
     def worker_pids(self) -> list[int]:
@@ -613,3 +619,13 @@ def pool_of_this_thread() -> Any:
     from snakepit.executor import PoolView
 
     return PoolView(pool, Terms(nested=True))
+
+
+def session_of_this_thread() -> SessionContext | None:
+    """Return what `snakepit.current_session()` is in a task of a local pool; else None."""
+    session = session_name(session_of_task())
+    if session is None:
+        return None
+    from snakepit.worker.session import LocalLine, SessionContext
+
+    return SessionContext(LocalLine(_here.pool.desk, str(session)))

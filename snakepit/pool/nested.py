@@ -13,6 +13,7 @@ import socket
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from snakepit.pool.futures import Future
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("snakepit")
 
 MAIL_SUBMIT, MAIL_WANT, MAIL_CANCEL = 5, 6, 7
-ANSWER, ERROR, RUN, CANCELLED = range(4)
+ANSWER, ERROR, RUN, CANCELLED, LEND = range(5)
 LARGEST_INLINE = 32_768  # bytes of a link message that carry a payload themselves
 RETRY_SECONDS = 0.005
 
@@ -45,7 +46,9 @@ class Link:
         # Re-entrant: a signal handler may wait for a task while this thread sends.
         self._lock = threading.RLock()
 
-    def send(self, kind: int, number: int, message: Message, channel: Channel) -> bool:
+    def send(
+        self, kind: int, number: int, message: Message, channel: Channel, loan: Any = None
+    ) -> bool:
         """Send, or keep for `flush` when the worker does not read; False if something is kept.
 
         A segment becomes the worker's here and now, so that it dies with the worker if not read.
@@ -60,7 +63,7 @@ class Link:
                 return True
             if segment is not None:
                 place = channel.pass_on(segment, self._client)
-            answer = (kind, number, encoding, flags, payload, place, length)
+            answer = (kind, number, encoding, flags, payload, place, length, loan)
             self._backlog.append(pickle.dumps(answer, 5))
         return self.flush()
 
@@ -114,6 +117,23 @@ class NestedTasks:
             if future is not None:
                 future.cancel()
 
+    def knows(self, lane: int, number: int) -> bool:
+        """Whether the lane's worker is the one that gave something this number."""
+        incarnation = self._pool.scheduler.lane_info(lane)["incarnation"]
+        return lane in self._links and number >> 32 == incarnation
+
+    def reply(
+        self, lane: int, number: int, value: Any, failed: bool, explain: Callable[..., Any]
+    ) -> None:
+        """Answer what a worker asked under a number: a value, or `explain`'s of an error."""
+        channel = self._pool.scheduler.channel
+        try:
+            message = channel.encode_message(value)
+        except Exception as problem:
+            failed = True
+            message = channel.encode_message(explain(problem))
+        self.send(lane, ERROR if failed else ANSWER, number, message)
+
     def deliver(
         self,
         kind: int,
@@ -126,8 +146,7 @@ class NestedTasks:
         length: int,
     ) -> None:
         """Act on a worker's message, unless it is dead: another may have its lane by now."""
-        incarnation = self._pool.scheduler.lane_info(lane)["incarnation"]
-        if lane not in self._links or number >> 32 != incarnation:
+        if not self.knows(lane, number):
             return
         if kind == MAIL_SUBMIT:
             future: Future[Any] = Future()
@@ -145,13 +164,13 @@ class NestedTasks:
             known.cancel()
         elif kind == MAIL_WANT and self._pool.scheduler.take_back(known):
             self._futures.pop((lane, number), None)
-            self._send(lane, RUN, number, self._pool.scheduler.message_of(known))
+            self.send(lane, RUN, number, self._pool.scheduler.message_of(known))
 
     def _answer(self, lane: int, number: int, task: Any) -> None:
         if self._futures.pop((lane, number), None) is None:
             return
         if task.cancelled():
-            self._send(lane, CANCELLED, number, (0, 0, None, None, 0))
+            self.send(lane, CANCELLED, number, (0, 0, None, None, 0))
             return
         error = task.exception()
         try:
@@ -163,12 +182,13 @@ class NestedTasks:
         except Exception as problem:
             error = problem
             message = self._pool.scheduler.channel.encode_message((problem, traceback.format_exc()))
-        self._send(lane, ANSWER if error is None else ERROR, number, message)
+        self.send(lane, ANSWER if error is None else ERROR, number, message)
 
-    def _send(self, lane: int, kind: int, number: int, message: Message) -> None:
+    def send(self, lane: int, kind: int, number: int, message: Message, loan: Any = None) -> None:
+        """Send a worker a message by its link, if it is alive."""
         link = self._links.get(lane)
         channel = self._pool.scheduler.channel
-        if link is not None and not link.send(kind, number, message, channel):
+        if link is not None and not link.send(kind, number, message, channel, loan):
             self._pool.supervisor.after(RETRY_SECONDS, lambda: self._retry(lane))
 
     def _retry(self, lane: int) -> None:

@@ -33,6 +33,7 @@ from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import Template, TemplateContext
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.affinity import Affinity
+from snakepit.pool.asks import Asks
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future
@@ -54,7 +55,9 @@ from snakepit.worker.process import (
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import Calls, GuardedCall
+    from snakepit.pool.sessions import SessionDesk
     from snakepit.pool.streams import ProcessStreams, Stream
+    from snakepit.sessions.store import SessionStore
 
 logger = logging.getLogger("snakepit")
 
@@ -65,6 +68,7 @@ DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
+MAIL_TOOL, MAIL_RAN = 11, 12
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 START_TIMEOUT = 60.0  # seconds
 
@@ -88,6 +92,7 @@ class PoolConfig:
     name: str = "default"
     blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
+    session_store: SessionStore | None = None  # None: one of the pool's own, when it is needed
 
 
 class ProcessPool:
@@ -135,6 +140,7 @@ class ProcessPool:
             control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
         )
         self.affinity = Affinity(config.name, self.scheduler)
+        self.asks = Asks(self, config.session_store)
         self.roster = Roster(control)
         self.graces = config.graces
         self.supervisor = Supervisor(self, config.recycling, config.health)
@@ -335,7 +341,7 @@ class ProcessPool:
     def stop_task(self, future: Future[Any]) -> bool:
         """Stop a running call (see `Future.stop`)."""
         if self.scheduler.lane_of_task(future) < 0:
-            return False
+            return self.asks.stop_lent(future)
         self.supervisor.tell(lambda: self.supervisor.ladder.stop_task(future))
         return True
 
@@ -385,6 +391,10 @@ class ProcessPool:
             self.supervisor.tell(
                 lambda: self.supervisor.worker_failed(lane, number, error, text, spare=spare)
             )
+        elif kind == MAIL_TOOL:
+            self.asks.hear_tool(lane, number, encoding, payload, segment, length)
+        elif kind == MAIL_RAN:
+            self.asks.hear_ran(number, encoding, payload, segment, length)
         else:
             self.nested.deliver(kind, lane, number, encoding, flags, payload, segment, length)
 
@@ -610,6 +620,11 @@ class ProcessPool:
         """Remember a map with items left to submit: closing the pool submits them first."""
         self._waiting_maps.add(running)
 
+    @property
+    def desk(self) -> SessionDesk:
+        """The pool's sessions."""
+        return self.asks.desk
+
     def watch(self) -> None:
         """Somebody waits for outcomes without asking futures for them."""
         self.scheduler.watch()
@@ -642,6 +657,7 @@ class ProcessPool:
             self.supervisor.tell(lambda: None)
         else:
             self._discard()
+            self.asks.close()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
@@ -689,6 +705,7 @@ class ProcessPool:
         self._over = True
         self.scheduler.dismiss()
         self._discard()
+        self.asks.close()
         _running.discard(self)
 
     def _close_lifeline(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,12 +92,56 @@ def checked_terms(
     )
 
 
-def session_key(session: str) -> int:
-    """Return the number by which a session is known to the scheduler; never 0. Raises TypeError."""
+class SessionName(str):
+    """A session's id, of which there may be weak references."""
+
+
+class SessionKey(int):
+    """The number by which a session is known to the scheduler, and its name.
+
+    The tasks of the session hold it, so that its name is known for as long as any may ask for it,
+    and no longer.
+    """
+
+    name: SessionName
+
+
+_names: weakref.WeakValueDictionary[int, SessionName] = weakref.WeakValueDictionary()
+
+
+def session_key(session: str) -> SessionKey:
+    """Return the number by which a session is known to the scheduler; never 0.
+
+    Raises TypeError; ValueError if another session, still in use, has the same number.
+    """
     if not isinstance(session, str):
         raise TypeError(f"session must be a string, not {session!r}")
-    name = session.encode()
-    return (zlib.crc32(name) << 32 | zlib.adler32(name)) or 1
+    key = SessionKey(session_number(session))
+    name = _names.get(key)
+    if name is None:
+        name = _names.setdefault(int(key), SessionName(session))
+    if name != session:
+        # By accident about never; but what one session keeps must not be shown to another.
+        raise ValueError(
+            f"session {session!r} cannot be used beside {str(name)!r}: their ids have the same "
+            "checksum; rename one of them"
+        )
+    key.name = name
+    return key
+
+
+def session_number(session: str) -> int:
+    """Return what `session_key` does, without its name."""
+    encoded = session.encode()
+    return (zlib.crc32(encoded) << 32 | zlib.adler32(encoded)) or 1
+
+
+def session_name(key: int) -> SessionName | None:
+    """Return the id of a session that is in use, None if there is no such.
+
+    It is in use for as long as this is held.
+    """
+    return _names.get(key)
 
 
 def _check_guards(retry: Any, breaker: Any) -> None:

@@ -298,6 +298,24 @@ class SessionStore:
 
         return forget
 
+    def on_change(self, callback: Callable[[str], object]) -> Callable[[], None]:
+        """Have `callback(id)` run after each change of a session's variables, and at its end.
+
+        For pools. It runs under the session's lock, before anybody can know of the change: it must
+        be quick, raise nothing and take no lock of its own. Returns a function that takes it back.
+        """
+        entry = callback
+        with self._lock:
+            self._notifier.on_change = (*self._notifier.on_change, entry)
+
+        def forget() -> None:
+            with self._lock:
+                self._notifier.on_change = tuple(
+                    hook for hook in self._notifier.on_change if hook is not entry
+                )
+
+        return forget
+
     # -- global programs ---------------------------------------------------------------------------
 
     def store_global_program(self, name: str, program: Any) -> None:

@@ -271,7 +271,7 @@ class VariableTable:
             record = self._records.pop(name, None)
             if record is not None:
                 self._floor = max(self._floor, record.version)
-                self.revision += 1
+                self._note_change()
                 for watch in self._watching(name):
                     watch.finish()
                 self._watches.pop(name, None)
@@ -331,8 +331,15 @@ class VariableTable:
             watches = [watch for name in list(self._watches) for watch in self._watching(name)]
             self._watches.clear()
             self._records = {}
+            self._note_change()
         for watch in watches:
             watch.finish()
+
+    def _note_change(self) -> None:
+        """Tell who knows variables from before that they have changed. Under the lock."""
+        self.revision += 1
+        for hook in self._notifier.on_change:
+            hook(self._session)
 
     # -- the halves of a write ---------------------------------------------------------------------
 
@@ -348,7 +355,7 @@ class VariableTable:
     def _put(self, record: Variable, payload: bytes) -> None:
         """Make a record the current one of its name. Under the lock."""
         self._records[record.name] = record
-        self.revision += 1
+        self._note_change()
         if self._journal is not None:
             self._journal.note_variable(record, payload)
         if self._watches:

@@ -153,6 +153,8 @@ class Notifier:
         self._condition = threading.Condition(threading.RLock())
         self._watches: deque[CallbackWatch] = deque()
         self._running = False
+        # What `SessionStore.on_change` was given; replaced as a whole, so that it is read unlocked.
+        self.on_change: tuple[Callable[[str], object], ...] = ()
 
     def add(self, watch: CallbackWatch) -> None:
         """Have a change delivered soon."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.interrupts import stop_requested
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
+    from snakepit.worker.session import SessionContext
 
-__all__ = ["cancelled", "current_pool", "load_definition"]
+__all__ = ["cancelled", "current_pool", "current_session", "load_definition"]
 
 # Ignored wherever nobody has asked for it, so a stray one harms nothing: not a worker that is still
 # starting, nor a program that a task executes. Nobody else uses it, but for urgent data of sockets.
@@ -20,6 +24,11 @@ _lane: WorkerLane | None = None
 _link: Any = None
 _workers = 0
 _pool: Any = None
+_context_of: Any = None
+
+# Whether there ever were calls on top of others; and, in a thread that has some, their sessions.
+_inner_calls = False
+_here = threading.local()
 
 
 def enter(lane: WorkerLane, link: int, workers: int) -> None:
@@ -75,3 +84,46 @@ def current_pool() -> Any:
 
         _pool = NestedPool(_lane, socket.socket(fileno=_link), _workers)
     return _pool
+
+
+def current_session() -> SessionContext | None:
+    """Return the session of the running call: its variables and host tools. None without one.
+
+    A call has the session that it was submitted with, by `options(session=...)`; in a worker
+    process the threads that it starts have it too. What a call submits in turn has none of itself.
+    """
+    global _context_of
+    lane = _lane
+    if lane is None:
+        from snakepit.pool.local import session_of_this_thread
+
+        return session_of_this_thread()
+    key = _inner_session(lane.session) if _inner_calls else lane.session
+    if key == 0:
+        return None
+    if _context_of is None:
+        from snakepit.worker.session import context_of
+
+        _context_of = context_of
+    context: SessionContext = _context_of(lane, key)
+    return context
+
+
+def _inner_session(outer: int) -> int:
+    sessions: list[int] | None = getattr(_here, "sessions", None)
+    return sessions[-1] if sessions else outer
+
+
+@contextlib.contextmanager
+def inner_call(session: int) -> Iterator[None]:
+    """Run a call of another session, 0 for none, on top of one that waits."""
+    global _inner_calls
+    _inner_calls = True
+    sessions: list[int] = _here.__dict__.setdefault("sessions", [])
+    depth = len(sessions)
+    try:
+        # An interrupt may come between any two steps: the end puts right whatever was done.
+        sessions.append(session)
+        yield
+    finally:
+        del sessions[depth:]

@@ -131,7 +131,7 @@ def answer_error(lane: WorkerLane, error: BaseException, done: list[Any] | None 
     """Encode an exception as the answer, with its traceback and what a chunk had done before it."""
     text = "".join(traceback.format_exception(error))
     if type(error).__module__ != "builtins" and not isinstance(error, SnakepitError):
-        error = _portable(lane, error, text)
+        error = portable(error, text)
     for answer in (
         (error, text, done),
         (_stand_in(error, text), text, done),
@@ -146,7 +146,7 @@ def answer_error(lane: WorkerLane, error: BaseException, done: list[Any] | None 
         return
 
 
-def _portable(lane: WorkerLane, error: BaseException, text: str) -> BaseException:
+def portable(error: BaseException, text: str) -> BaseException:
     """Return `error`, or what stands in for it if it does not survive pickling."""
     from snakepit.pickling import careful_dumps
 

@@ -15,17 +15,20 @@ import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit.errors import RemoteTraceback, TaskInterrupt
 from snakepit.pool.mapping import MapResults, MapRun
+from snakepit.worker.context import inner_call
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
 
 MAIL_WANT, MAIL_CANCEL = 6, 7
-ANSWER, ERROR, RUN, CANCELLED = range(4)
+ANSWER, ERROR, RUN, CANCELLED, LEND = range(5)
 _SETTLED = ("FINISHED", "CANCELLED_AND_NOTIFIED")
+
+F = TypeVar("F", bound="NestedFuture")
 
 
 class _Waiters(list[Any]):
@@ -76,6 +79,10 @@ class NestedFuture(concurrent.futures.Future[Any]):
     def partial_outcome(self) -> list[Any] | None:
         return None
 
+    def take_loan(self, loan: Any) -> None:
+        """Run a call that the owner lends: only to calls of host tools (`HostCall`)."""
+        raise NotImplementedError
+
     def _help(self, timeout: float | None) -> None:
         """Wait until the outcome is there, or the call comes back to be run here."""
         if self.done():
@@ -121,6 +128,27 @@ class NestedPool:
             del self._futures[future.number]
             raise
         return future
+
+    def request(self, kind_of_future: type[F], kind: int, value: object) -> F:
+        """Send the owner mail of some kind whose answer is the future's outcome."""
+        if self._listener is None:
+            self._start_listener()
+        future = kind_of_future(self, next(self._numbers))
+        self._futures[future.number] = future
+        try:
+            self._lane.post(kind, future.number, value)
+        except BaseException:
+            del self._futures[future.number]
+            raise
+        return future
+
+    def tell(self, kind: int, number: int, value: object) -> None:
+        """Send the owner mail that nobody waits for an answer to."""
+        self._lane.post(kind, number, value)
+
+    def decode(self, encoding: int, payload: Any, segment: Any, length: int) -> Any:
+        """Rebuild a value that came by the link."""
+        return self._lane.channel.decode_bytes(encoding, payload, segment, length)
 
     def _start_listener(self) -> None:
         self._lane.hold_interrupts()
@@ -173,7 +201,8 @@ class NestedPool:
             return
         try:
             function, args, kwargs = self._lane.channel.decode_bytes(*call)
-            result = function(*args, **kwargs)
+            with inner_call(0):
+                result = function(*args, **kwargs)
         except BaseException as error:
             future.set_exception(error)
             if isinstance(error, TaskInterrupt):
@@ -226,10 +255,14 @@ class NestedPool:
             self._hear(message)
 
     def _hear(self, message: bytes) -> None:
-        kind, number, encoding, _flags, payload, segment, length = pickle.loads(message)
-        future = self._futures.get(number) if kind == RUN else self._futures.pop(number, None)
+        kind, number, encoding, flags, payload, segment, length, loan = pickle.loads(message)
+        keep = kind in (RUN, LEND)
+        future = self._futures.get(number) if keep else self._futures.pop(number, None)
         held = self._lane.channel.receive(segment, length) if segment is not None else None
         if future is None:
+            return
+        if kind == LEND:
+            future.take_loan(((encoding, flags, payload, held, length), loan))
             return
         if kind == RUN:
             self._futures.pop(number, None)

@@ -131,10 +131,10 @@ def leave_owner(spec: WorkerSpec) -> None:
 
 def report_failure(lane: Any, error: BaseException) -> None:
     """Tell the owner why this worker cannot start."""
-    from snakepit.worker.loop import _portable
+    from snakepit.worker.loop import portable
 
     text = "".join(traceback.format_exception(error))
-    lane.post(MAIL_FAILED, os.getpid(), (_portable(lane, error, text), text))
+    lane.post(MAIL_FAILED, os.getpid(), (portable(error, text), text))
     sys.stderr.flush()
 
 

@@ -39,7 +39,7 @@ PATIENCE = 30.0
 ROUNDS = 60  # without an event, after which a point counts as not reached
 BLOCK = 50  # kills in one process: an arena's table only grows
 ARENA_BYTES = 640 << 20
-OWNER_ROOMS = ("place", "wake", "collect", "finish", "burial")
+OWNER_ROOMS = ("place", "wake", "collect", "finish", "burial", "answer")
 # What is kept for these must stay below half of the arena: beyond, answers leave it.
 SLAB_POINTS = ("arena.topped", "arena.slabbed")
 OWNER_POINTS = ("mail.delivering", "mail.delivered")
@@ -181,6 +181,22 @@ class Bench:
         for call in self.calls[-4:]:
             call.future.exception(PATIENCE)
 
+    def questions(self) -> None:
+        """Tasks that ask their owner: from several threads, for arrays, and with arrays."""
+        view = self.executor.options(session="asks")
+        session = self.executor.session("asks")
+        if not session.list_variables("number"):
+            session.register_variable("number", "integer", 0)
+            session.register_variable("array", "tensor", np.zeros(20_000))
+            session.register_tool("double", lambda value: value * 2)
+        for number in range(6):
+            self.submit(work.ask, number, expected=number * 2, view=view)
+            self.submit(work.ask_in_threads, 3, expected=3, view=view)
+        array = np.full(20_000, 2.0)
+        self.submit(work.ask_with_array, array, expected=True, view=view)
+        for call in self.calls[-13:]:
+            call.future.exception(PATIENCE)
+
     def passed_on(self) -> None:
         """A lane takes one task in the instant in which it is offered another; a sleeper wakes."""
         views = [self.executor.options(session=f"s{number}") for number in range(WORKERS)]
@@ -251,6 +267,7 @@ class Bench:
             raise FaultError(f"{len(met)} workers do the work of {WORKERS}")
         counts = scheduler_of(executor).counts
         self._await(lambda: counts()["free_slots"] == counts()["slots"], "slots to come back")
+        self._await(lambda: counts()["free_mail"] == counts()["mail"], "mail slots to come back")
         self._await(
             lambda: arena().usage()["held"] <= held + len(self.kept), "segments to come back"
         )
@@ -295,6 +312,8 @@ def load_for(point: str) -> Callable[[Bench], None]:
         return Bench.bursts
     if room == "mail":
         return Bench.trees
+    if room in ("ask", "answer"):
+        return Bench.questions
     if step in ("topped", "slabbed"):
         return Bench.slabs
     if step in ("emptying", "emptied"):

@@ -6,6 +6,7 @@ import gc
 import mmap
 import os
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -122,3 +123,45 @@ def meet(path: str, name: int, others: int) -> int:
             raise TimeoutError(f"{len(os.listdir(path))} of {others} came")
         time.sleep(0.0005)
     return os.getpid()
+
+
+def ask(index: int, number: int) -> int:
+    """Have a number doubled by the owner, and look at two variables on the way."""
+    note(index)
+    session = _session()
+    session.set_variable("number", number)
+    session.get_variable("number")
+    array = session.get_variable("array")
+    assert array.shape == (20_000,)
+    return int(session.call_tool("double", number))
+
+
+def ask_in_threads(index: int, count: int) -> int:
+    """Ask from several threads at once; returns how many had an answer."""
+    note(index)
+    session = _session()
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(session.get_variable("array")))
+        for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(answers)
+
+
+def ask_with_array(index: int, array: Any) -> bool:
+    """Send the owner an array, and get one back."""
+    note(index)
+    session = _session()
+    session.set_variable("array", array)
+    return bool(session.call_tool("double", array).sum() == array.sum() * 2)
+
+
+def _session() -> Any:
+    session = snakepit.current_session()
+    assert session is not None
+    session.cache_ttl = 0
+    return session

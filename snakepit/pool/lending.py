@@ -1,0 +1,168 @@
+"""Lending queued tasks to workers that wait for host tools.
+
+A host tool may submit tasks to the pool and wait for them. While every worker waits for a host
+tool, nobody claims tasks, and host tools that wait for tasks would wait for ever. Then, and only
+then, queued tasks are taken back and sent to waiting workers by their links; each runs there on top
+of the task that waits. So a host tool may call the pool at any depth.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import DecodeError, RemoteTraceback, TaskStoppedError
+from snakepit.pool.nested import LEND
+
+if TYPE_CHECKING:
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+SOON = 0.002  # seconds that a host tool has to end before anything is lent
+LOOK = 0.05  # seconds between two looks while anybody waits
+KEPT = 8
+WAIT, LOAN = "wait", "loan"
+
+
+class Lender:
+    """Knows who waits for a host tool, and what was lent to whom."""
+
+    def __init__(self, pool: ProcessPool) -> None:
+        self._pool = pool
+        # Re-entrant: a finaliser may drop the last reference to a task's future anywhere.
+        self._lock = threading.RLock()
+        # By lane, latest last: what waits there for a host tool, and what was lent on top of that.
+        self._stacks: dict[int, list[tuple[str, int]]] = {}
+        self._loans: dict[int, tuple[int, Any]] = {}  # by number: lane, task
+        self._numbers = itertools.count(1)
+        self._looking = False
+
+    def waits(self, lane: int, number: int) -> None:
+        """A worker waits for a host tool."""
+        with self._lock:
+            self._stacks.setdefault(lane, []).append((WAIT, number))
+            begin, self._looking = not self._looking, True
+            starved = self._all_wait()
+        if begin:
+            self._pool.supervisor.after(LOOK, self._keep_looking)
+        if starved:
+            self._pool.supervisor.after(SOON, self._look)
+
+    def waits_no_more(self, lane: int, number: int) -> None:
+        """The host tool has ended. Nothing is lent under this number after this."""
+        with self._lock:
+            self._drop(lane, (WAIT, number))
+
+    def _drop(self, lane: int, entry: tuple[str, int]) -> None:
+        stack = self._stacks.get(lane, [])
+        if entry in stack:
+            stack.remove(entry)
+        if not stack:
+            self._stacks.pop(lane, None)
+
+    def forget(self, lane: int) -> list[Any]:
+        """The lane's worker is dead; returns the tasks that were lent to it, to be failed."""
+        with self._lock:
+            self._stacks.pop(lane, None)
+            numbers = [number for number, loan in self._loans.items() if loan[0] == lane]
+            return [self._loans.pop(number)[1] for number in numbers]
+
+    def has(self, task: Any) -> bool:
+        """Whether the task is lent to a worker."""
+        with self._lock:
+            return any(lent is task for _, lent in self._loans.values())
+
+    def _idle_waiters(self) -> list[int]:
+        """Return the lanes whose latest call waits for a host tool and runs nothing for others."""
+        return [lane for lane, stack in self._stacks.items() if stack[-1][0] == WAIT]
+
+    def _all_wait(self) -> bool:
+        scheduler, roster = self._pool.scheduler, self._pool.roster
+        idle = set(self._idle_waiters())
+        ready = [
+            lane
+            for lane in range(self._pool.lanes)
+            if scheduler.lane_info(lane)["state"] == "ready" and roster.serves(lane)
+        ]
+        return bool(idle) and all(lane in idle for lane in ready)
+
+    def _keep_looking(self) -> None:
+        """Look now and then while anybody waits: the last other worker may just have ended."""
+        self._look()
+        with self._lock:
+            self._looking = bool(self._stacks)
+        if self._looking:
+            self._pool.supervisor.after(LOOK, self._keep_looking)
+
+    def _look(self) -> None:
+        """Lend what is queued, if every worker waits; in the supervisor's thread."""
+        with self._lock:
+            if not self._all_wait():
+                return
+            for lane in self._idle_waiters():
+                loan = self._lend_to(lane)
+                if loan is None:
+                    break
+                # Under the lock, so that it is under way before the host tool's answer is.
+                self._pool.nested.send(*loan)
+
+    def _lend_to(self, lane: int) -> Any:
+        """Take a task out of the queues for a lane; returns what to send, None without one."""
+        scheduler = self._pool.scheduler
+        for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
+            parts = scheduler.loan_of(task)
+            kind, definition, epoch, session, encoding, flags, payload, segment, length = parts
+            if flags & KEPT and segment is not None:
+                continue  # Other attempts need the segment.
+            if not scheduler.take_back(task):
+                continue
+            number = next(self._numbers)
+            self._loans[number] = (lane, task)
+            waiter = self._stacks[lane][-1][1]
+            self._stacks[lane].append((LOAN, number))
+            message = encoding, flags, payload, segment, length
+            return lane, LEND, waiter, message, (number, kind, definition, epoch, session)
+        return None
+
+    def ran(self, number: int, message: tuple[int, Any, Any, int]) -> None:
+        """Settle a task that was lent, by what its worker says; callbacks run in this thread."""
+        with self._lock:
+            lane, task = self._loans.pop(number, (0, None))
+            self._drop(lane, (LOAN, number))
+            starved = self._all_wait()
+        if starved:
+            self._pool.supervisor.after(0.0, self._look)
+        if task is None:
+            return
+        error: BaseException | None = None
+        try:
+            failed, outcome = self._pool.scheduler.channel.decode_bytes(*message)
+            if failed:
+                error, text, outcome = outcome
+                error.__cause__ = RemoteTraceback(text)
+        except BaseException as problem:
+            outcome = None
+            error = DecodeError(
+                f"the result of the task cannot be rebuilt: {type(problem).__name__}: {problem}",
+                details={"task": task.number},
+            )
+            error.__cause__ = problem
+        task.drop_message()
+        task.conclude(outcome, error)
+
+    def stop(self, task: Any) -> bool:
+        """Give a lent task up: its future fails at once, though it runs on where it runs."""
+        if not self.has(task):
+            return False
+        self._pool.scheduler.fail(
+            task,
+            TaskStoppedError(
+                "the task was stopped on request; it ran on a worker that waits for a host tool, "
+                "which is not ended for it",
+                details={"task": task.number},
+            ),
+        )
+        return True
