@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from snakepit import errors as errors
     from snakepit.errors import TaskInterrupt as TaskInterrupt
+    from snakepit.adapters.adapter import Adapter as Adapter
+    from snakepit.adapters.adapter import tool as tool
     from snakepit.executor import Executor as Executor
     from snakepit.lifecycle.graces import Graces as Graces
     from snakepit.pool.breaker import CircuitBreaker as CircuitBreaker
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from snakepit.pool.memory import shared_array as shared_array
     from snakepit.pool.retry import RetryPolicy as RetryPolicy
     from snakepit.pool.stats import PoolStats as PoolStats
+    from snakepit.pools import Pool as Pool
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
 
@@ -26,10 +29,12 @@ __version__ = "0.2.0"
 # Loaded when first used: `import snakepit` itself costs next to nothing, and a worker loads only
 # what it needs.
 _HOMES = {
+    "Adapter": "snakepit.adapters.adapter",
     "CircuitBreaker": "snakepit.pool.breaker",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
     "Graces": "snakepit.lifecycle.graces",
+    "Pool": "snakepit.pools",
     "PoolStats": "snakepit.pool.stats",
     "RetryPolicy": "snakepit.pool.retry",
     "TaskInterrupt": "snakepit.errors",
@@ -37,6 +42,7 @@ _HOMES = {
     "current_pool": "snakepit.worker.context",
     "share": "snakepit.pool.memory",
     "shared_array": "snakepit.pool.memory",
+    "tool": "snakepit.adapters.adapter",
 }
 
 __all__ = [*_HOMES, "__version__", "errors"]

@@ -54,9 +54,17 @@ cdef class LocalQueue(Owner):
         """Have callers wait for `call` as for a task of this queue, though only attempts at it are queued."""
         call.owner = self
 
-    def submit(self, Task task, function, tuple args, dict kwargs) -> None:
-        """Queue a call. Raises PoolShutdownError."""
+    def limit(self, uint64_t most_queued) -> None:
+        """Refuse limited calls while `most_queued` wait for a thread; 0: never."""
+        self.most_queued = most_queued
+
+    def submit(self, Task task, function, tuple args, dict kwargs, bint limited=False) -> bool:
+        """Queue a call. Raises PoolShutdownError.
+
+        `limited`: False is returned, and nothing done, when as many calls wait as may.
+        """
         cdef bint open_
+        cdef bint full
         task.owner = self
         task.function = function
         task.arguments = (args, kwargs)
@@ -64,16 +72,22 @@ cdef class LocalQueue(Owner):
         task.number = add64(&self.next_number, 1) + 1
         pthread_mutex_lock(&self.mutex)
         open_ = self.open
-        if open_:
+        # What a thread without a task is about to take does not wait.
+        full = (limited and open_ and self.most_queued
+                and self.pending.length + self.n_running >= self.most_queued + len(self.runners))
+        if open_ and not full:
             self.pending.append(task)
             self.n_submitted += 1
         pthread_mutex_unlock(&self.mutex)
         if not open_:
             raise PoolShutdownError("cannot schedule new futures after shutdown")
+        if full:
+            return False
         add32(&self.work, 1)
         fence()
         if load32(&self.sleeping):
             wake(&self.work, 1)
+        return True
 
     # -- running -------------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,21 @@ class FunctionRegistry:
                 return self._snapshot(function, lasting)
         return None
 
+    def adopt(self, function: Any) -> Published | None:
+        """Number something callable that pickles as the same thing for ever; None: no number left.
+
+        Whoever asks keeps it: with it goes its number.
+        """
+        key = id(function)
+        with self._lock:
+            published = self._definitions.publish(
+                pickle.dumps(function, 5), None, name_of(function)
+            )
+            if published is not None:
+                reference = weakref.ref(function, lambda _: self._snapshots.pop(key, None))
+                self._snapshots[key] = _Snapshot(reference, published, [], [])
+            return published
+
     def _publish_importable(self, function: Any) -> Published | None:
         with self._lock:
             published = self.importable.get(function)

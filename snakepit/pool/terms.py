@@ -25,6 +25,7 @@ class Terms:
     retry: RetryPolicy | None = None
     breaker: CircuitBreaker | None = None
     idempotent: bool = False
+    queue_timeout: float | None = None  # seconds that it may wait for a worker
 
     @property
     def guarded(self) -> bool:
