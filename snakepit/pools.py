@@ -54,6 +54,8 @@ __all__ = ["Pool"]
 Affinity = Literal["hint", "strict_queue", "strict_fail_fast"]
 Priority = Literal["high", "normal", "low"]
 
+MOST_SESSION_NUMBERS = 65_536
+
 _warned: weakref.WeakSet[type] = weakref.WeakSet()
 
 
@@ -178,6 +180,7 @@ class Pool:
         self._life = threading.RLock()  # a signal handler may start or stop the pool
         self._stopped = False
         self._store = session_store
+        self._session_numbers: dict[str, int] = {}  # only saves to compute them
         # Dropped without `stop`, the pool still ends once its calls are done.
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
@@ -482,7 +485,13 @@ class Pool:
         """Return the number by which the scheduler knows a session; its time to live slides."""
         if self._store is not None:
             self._store.ensure_session(session)
-        return session_key(session)
+        number = self._session_numbers.get(session)
+        if number is None:
+            number = session_key(session)
+            if len(self._session_numbers) >= MOST_SESSION_NUMBERS:
+                self._session_numbers.clear()
+            self._session_numbers[session] = number
+        return number
 
     # -- looking, and changing workers -------------------------------------------------------------
 
