@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from snakepit.errors import TaskInterrupt as TaskInterrupt
     from snakepit.adapters.adapter import Adapter as Adapter
     from snakepit.adapters.adapter import tool as tool
+    from snakepit.adapters.checker import ThreadSafetyChecker as ThreadSafetyChecker
+    from snakepit.adapters.showcase import ShowcaseAdapter as ShowcaseAdapter
+    from snakepit.adapters.showcase import ThreadedShowcaseAdapter as ThreadedShowcaseAdapter
+    from snakepit.adapters.thread_safe import ThreadSafeAdapter as ThreadSafeAdapter
+    from snakepit.adapters.thread_safe import thread_safe_method as thread_safe_method
+    from snakepit.api import await_ready as await_ready
+    from snakepit.api import execute as execute
+    from snakepit.api import execute_in_session as execute_in_session
+    from snakepit.api import execute_in_session_stream as execute_in_session_stream
+    from snakepit.api import execute_stream as execute_stream
+    from snakepit.api import get_pool as get_pool
+    from snakepit.api import get_stats as get_stats
+    from snakepit.api import list_workers as list_workers
+    from snakepit.api import run_as_script as run_as_script
+    from snakepit.api import start as start
+    from snakepit.api import stop as stop
+    from snakepit.api import stream as stream
     from snakepit.executor import Executor as Executor
     from snakepit.lifecycle.graces import Graces as Graces
     from snakepit.pool.breaker import CircuitBreaker as CircuitBreaker
@@ -37,11 +54,28 @@ _HOMES = {
     "Pool": "snakepit.pools",
     "PoolStats": "snakepit.pool.stats",
     "RetryPolicy": "snakepit.pool.retry",
+    "ShowcaseAdapter": "snakepit.adapters.showcase",
     "TaskInterrupt": "snakepit.errors",
+    "ThreadSafeAdapter": "snakepit.adapters.thread_safe",
+    "ThreadSafetyChecker": "snakepit.adapters.checker",
+    "ThreadedShowcaseAdapter": "snakepit.adapters.showcase",
+    "await_ready": "snakepit.api",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
+    "execute": "snakepit.api",
+    "execute_in_session": "snakepit.api",
+    "execute_in_session_stream": "snakepit.api",
+    "execute_stream": "snakepit.api",
+    "get_pool": "snakepit.api",
+    "get_stats": "snakepit.api",
+    "list_workers": "snakepit.api",
+    "run_as_script": "snakepit.api",
     "share": "snakepit.pool.memory",
     "shared_array": "snakepit.pool.memory",
+    "start": "snakepit.api",
+    "stop": "snakepit.api",
+    "stream": "snakepit.api",
+    "thread_safe_method": "snakepit.adapters.thread_safe",
     "tool": "snakepit.adapters.adapter",
 }
 
