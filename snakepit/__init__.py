@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from snakepit import errors as errors
-    from snakepit.errors import TaskInterrupt as TaskInterrupt
     from snakepit.adapters.adapter import Adapter as Adapter
     from snakepit.adapters.adapter import tool as tool
     from snakepit.adapters.checker import ThreadSafetyChecker as ThreadSafetyChecker
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from snakepit.api import start as start
     from snakepit.api import stop as stop
     from snakepit.api import stream as stream
+    from snakepit.errors import TaskInterrupt as TaskInterrupt
     from snakepit.executor import Executor as Executor
     from snakepit.lifecycle.graces import Graces as Graces
     from snakepit.pool.breaker import CircuitBreaker as CircuitBreaker

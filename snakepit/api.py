@@ -177,9 +177,7 @@ def execute(
     **terms: Any,
 ) -> Any:
     """Run a tool of a named pool and return its value (see `Pool.execute`, also for `terms`)."""
-    return get_pool(pool).execute(
-        command, args or {}, timeout=timeout, session=session_id, **terms
-    )
+    return get_pool(pool).execute(command, args or {}, timeout=timeout, session=session_id, **terms)
 
 
 def stream(

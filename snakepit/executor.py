@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
-import multiprocessing.util  # registers its hook
+import multiprocessing.util  # noqa: F401 - registers its hook
 import os
 import signal
 import sys

@@ -114,9 +114,7 @@ class Pool:
         **options: Unpack[WorkerOptions],
     ) -> None:
         check_options(options)
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"name must be a string that is not empty, not {name!r}")
-        self.name = name
+        self.name = _checked_name(name)
         self.profile = profile
         self.adapter = find_adapter(adapter)
         self._limits = checked_limits(
@@ -168,13 +166,10 @@ class Pool:
             initargs=self._calls.initargs,
             env=adapter_env,
             limits=limits,
-            **({"threads_per_worker": threads} if profile == "thread" else {}),  # type: ignore[arg-type]
+            **({"threads_per_worker": threads} if profile == "thread" else {}),
             **options,
         )
-        asks: Any = self.adapter.command_timeout
-        self._all_plans = plans_of(
-            self.adapter, self._terms, asks.__func__ is not Adapter.command_timeout.__func__
-        )
+        self._all_plans = plans_of(self.adapter, self._terms)
         # Empty until the start, so that the first call finds no plan, and starts the pool.
         self._plans: dict[str, Plan] = {}
         self._life = threading.RLock()  # a signal handler may start or stop the pool
@@ -302,9 +297,7 @@ class Pool:
             named = NO_NAMES
         number = plan.number
         if number is None or affinity is not None or priority is not None or plan.streaming:
-            return self._submit_otherwise(
-                plan, values, named, timeout, session, affinity, priority
-            )
+            return self._submit_otherwise(plan, values, named, timeout, session, affinity, priority)
         timeout_ns = plan.timeout_ns
         if timeout is not None:
             timeout_ns = int((checked_span("timeout", timeout, None) or 0) * 1e9)
@@ -575,6 +568,12 @@ class Pool:
 
 
 # -- checks ----------------------------------------------------------------------------------------
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name must be a string that is not empty, not {name!r}")
+    return name
 
 
 def _checked_shape(

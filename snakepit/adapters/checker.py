@@ -128,9 +128,7 @@ class ThreadSafetyChecker:
 
     def check_libraries(self) -> dict[str, str]:
         """Return which of the libraries that this process has imported need care, and why."""
-        return {
-            name: reason for name, reason in UNSAFE_LIBRARIES.items() if name in sys.modules
-        }
+        return {name: reason for name, reason in UNSAFE_LIBRARIES.items() if name in sys.modules}
 
     def get_report(self) -> dict[str, Any]:
         """Return what was seen, as plain values.

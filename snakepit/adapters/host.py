@@ -3,7 +3,7 @@
     template          preload_adapter: the class is loaded once, and its preload() runs
       fork
     worker            join: construct, setup()
-      each call       load_tool(name) -> the bound method, once; then only the method itself is called
+      each call       load_tool(name) -> the bound method, once; from then on it is called itself
       at its end      leave: teardown()
 
 The class that `preload()` saw is the one that workers construct: what it left in attributes is
@@ -19,7 +19,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from snakepit.adapters.adapter import Adapter, marks_of
 from snakepit.errors import AdapterError
@@ -175,14 +175,12 @@ def preload_class(cls: type[Adapter], spec: AdapterSpec) -> None:
 
 def _load(reference: tuple[str, str] | bytes) -> type[Adapter]:
     if isinstance(reference, bytes):
-        cls: type[Adapter] = pickle.loads(reference)
-        return cls
+        return cast("type[Adapter]", pickle.loads(reference))
     module, path = reference
     found: Any = importlib.import_module(module)
     for name in path.split("."):
         found = getattr(found, name)
-    cls = found
-    return cls
+    return cast("type[Adapter]", found)
 
 
 def join(spec: AdapterSpec) -> None:

@@ -63,7 +63,9 @@ class ShowcaseAdapter(Adapter):
 
     @tool
     def process_text(
-        self, text: str, operation: Literal["upper", "lower", "reverse", "length", "words"] = "upper"
+        self,
+        text: str,
+        operation: Literal["upper", "lower", "reverse", "length", "words"] = "upper",
     ) -> Any:
         """Change a text, or count in it; "words" counts those that mean something."""
         self._count("process_text")
@@ -116,7 +118,7 @@ class ShowcaseAdapter(Adapter):
 
     @tool
     def compute(self, n: int, operation: Literal["primes", "sum", "fibonacci"] = "primes") -> int:
-        """Compute something in pure Python: the primes below n, the sum below n, or fibonacci(n)."""
+        """Compute in pure Python: how many primes are below n, the sum below n, or fibonacci(n)."""
         self._count("compute")
         if operation == "sum":
             return sum(range(n))

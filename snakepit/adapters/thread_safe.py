@@ -1,16 +1,16 @@
-"""ThreadSafeAdapter: one instance for several threads, with a lock, places of their own, and counts.
+"""ThreadSafeAdapter: one instance for several threads, with a lock, values of each, and counts.
 
-    class Index(ThreadSafeAdapter):
-        @tool
-        @thread_safe_method
-        def add(self, key: str, value: int) -> None:     # one thread at a time
-            self.entries[key] = value
+class Index(ThreadSafeAdapter):
+    @tool
+    @thread_safe_method
+    def add(self, key: str, value: int) -> None:     # one thread at a time
+        self.entries[key] = value
 
-        @tool
-        def search(self, key: str) -> int:
-            client = self.get_thread_local("client") or self.connect()   # one for each thread
-            with self.acquire_lock():
-                return self.entries[key]
+    @tool
+    def search(self, key: str) -> int:
+        client = self.get_thread_local("client") or self.connect()   # one for each thread
+        with self.acquire_lock():
+            return self.entries[key]
 """
 
 from __future__ import annotations

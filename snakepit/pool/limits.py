@@ -1,4 +1,4 @@
-"""What a pool of adapters bounds: how many calls wait, for how long, and how long a call may take."""
+"""What a pool of adapters bounds: how many calls wait and for how long, and how long one takes."""
 
 from __future__ import annotations
 

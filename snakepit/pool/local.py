@@ -143,7 +143,7 @@ class LocalPool:
         if self._closed:
             # The queue itself may still be open, for calls that are to be tried again.
             raise PoolShutdownError("cannot schedule new futures after shutdown")
-        # What a task waits for may not be refused, nor a part of a `map`, whose buffer is its limit.
+        # What a task waits for is not refused, nor a part of a `map`, whose buffer is its limit.
         limited = future is None
         if future is None:
             nested = self._is_nested(terms)

@@ -1,11 +1,12 @@
 """How the calls of an adapter's tools get into a pool: a plan for each tool, made when it starts.
 
-    pool.execute("echo", {...})     a look into a dict, the arguments put in order, and then the
-                                    call of a function that has a number, like any other
+pool.execute("echo", {...})     a look into a dict, the arguments put in order, and then the
+                                call of a function that has a number, like any other
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,7 +57,7 @@ class Plan:
         self.number: Published | None = None  # with which a call is one step; None: another way
 
     def named(self, args: Any) -> dict[str, Any]:
-        """Return the arguments by name where `bind` had nothing to say. Raises ToolArgumentError."""
+        """Return the arguments by name, where `bind` gave none. Raises ToolArgumentError."""
         return self.signature.check(args)
 
 
@@ -186,10 +187,13 @@ def _pickled(value: Any, name: str) -> bytes:
         ) from error
 
 
-def plans_of(cls: type[Adapter], terms: Terms, asks_timeout: bool) -> dict[str, Plan]:
+def plans_of(cls: type[Adapter], terms: Terms) -> dict[str, Plan]:
     """Return a plan for each tool of an adapter. Raises AdapterError."""
     from dataclasses import replace
 
+    own_hook, no_hook = (
+        inspect.getattr_static(each, "command_timeout").__func__ for each in (cls, Adapter)
+    )
     plans = {}
     for name, tool in tools_of(cls).items():
         own = terms
@@ -197,5 +201,5 @@ def plans_of(cls: type[Adapter], terms: Terms, asks_timeout: bool) -> dict[str, 
             own = replace(own, timeout=tool.timeout)
         if tool.idempotent and not tool.streaming:
             own = replace(own, idempotent=True)
-        plans[name] = Plan(tool, own, asks_timeout)
+        plans[name] = Plan(tool, own, own_hook is not no_hook)
     return plans

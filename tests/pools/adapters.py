@@ -1,4 +1,4 @@
-"""Adapters that the tests run in workers; apart from them, so that a worker imports nothing else."""
+"""Adapters that the tests run in workers; apart, so that a worker imports nothing else."""
 
 from __future__ import annotations
 

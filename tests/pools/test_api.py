@@ -13,7 +13,7 @@ from snakepit.errors import PoolExistsError, PoolNotFoundError, PoolNotReadyErro
 from tests.pools.adapters import BadSetup, Counter
 from tests.support import LONG, run_script
 
-THREADS = {"profile": "local", "threads_per_worker": 1}
+THREADS: dict[str, Any] = {"profile": "local", "threads_per_worker": 1}
 
 
 @pytest.fixture(autouse=True)

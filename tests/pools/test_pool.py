@@ -130,15 +130,15 @@ def test_a_future_of_a_pool_is_cancelled_while_it_runs(
     assert pool.execute("echo", {"value": 1}) == 1
 
 
-def test_asyncio_awaits_calls_and_cancels_them(new_pool: NewPool, profile: str, gates: Gates) -> None:
+def test_asyncio_awaits_calls_and_cancels_them(
+    new_pool: NewPool, profile: str, gates: Gates
+) -> None:
     pool = new_pool(profile)
     started, release = gates("started"), gates("release")
 
     async def main() -> list[Any]:
         values = await asyncio.gather(*(pool.aexecute("echo", {"value": n}) for n in range(50)))
-        call = asyncio.create_task(
-            pool.aexecute("hold", {"started": started, "release": release})
-        )
+        call = asyncio.create_task(pool.aexecute("hold", {"started": started, "release": release}))
         while not started.is_open():
             await asyncio.sleep(0.001)
         call.cancel()
