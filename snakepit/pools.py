@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import threading
-import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import wait
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from snakepit.adapters.adapter import Adapter
-from snakepit.adapters.host import check_health
 from snakepit.adapters.tools import Tool, find_adapter, name_of_adapter, tools_of, unknown_tool
 from snakepit.errors import AdapterError, PoolNotReadyError, PoolShutdownError
 from snakepit.executor import start_map
 from snakepit.lifecycle.graces import Graces
-from snakepit.options import checked_count, checked_seconds
-from snakepit.pool.engine import (
-    MOST_WORKERS,
-    WorkerOptions,
-    check_options,
-    checked_size,
-    make_engine,
-)
+from snakepit.options import checked_seconds
+from snakepit.pool.engine import WorkerOptions, check_options, make_engine
 from snakepit.pool.limits import checked_limits, checked_span
 from snakepit.pool.local import LocalPool
 from snakepit.pool.pool import ProcessPool
+from snakepit.pool.shape import (
+    affinity_terms,
+    check_thread_safety,
+    checked_affinity,
+    checked_batches,
+    checked_name,
+    checked_shape,
+)
 from snakepit.pool.terms import PRIORITIES, Terms, checked_terms, session_key
 from snakepit.pool.toolcalls import (
     NO_NAMES,
@@ -42,7 +40,6 @@ from snakepit.pool.toolcalls import (
     plans_of,
     usage_error,
 )
-from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
@@ -55,8 +52,6 @@ Affinity = Literal["hint", "strict_queue", "strict_fail_fast"]
 Priority = Literal["high", "normal", "low"]
 
 MOST_SESSION_NUMBERS = 65_536
-
-_warned: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 class Pool:
@@ -114,7 +109,7 @@ class Pool:
         **options: Unpack[WorkerOptions],
     ) -> None:
         check_options(options)
-        self.name = _checked_name(name)
+        self.name = checked_name(name)
         self.profile = profile
         self.adapter = find_adapter(adapter)
         self._limits = checked_limits(
@@ -124,7 +119,7 @@ class Pool:
             queue_timeout=queue_timeout,
             max_queue_size=max_queue_size,
         )
-        self._affinity = _checked_affinity(affinity)
+        self._affinity = checked_affinity(affinity)
         terms = checked_terms(
             timeout=None,
             priority="normal",
@@ -138,10 +133,10 @@ class Pool:
             terms, timeout=self._limits.timeout, queue_timeout=self._limits.queue_timeout
         )
         self._patience_ns = int((self._limits.queue_timeout or 0) * 1e9)
-        size, threads = _checked_shape(profile, pool_size, threads_per_worker)
+        size, threads = checked_shape(profile, pool_size, threads_per_worker)
         shared = profile != "process" and threads > 1
         if shared:
-            _check_thread_safety(self.adapter, thread_safety, profile)
+            check_thread_safety(self.adapter, thread_safety, profile)
         graces = Graces.checked(stop_grace)
         local = profile == "local"
         spec = adapter_spec(
@@ -153,7 +148,7 @@ class Pool:
             limits |= {
                 "limited": True,
                 "queue_timeout": self._limits.queue_timeout,
-                **_checked_batches(startup_batch_size, startup_batch_delay_ms),
+                **checked_batches(startup_batch_size, startup_batch_delay_ms),
             }
             if options.get("start_method") in (None, "template") and not options.get("mp_context"):
                 limits["template_hook"] = self._calls.template_hook()
@@ -337,7 +332,7 @@ class Pool:
                     f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}"
                 )
             changes["priority"] = PRIORITIES[priority]
-        changes |= _affinity_terms(self._affinity if affinity is None else affinity)
+        changes |= affinity_terms(self._affinity if affinity is None else affinity)
         return replace(terms, **changes) if changes else terms
 
     def _plan(self, tool: Any) -> Plan:
@@ -525,38 +520,9 @@ class Pool:
         if isinstance(self._calls, LocalCalls):
             assert self._calls.host is not None
             return {0: self._calls.host.check_health()[1]}
-        engine: Any = self._engine
-        workers = {one["pid"]: one["id"] for one in self.list_workers() if one["state"] == "idle"}
-        answers: dict[int, bool | None] = {
-            one["id"]: None for one in self.list_workers() if one["state"] in ("idle", "busy")
-        }
-        terms = Terms(timeout=timeout, cancel_running=True)
-        futures = []
-        for number, lane in enumerate(workers.values(), 1):
-            # A session of its own is what takes a call to a certain worker, if that is free.
-            session = (1 << 63) | (os.getpid() << 32) | number
-            engine.scheduler.prefer_lane(session, lane)
-            futures.append(engine.submit(check_health, (), {}, replace(terms, session=session)))
-        done, late = wait(futures, timeout)
-        for future in late:
-            future.cancel()
-        for future in done:
-            if future.cancelled() or future.exception() is not None:
-                continue
-            pid, fit, reason = future.result()
-            lane = workers.get(pid)
-            if lane is None:
-                continue
-            answers[lane] = fit
-            if not fit:
-                warnings.warn(
-                    f"worker {lane} (pid {pid}) of pool {self.name!r} is not fit, and is replaced: "
-                    f"{reason}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                engine.recycle(lane, False, None)
-        return answers
+        from snakepit.pool.fitness import ask_workers
+
+        return ask_workers(self._engine, checked_seconds("timeout", timeout))  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         stats = self._engine.stats()
@@ -565,75 +531,3 @@ class Pool:
             f"{stats.ready} of {stats.workers} workers ready, {stats.busy} busy, "
             f"{stats.queued} queued, {stats.completed + stats.failed} done>"
         )
-
-
-# -- checks ----------------------------------------------------------------------------------------
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"name must be a string that is not empty, not {name!r}")
-    return name
-
-
-def _checked_shape(
-    profile: str, pool_size: int | None, threads_per_worker: int | None
-) -> tuple[int, int]:
-    """Return the number of workers of the engine, and the threads of each."""
-    if profile == "process" and threads_per_worker is not None:
-        raise ValueError("threads_per_worker is for profile='thread' or 'local'")
-    threads = 10 if threads_per_worker is None else threads_per_worker
-    threads = checked_count("threads_per_worker", threads)
-    if profile == "local":
-        if pool_size is not None:
-            raise ValueError(
-                "pool_size counts worker processes, of which profile='local' has none; "
-                "give threads_per_worker"
-            )
-        return checked_size(threads, "threads_per_worker"), threads
-    most = min(2 * usable_cpus(), MOST_WORKERS)
-    return checked_size(pool_size, "pool_size", most), threads
-
-
-def _checked_batches(size: int | None, delay_ms: float) -> dict[str, Any]:
-    if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float):
-        raise TypeError(f"startup_batch_delay_ms must be a number, not {delay_ms!r}")
-    if not 0 <= delay_ms <= 600_000:
-        raise ValueError(f"startup_batch_delay_ms must be 0 to 600000, not {delay_ms!r}")
-    return {
-        "startup_batch_size": 0 if size is None else checked_count("startup_batch_size", size),
-        "startup_batch_delay": delay_ms / 1000,
-    }
-
-
-def _affinities() -> tuple[str, ...]:
-    strict = ("strict_queue", "strict_fail_fast")
-    return ("hint", *(strict if "affinity" in Terms.__dataclass_fields__ else ()))
-
-
-def _checked_affinity(affinity: str) -> str:
-    if affinity not in _affinities():
-        raise ValueError(f"affinity must be one of {', '.join(_affinities())}, not {affinity!r}")
-    return affinity
-
-
-def _affinity_terms(affinity: str) -> dict[str, Any]:
-    return {} if _checked_affinity(affinity) == "hint" else {"affinity": affinity}
-
-
-def _check_thread_safety(cls: type[Adapter], mode: str | None, profile: str) -> None:
-    if mode not in (None, "warn", "strict"):
-        raise ValueError(f"thread_safety must be 'warn', 'strict' or None, not {mode!r}")
-    if cls.__thread_safe__ or mode is None:
-        return
-    problem = (
-        f"{cls.__qualname__} does not declare __thread_safe__ = True, and under profile="
-        f"{profile!r} several threads share one instance: make it safe (see "
-        "snakepit.ThreadSafeAdapter) and declare it, or use profile='process'"
-    )
-    if mode == "strict":
-        details = {"adapter": name_of_adapter(cls), "step": "declare"}
-        raise AdapterError(problem, details=details)
-    if cls not in _warned:
-        _warned.add(cls)
-        warnings.warn(problem, RuntimeWarning, stacklevel=4)

@@ -271,13 +271,13 @@ def test_an_idempotent_tool_is_tried_again(new_pool: NewPool, gates: Gates) -> N
     assert future.result(LONG) > 0 and future.attempts == 2
 
 
-def test_an_unfit_worker_is_replaced(new_pool: NewPool) -> None:
+def test_an_unfit_worker_is_replaced(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
     pool = new_pool()
     pool.await_ready(LONG)
     wait_until(lambda: set(pool.check_health().values()) == {True}, "two fit workers")
     sick = pool.execute("fall_sick")
-    with pytest.warns(RuntimeWarning, match="not fit"):
-        wait_until(lambda: False in pool.check_health().values(), "the verdict")
+    wait_until(lambda: False in pool.check_health().values(), "the verdict")
+    assert "is not fit" in caplog.text
     wait_until(
         lambda: sick not in {worker["pid"] for worker in pool.list_workers()}, "its replacement"
     )
