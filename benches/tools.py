@@ -1,4 +1,4 @@
-"""The adapter that the benchmarks of tools run; apart, so that the other workers need none of it."""
+"""The adapter that the benchmarks of tools run; apart, for the other workers need none of it."""
 
 from typing import Any
 
