@@ -164,7 +164,7 @@ class Pool:
             **({"threads_per_worker": threads} if profile == "thread" else {}),
             **options,
         )
-        self._all_plans = plans_of(self.adapter, self._terms)
+        self._all_plans = plans_of(self.adapter, self._terms, self._limits.stream_timeout)
         # Empty until the start, so that the first call finds no plan, and starts the pool.
         self._plans: dict[str, Plan] = {}
         self._life = threading.RLock()  # a signal handler may start or stop the pool
@@ -367,8 +367,6 @@ class Pool:
         if values is None:
             values, named = (), plan.named(args)
         terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
-        if timeout is None and terms.timeout == self._limits.timeout:
-            terms = replace(terms, timeout=self._limits.stream_timeout)
         engine: Any = self._engine
         return engine.stream(plan.target, values, named, terms, **bounds)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,7 @@ class LocalCalls:
         self.initializer = None
         self.initargs = ()
         self.host: Host | None = None
+        self._ending = threading.RLock()
 
     def start(self, _engine: Any, plans: Iterable[Plan]) -> None:
         """Make the instance. Raises AdapterError."""
@@ -156,7 +158,8 @@ class LocalCalls:
 
     def end(self) -> None:
         """Tear the instance down, once; the threads have ended."""
-        host, self.host = self.host, None
+        with self._ending:
+            host, self.host = self.host, None
         if host is not None:
             host.teardown()
 
@@ -187,7 +190,7 @@ def _pickled(value: Any, name: str) -> bytes:
         ) from error
 
 
-def plans_of(cls: type[Adapter], terms: Terms) -> dict[str, Plan]:
+def plans_of(cls: type[Adapter], terms: Terms, stream_timeout: float | None) -> dict[str, Plan]:
     """Return a plan for each tool of an adapter. Raises AdapterError."""
     from dataclasses import replace
 
@@ -196,10 +199,11 @@ def plans_of(cls: type[Adapter], terms: Terms) -> dict[str, Plan]:
     )
     plans = {}
     for name, tool in tools_of(cls).items():
-        own = terms
+        own = replace(terms, idempotent=tool.idempotent)
+        if tool.streaming:
+            # What has reached the caller cannot be taken back: a stream is not begun a second time.
+            own = replace(terms, timeout=stream_timeout, idempotent=False, retry=None, breaker=None)
         if tool.timeout is not None:
             own = replace(own, timeout=tool.timeout)
-        if tool.idempotent and not tool.streaming:
-            own = replace(own, idempotent=True)
         plans[name] = Plan(tool, own, own_hook is not no_hook)
     return plans

@@ -186,11 +186,19 @@ class BadSetup(snakepit.Adapter):
     def setup(self) -> None:
         raise OSError("no such model")
 
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
 
 class BadPreload(snakepit.Adapter):
     @classmethod
     def preload(cls) -> None:
         raise OSError("no such file")
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
 
 
 class SlowTeardown(snakepit.Adapter):

@@ -255,7 +255,7 @@ def test_an_adapter_that_cannot_start_is_named(
     with pytest.raises(PoolNotReadyError, match=f"(?s){words}"):
         pool.await_ready(LONG)
     with pytest.raises(PoolNotReadyError, match=f"(?s){words}"):
-        pool.execute(next(iter(pool.tools()), "none") if pool.tools() else "pid")
+        pool.execute("pid")
 
 
 def test_a_worker_that_dies_fails_its_call_alone(new_pool: NewPool) -> None:
