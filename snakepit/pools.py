@@ -108,7 +108,7 @@ class Pool:
         session_store: Any = None,
         **options: Unpack[WorkerOptions],
     ) -> None:
-        check_options(options)
+        check_options(options, Pool)
         self.name = checked_name(name)
         self.profile = profile
         self.adapter = find_adapter(adapter)

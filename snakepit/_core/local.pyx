@@ -47,6 +47,7 @@ cdef class LocalQueue(Owner):
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0."""
         if timeout is not None:
             task.deadline_ns = deadline_after(timeout)
+            task.timeout_ns = <uint64_t>(min(timeout, 1e9) * 1e9)
         task.priority = priority
         task.session = session
 

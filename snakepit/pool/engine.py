@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import multiprocessing
 import numbers
 from collections.abc import Callable, Iterable, Mapping
@@ -41,12 +42,16 @@ class WorkerOptions(TypedDict, total=False):
     blas_threads: int | Literal["share"] | None
 
 
-def check_options(options: Mapping[str, object]) -> None:
-    """Raise TypeError, which names the nearest, for an option that there is not."""
+def check_options(options: Mapping[str, object], maker: Callable[..., object]) -> None:
+    """Raise TypeError, which names the nearest, for an option that there is not.
+
+    `maker`: who takes them, beside parameters of its own.
+    """
     known = WorkerOptions.__annotations__
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            there_are = [*known, *inspect.signature(maker).parameters]
+            near = difflib.get_close_matches(name, there_are, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"a pool has no option {name!r}{hint}")
 

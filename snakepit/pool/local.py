@@ -258,7 +258,7 @@ class LocalPool:
         if self.queue.cancel_queued(future):
             self.queue.fail(future, queue_timeout_error(self.name, patience))
         elif future.deadline_ns:
-            timeout = future.deadline_ns * 1e-9 - started
+            timeout = future.timeout_ns / 1e9
             self._deadlines.look_again(future, timeout, started, timeout - patience)
 
     def _spare_timekeeper(self) -> None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import snakepit
 from snakepit import tool
 from tests.executor.tasks import Gate, Log
+
+
+def dawdle() -> None:
+    """Take a minute, in which an interrupt is met at once."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        time.sleep(0.002)
 
 
 class Counter(snakepit.Adapter):
@@ -88,7 +96,7 @@ class Counter(snakepit.Adapter):
     @tool(timeout=0.2)
     def sleep_long(self, started: Gate) -> None:
         started.open()
-        threading.Event().wait(60)
+        dawdle()
 
     @tool(idempotent=True)
     def die_once(self, marker: Gate) -> int:
@@ -122,7 +130,7 @@ class Hooked(snakepit.Adapter):
     @tool
     def shout(self, word: str, times: int = 1) -> str:
         if word == "slow":
-            threading.Event().wait(60)
+            dawdle()
         return word.upper() * times
 
 

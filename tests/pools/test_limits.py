@@ -124,6 +124,7 @@ def test_a_call_that_started_in_time_still_has_its_deadline(
     new_pool: NewPool, profile: str, gates: Gates
 ) -> None:
     pool = new_pool(profile, queue_timeout=0.05, timeout=0.3)
+    pool.await_ready(LONG)
     future = pool.submit("hold", {"started": gates("started"), "release": gates("release")})
     with pytest.raises(TaskTimeoutError, match=r"0\.3 s") as late:
         future.result(LONG)

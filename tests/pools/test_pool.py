@@ -104,6 +104,7 @@ def test_the_timeout_of_a_tool_holds_where_the_caller_gives_none(
     new_pool: NewPool, profile: str, gates: Gates
 ) -> None:
     pool = new_pool(profile)
+    pool.await_ready(LONG)
     with pytest.raises(TaskTimeoutError) as late:
         pool.execute("sleep_long", {"started": gates("started")})
     assert late.value.details["timeout"] == pytest.approx(0.2)
