@@ -22,6 +22,7 @@ from snakepit.pool.limits import checked_limits, checked_span
 from snakepit.pool.local import LocalPool
 from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
+    PROFILES_OF_THREADS,
     affinity_terms,
     check_thread_safety,
     checked_affinity,
@@ -120,6 +121,7 @@ class Pool:
             max_queue_size=max_queue_size,
         )
         self._affinity = checked_affinity(affinity)
+        self._strict = affinity != "hint"
         terms = checked_terms(
             timeout=None,
             priority="normal",
@@ -161,7 +163,7 @@ class Pool:
             initargs=self._calls.initargs,
             env=adapter_env,
             limits=limits,
-            **({"threads_per_worker": threads} if profile == "thread" else {}),
+            **({"threads_per_worker": threads} if profile in PROFILES_OF_THREADS else {}),
             **options,
         )
         self._all_plans = plans_of(self.adapter, self._terms, self._limits.stream_timeout)
@@ -291,7 +293,13 @@ class Pool:
         else:
             named = NO_NAMES
         number = plan.number
-        if number is None or affinity is not None or priority is not None or plan.streaming:
+        if (
+            number is None
+            or affinity is not None
+            or priority is not None
+            or plan.streaming
+            or (self._strict and session is not None)
+        ):
             return self._submit_otherwise(plan, values, named, timeout, session, affinity, priority)
         timeout_ns = plan.timeout_ns
         if timeout is not None:
@@ -317,6 +325,7 @@ class Pool:
     ) -> Terms:  # fmt: skip
         terms = plan.terms
         changes: dict[str, Any] = {}
+        chosen = self._affinity if affinity is None else checked_affinity(affinity)
         if timeout is not None:
             changes["timeout"] = checked_span("timeout", timeout, None)
         elif plan.asks_timeout:
@@ -326,13 +335,13 @@ class Pool:
                 changes["timeout"] = checked_span("command_timeout", asked, None)
         if session is not None:
             changes["session"] = self._number_of(session)
+            changes |= affinity_terms(chosen)
         if priority is not None:
             if priority not in PRIORITIES:
                 raise ValueError(
                     f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}"
                 )
             changes["priority"] = PRIORITIES[priority]
-        changes |= affinity_terms(self._affinity if affinity is None else affinity)
         return replace(terms, **changes) if changes else terms
 
     def _plan(self, tool: Any) -> Plan:

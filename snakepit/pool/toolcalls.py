@@ -6,6 +6,7 @@ pool.execute("echo", {...})     a look into a dict, the arguments put in order, 
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import itertools
 import os
@@ -152,6 +153,8 @@ class LocalCalls:
         """Make the instance. Raises AdapterError."""
         preload_class(self._cls, self._spec)
         self.host = Host(self._cls, self._spec)
+        # The program may end without a stop; the threads have ended by then.
+        atexit.register(self.end)
         for plan in plans:
             plan.target = self.host.tool(plan.name)
             plan.packed = _unpacking(plan.target)
@@ -161,6 +164,7 @@ class LocalCalls:
         with self._ending:
             host, self.host = self.host, None
         if host is not None:
+            atexit.unregister(self.end)
             host.teardown()
 
 

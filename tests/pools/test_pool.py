@@ -174,6 +174,28 @@ def test_setup_and_teardown_frame_the_life_of_an_instance(
     assert lines[0] == "setup" and lines[-1] == "teardown"
 
 
+@pytest.mark.parametrize("options", ["pool_size=1", "profile='local', threads_per_worker=1"])
+def test_the_end_of_the_program_tears_down_too(tmp_path: Any, options: str) -> None:
+    outcome = run_script(
+        f"""
+        import snakepit
+
+        class Noisy(snakepit.Adapter):
+            def teardown(self):
+                print("torn down", flush=True)
+
+            @snakepit.tool
+            def ping(self):
+                return "pong"
+
+        pool = snakepit.Pool(Noisy, {options})
+        print(pool.execute("ping"), flush=True)
+        """,
+        tmp_path,
+    )
+    assert outcome.stdout == "pong\ntorn down\n", outcome.stderr
+
+
 def test_a_recycled_worker_tears_its_adapter_down(new_pool: NewPool, log: Log) -> None:
     pool = new_pool(pool_size=1, adapter_args={"log": log})
     before = pool.execute("pid")
@@ -326,7 +348,8 @@ def test_an_adapter_is_named_as_text_too(new_pool: NewPool) -> None:
         ({"pool_size": 1001}, "pool_size must be at most 1000"),
         ({"threads_per_worker": 2}, "threads_per_worker"),
         ({"profile": "local", "pool_size": 2}, "pool_size"),
-        ({"profile": "remote"}, "profile"),
+        ({"profile": "remote"}, "profile must be one of"),
+        ({"pool_sise": 2}, "did you mean 'pool_size'"),
         ({"worker_tll": 5}, "did you mean 'worker_ttl'"),
         ({"timeout_profile": "balancd"}, "did you mean 'balanced'"),
         ({"timeout": "soon"}, "timeout"),
