@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from snakepit.cli.new import write_adapter
 from tests.support import LONG, ROOT
 
 
@@ -53,8 +54,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["test_model.py"]
 
 
-@pytest.mark.parametrize("name", ["2fast", "a b", "class", "json", "snakepit", "_x", "é"])
-def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
-    ended = snakepit_new(tmp_path, name)
-    assert ended.returncode == 2 and "no name for an adapter" in ended.stderr
+def test_a_name_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ["2fast", "a b", "class", "json", "snakepit", "_x", "é", ""]:
+        assert write_adapter(name, tmp_path) == 2
+        assert "no name for an adapter" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
