@@ -30,6 +30,7 @@ QUESTIONS = (
     "memory",
     "idle",
     "blocking",
+    "tools",
     "payload",
     "pending",
     "affinity",

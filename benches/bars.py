@@ -10,6 +10,7 @@ from benches.results import Results
 Measure = Callable[[Results], float | None]
 
 OWN = "snakepit"
+TOOLS = "snakepit-tools"
 PPE = "ppe"
 
 
@@ -60,6 +61,14 @@ def faster(question: str, case: str, than: str = PPE, than_case: str | None = No
     return quotient(
         lambda results: results.at(question, case if than_case is None else than_case, than),
         own(question, case),
+    )
+
+
+def faster_tool(case: str, than: str = PPE) -> Measure:
+    """Measure how many times a tool's time goes into the peer's time of a plain call."""
+    return quotient(
+        lambda results: results.at("tools", case, than),
+        lambda results: results.at("tools", case, TOOLS),
     )
 
 
@@ -148,6 +157,16 @@ BARS = (
             at_least(50, faster("latency", "no-op")),
             at_most(8e-6, own("latency", "no-op")),
         ),
+    ),
+    Bar(
+        "a tool's call, to a plain one's",
+        at_least(1 / 2, faster_tool("no-op", OWN), of=" its rate"),
+        (at_least(1 / 1.4, faster_tool("no-op", OWN), of=" its rate"),),
+    ),
+    Bar(
+        "echo of 1 KB by a tool, 8 callers",
+        at_least(10, faster_tool("1 KB, 8 callers")),
+        (at_least(20, faster_tool("1 KB, 8 callers")),),
     ),
     Bar("no-op round trip, p99", None, (at_most(60e-6, own("latency", "no-op", 0.99)),)),
     Bar(

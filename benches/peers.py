@@ -142,6 +142,33 @@ class Snakepit(ExecutorPeer):
         return array
 
 
+class SnakepitTools(Snakepit):
+    """The same calls as tools of an adapter in a `snakepit.Pool`."""
+
+    key = "snakepit-tools"
+    label = "Snakepit, tools"
+
+    def start(self, workers: int, preload: Sequence[str] = ()) -> None:
+        snakepit = importlib.import_module("snakepit")
+        self._pool = snakepit.Pool(
+            "benches.tools:Workbench", pool_size=workers, preload=tuple(preload)
+        )
+        self._pool.await_ready(60)
+
+    def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
+        future: Handle = self._pool.submit(fn.__name__, {"array": args[0]} if args else {})
+        return future
+
+    def call(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return self._pool.execute(fn.__name__, {"array": args[0]} if args else {})
+
+    def gather(self, fn: Callable[..., Any], count: int, *args: Any) -> list[Any]:
+        return [future.result() for future in [self.submit(fn, *args) for _ in range(count)]]
+
+    def close(self) -> None:
+        self._pool.stop()
+
+
 class ForkserverPPE(ExecutorPeer):
     """ProcessPoolExecutor over forkserver: the peer that the bars are held against."""
 
@@ -387,6 +414,7 @@ PEERS: dict[str, type[Peer]] = {
     peer.key: peer
     for peer in (
         Snakepit,
+        SnakepitTools,
         ForkserverPPE,
         SpawnPPE,
         ForkPPE,
@@ -403,7 +431,7 @@ PEERS: dict[str, type[Peer]] = {
 
 def unavailable(key: str) -> str | None:
     """Return why a peer cannot be measured here, or None if it can."""
-    if key == Snakepit.key:
+    if key in (Snakepit.key, SnakepitTools.key):
         try:
             importlib.import_module("snakepit").Executor  # noqa: B018
         except Exception as error:  # a checkout that was not built fails in many ways

@@ -68,6 +68,17 @@ def _array_table(direction: str, title: str, remark: str = "") -> Table:
 
 TABLES = (
     Table(
+        "tools",
+        "Tools of an adapter",
+        (
+            Column("no-op, p50", "no-op"),
+            Column("echo of a word, p50", "echo"),
+            Column("echo of 1 KB, 8 callers, 2 workers", "1 KB, 8 callers"),
+        ),
+        base="snakepit",
+        remark="One worker and one caller in the first two; seconds a call in the third.",
+    ),
+    Table(
         "latency",
         "No-op round trip",
         (Column("p50", "no-op"), Column("p99", "no-op", 0.99)),

@@ -9,6 +9,25 @@ if TYPE_CHECKING:
     from typing import Any
 
     from snakepit import errors as errors
+    from snakepit.adapters.adapter import Adapter as Adapter
+    from snakepit.adapters.adapter import tool as tool
+    from snakepit.adapters.checker import ThreadSafetyChecker as ThreadSafetyChecker
+    from snakepit.adapters.showcase import ShowcaseAdapter as ShowcaseAdapter
+    from snakepit.adapters.showcase import ThreadedShowcaseAdapter as ThreadedShowcaseAdapter
+    from snakepit.adapters.thread_safe import ThreadSafeAdapter as ThreadSafeAdapter
+    from snakepit.adapters.thread_safe import thread_safe_method as thread_safe_method
+    from snakepit.api import await_ready as await_ready
+    from snakepit.api import execute as execute
+    from snakepit.api import execute_in_session as execute_in_session
+    from snakepit.api import execute_in_session_stream as execute_in_session_stream
+    from snakepit.api import execute_stream as execute_stream
+    from snakepit.api import get_pool as get_pool
+    from snakepit.api import get_stats as get_stats
+    from snakepit.api import list_workers as list_workers
+    from snakepit.api import run_as_script as run_as_script
+    from snakepit.api import start as start
+    from snakepit.api import stop as stop
+    from snakepit.api import stream as stream
     from snakepit.diagnostics.compatibility import Compatibility as Compatibility
     from snakepit.diagnostics.compatibility import recommend_profile as recommend_profile
     from snakepit.diagnostics.python_version import PythonVersion as PythonVersion
@@ -23,6 +42,7 @@ if TYPE_CHECKING:
     from snakepit.pool.stats import PoolStats as PoolStats
     from snakepit.pool.streams import HALT as HALT
     from snakepit.pool.streams import Stream as Stream
+    from snakepit.pools import Pool as Pool
     from snakepit.sessions.session import Session as Session
     from snakepit.sessions.store import SessionStore as SessionStore
     from snakepit.worker.context import cancelled as cancelled
@@ -34,25 +54,45 @@ __version__ = "0.2.0"
 # Loaded when first used: `import snakepit` itself costs next to nothing, and a worker loads only
 # what it needs.
 _HOMES = {
+    "Adapter": "snakepit.adapters.adapter",
     "CircuitBreaker": "snakepit.pool.breaker",
     "Compatibility": "snakepit.diagnostics.compatibility",
     "Executor": "snakepit.executor",
     "Future": "snakepit.pool.futures",
     "HALT": "snakepit.pool.streams",
     "Graces": "snakepit.lifecycle.graces",
+    "Pool": "snakepit.pools",
     "PoolStats": "snakepit.pool.stats",
     "PythonVersion": "snakepit.diagnostics.python_version",
     "RetryPolicy": "snakepit.pool.retry",
     "Session": "snakepit.sessions.session",
     "SessionStore": "snakepit.sessions.store",
     "Stream": "snakepit.pool.streams",
+    "ShowcaseAdapter": "snakepit.adapters.showcase",
     "TaskInterrupt": "snakepit.errors",
+    "ThreadSafeAdapter": "snakepit.adapters.thread_safe",
+    "ThreadSafetyChecker": "snakepit.adapters.checker",
+    "ThreadedShowcaseAdapter": "snakepit.adapters.showcase",
+    "await_ready": "snakepit.api",
     "cancelled": "snakepit.worker.context",
     "current_pool": "snakepit.worker.context",
     "current_session": "snakepit.worker.context",
     "recommend_profile": "snakepit.diagnostics.compatibility",
+    "execute": "snakepit.api",
+    "execute_in_session": "snakepit.api",
+    "execute_in_session_stream": "snakepit.api",
+    "execute_stream": "snakepit.api",
+    "get_pool": "snakepit.api",
+    "get_stats": "snakepit.api",
+    "list_workers": "snakepit.api",
+    "run_as_script": "snakepit.api",
     "share": "snakepit.pool.memory",
     "shared_array": "snakepit.pool.memory",
+    "start": "snakepit.api",
+    "stop": "snakepit.api",
+    "stream": "snakepit.api",
+    "thread_safe_method": "snakepit.adapters.thread_safe",
+    "tool": "snakepit.adapters.adapter",
 }
 
 __all__ = [*_HOMES, "__version__", "errors"]

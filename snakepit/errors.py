@@ -8,6 +8,7 @@ already be catching. Each message says what happened, to which worker or task, a
 from __future__ import annotations
 
 import pickle
+import queue
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from snakepit.lifecycle.autopsy import Autopsy
 
 __all__ = [
+    "AdapterError",
     "ArenaFullError",
     "CircuitOpenError",
     "ConfigError",
@@ -25,10 +27,13 @@ __all__ = [
     "ForkedPoolError",
     "FunctionLoadError",
     "HostToolNotFoundError",
+    "PoolExistsError",
     "PoolNotFoundError",
     "PoolNotReadyError",
+    "PoolSaturatedError",
     "PoolShutdownError",
     "ProgramNotFoundError",
+    "QueueTimeoutError",
     "RemoteError",
     "RemoteTraceback",
     "SessionError",
@@ -42,6 +47,8 @@ __all__ = [
     "TaskInterrupt",
     "TaskStoppedError",
     "TaskTimeoutError",
+    "ToolArgumentError",
+    "ToolNotFoundError",
     "VariableError",
     "VariableNotFoundError",
     "VersionConflictError",
@@ -174,6 +181,44 @@ class RemoteError(SnakepitError):
 
     `details`: type (qualified name), text, traceback.
     """
+
+
+# -- of pools of adapters --------------------------------------------------------------------------
+
+
+class AdapterError(SnakepitError):
+    """An adapter is no use: it cannot be imported, constructed or set up, or is declared wrongly.
+
+    `details`: adapter (its name), step ("import", "preload", "construct", "setup" …). `__cause__`
+    says why.
+    """
+
+
+class ToolNotFoundError(SnakepitError, LookupError):
+    """An adapter has no tool of this name. `details`: tool, adapter, tools (those that it has)."""
+
+
+class ToolArgumentError(SnakepitError, TypeError):
+    """A tool was called with arguments that do not fit its signature; it took no worker.
+
+    `details`: tool, argument (its name, None if it is not about one), problem ("missing",
+    "unknown", "type", "usage").
+    """
+
+
+class PoolSaturatedError(SnakepitError, queue.Full):
+    """As many calls wait for a worker of the pool as may. `details`: pool, max_queue_size."""
+
+
+class QueueTimeoutError(TaskTimeoutError):
+    """No worker was free for the call within the pool's `queue_timeout`; it never ran.
+
+    `details`: timeout (that limit), waited, ran (0.0), phase ("queued").
+    """
+
+
+class PoolExistsError(SnakepitError, ValueError):
+    """A pool of this name runs already in this program. `details`: pool."""
 
 
 class RemoteTraceback(Exception):

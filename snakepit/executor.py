@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
-import multiprocessing
-import multiprocessing.util  # registers its hook
-import numbers
+import multiprocessing.util  # noqa: F401 - registers its hook
 import signal
 import sys
 import threading
@@ -16,20 +14,16 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
-from snakepit.lifecycle.health import HealthPolicy
-from snakepit.lifecycle.recycling import RecyclingPolicy
 from snakepit.lifecycle.registry import registry
-from snakepit.lifecycle.template import can_use_template
-from snakepit.options import checked_bytes, checked_count, checked_seconds
+from snakepit.options import checked_seconds
 from snakepit.pool import local
 from snakepit.pool import pool as processes
-from snakepit.pool.local import LocalConfig, LocalPool
+from snakepit.pool.engine import check_count, checked_size, make_engine
+from snakepit.pool.local import LocalPool
 from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool
+from snakepit.pool.pool import ProcessPool
 from snakepit.pool.terms import Terms, checked_terms, session_key
-from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
     from snakepit.diagnostics import PoolReport
@@ -47,9 +41,6 @@ __all__ = ["Executor", "PoolView"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_WORKERS = 1000
-START_METHODS = ("template", "forkserver", "spawn", "fork")
-PROFILES = ("process", "local")
 EXIT_PATIENCE = 1.0  # seconds that the registry's writer has at the interpreter's exit
 
 
@@ -161,57 +152,30 @@ class Executor(concurrent.futures.Executor):
         blas_threads: int | Literal["share"] | None = None,
         session_store: SessionStore | None = None,
     ) -> None:
-        size = _checked_size(max_workers)
-        _check_store(session_store)
-        graces = Graces.checked(stop_grace)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be callable, not {initializer!r}")
-        _check_count("max_tasks_per_child", max_tasks_per_child)
-        recycling = _checked_recycling(
-            worker_ttl, worker_max_requests, memory_threshold_mb, max_tasks_per_child
+        size = checked_size(max_workers)
+        self._pool: ProcessPool | LocalPool = make_engine(
+            profile,
+            size,
+            name=name,
+            graces=Graces.checked(stop_grace),
+            mp_context=mp_context,
+            start_method=start_method,
+            initializer=initializer,
+            initargs=tuple(initargs),
+            max_tasks_per_child=max_tasks_per_child,
+            worker_ttl=worker_ttl,
+            worker_max_requests=worker_max_requests,
+            memory_threshold_mb=memory_threshold_mb,
+            heartbeat_interval=heartbeat_interval,
+            heartbeat_timeout=heartbeat_timeout,
+            max_missed=max_missed,
+            preload=preload,
+            env=env,
+            inline_threshold=inline_threshold,
+            start_timeout=start_timeout,
+            blas_threads=blas_threads,
+            session_store=session_store,
         )
-        health = _checked_health(heartbeat_interval, heartbeat_timeout, max_missed)
-        if profile == "local":
-            for option, value in (
-                ("mp_context", mp_context),
-                ("start_method", start_method),
-                ("max_tasks_per_child", max_tasks_per_child),
-                ("worker_ttl", worker_ttl),
-                ("worker_max_requests", worker_max_requests),
-                ("memory_threshold_mb", memory_threshold_mb),
-                ("env", env),
-                ("blas_threads", blas_threads),
-                ("start_timeout", start_timeout),
-            ):
-                if value is not None:
-                    raise ValueError(
-                        f"{option} is for workers that are processes; profile='local' has none"
-                    )
-            self._pool: ProcessPool | LocalPool = LocalPool(
-                LocalConfig(size, initializer, tuple(initargs), name, graces, session_store)
-            )
-        elif profile == "process":
-            context = _chosen_context(mp_context, start_method)
-            self._pool = ProcessPool(
-                PoolConfig(
-                    size=size,
-                    context=context,
-                    initializer=initializer,
-                    initargs=tuple(initargs),
-                    recycling=recycling,
-                    health=health,
-                    preload=_checked_preload(preload, context),
-                    env={str(key): str(value) for key, value in (env or {}).items()},
-                    inline_threshold=_checked_threshold(inline_threshold),
-                    start_timeout=_checked_start_timeout(start_timeout),
-                    name=name,
-                    blas_threads=checked_blas_threads(blas_threads),
-                    graces=graces,
-                    session_store=session_store,
-                )
-            )
-        else:
-            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
         self._max_workers = size
         self._terms = Terms(cancel_running=cancel_running)
         # Plain calls take the shortest way, which carries no terms.
@@ -493,8 +457,8 @@ def start_map(
     progress: bool,
 ) -> Iterator[Any]:
     """Start a `map` on a pool: its first chunks are read and submitted before this returns."""
-    _check_count("chunksize", chunksize)
-    _check_count("buffersize", buffersize)
+    check_count("chunksize", chunksize)
+    check_count("buffersize", buffersize)
     if terms.by_call and chunksize is None:
         chunksize = 1  # The terms are those of a call, not of a chunk.
     if chunksize != 1 and (terms.retry is not None or terms.breaker is not None):
@@ -531,119 +495,6 @@ def start_map(
             ) from error
         results = iter(tqdm(results, total=run.total))
     return results
-
-
-# -- checks ----------------------------------------------------------------------------------------
-
-
-def _checked_size(max_workers: object) -> int:
-    if max_workers is None:
-        return usable_cpus()
-    if isinstance(max_workers, bool) or not isinstance(max_workers, numbers.Integral):
-        raise TypeError(f"max_workers must be a whole number or None, not {max_workers!r}")
-    size = int(max_workers)
-    if size <= 0:
-        raise ValueError(f"max_workers must be greater than 0, not {size}")
-    if size > MOST_WORKERS:
-        raise ValueError(f"max_workers must be at most {MOST_WORKERS}, not {size}")
-    return size
-
-
-def _check_store(store: object) -> None:
-    if store is None:
-        return
-    from snakepit.sessions.store import SessionStore
-
-    if not isinstance(store, SessionStore):
-        raise TypeError(f"session_store must be a snakepit.SessionStore or None, not {store!r}")
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number or None, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be >= 1, not {value}")
-
-
-def _checked_start_timeout(value: float | None) -> float:
-    if value is None:
-        return START_TIMEOUT
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"start_timeout must be a number of seconds, not {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"start_timeout must be more than 0 seconds and finite, not {value}")
-    return float(value)
-
-
-def _checked_recycling(
-    ttl: object, requests: object, memory: object, max_tasks: int | None
-) -> RecyclingPolicy:
-    return RecyclingPolicy(
-        ttl=None if ttl is None else checked_seconds("worker_ttl", ttl),
-        max_requests=None if requests is None else checked_count("worker_max_requests", requests),
-        memory=None if memory is None else checked_bytes("memory_threshold_mb", memory, 10**6),
-        max_tasks=max_tasks,
-    )
-
-
-def _checked_health(interval: object, timeout: object, max_missed: object) -> HealthPolicy:
-    seconds = checked_seconds("heartbeat_timeout", timeout)
-    missed = checked_count("max_missed", max_missed)
-    if interval is None:
-        return HealthPolicy(None, seconds, missed)
-    every = checked_seconds("heartbeat_interval", interval)
-    if every > seconds:
-        raise ValueError(
-            f"heartbeat_timeout ({seconds:g} s) must be at least heartbeat_interval ({every:g} s): "
-            "no worker can answer more often than it is looked at"
-        )
-    return HealthPolicy(every, seconds, missed)
-
-
-def _checked_threshold(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"inline_threshold must be a whole number of bytes, not {value!r}")
-    if not 0 <= value <= 1 << 20:
-        raise ValueError(f"inline_threshold must be 0 to {1 << 20} bytes, not {value}")
-    return value
-
-
-def _checked_preload(preload: Iterable[str], context: BaseContext | None) -> tuple[str, ...]:
-    names = (preload,) if isinstance(preload, str) else tuple(preload)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"preload takes names of modules, not {name!r}")
-    if names and context is not None:
-        raise ValueError(
-            "preload needs start_method='template'; for forkserver use its own "
-            "set_forkserver_preload, for spawn an initializer"
-        )
-    return names
-
-
-def _chosen_context(mp_context: BaseContext | None, start_method: str | None) -> BaseContext | None:
-    """The multiprocessing context to start workers with; None for the template."""
-    if mp_context is not None:
-        if start_method is not None:
-            raise ValueError("give mp_context or start_method, not both")
-        if not isinstance(mp_context, BaseContext):
-            raise TypeError(f"mp_context must be a multiprocessing context, not {mp_context!r}")
-        return mp_context
-    if start_method is None:
-        start_method = "template" if can_use_template() else "spawn"
-    if start_method not in START_METHODS:
-        raise ValueError(
-            f"start_method must be one of {', '.join(START_METHODS)}, not {start_method!r}"
-        )
-    if start_method == "template":
-        if not can_use_template():
-            raise ValueError(
-                "start_method='template' needs Linux 5.3 or later with pidfd_open; use 'spawn'"
-            )
-        return None
-    return multiprocessing.get_context(start_method)
 
 
 # -- the interpreter's exit ------------------------------------------------------------------------

@@ -13,6 +13,7 @@ cdef class LocalQueue(Owner):
     cdef pthread_mutex_t mutex
     cdef PendingList pending
     cdef bint open
+    cdef uint64_t most_queued           # calls that may be queued at once; 0: any number
     cdef uint32_t work                  # futex word: grows with each task and at closing
     cdef uint32_t sleeping              # threads asleep on it
     cdef uint64_t n_submitted, n_completed, n_failed, n_cancelled, n_running, next_number

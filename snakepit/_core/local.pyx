@@ -49,6 +49,7 @@ cdef class LocalQueue(Owner):
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0."""
         if timeout is not None:
             task.deadline_ns = deadline_after(timeout)
+            task.timeout_ns = <uint64_t>(min(timeout, 1e9) * 1e9)
         task.priority = priority
         task.session = session
         task.session_key = session
@@ -57,9 +58,17 @@ cdef class LocalQueue(Owner):
         """Have callers wait for `call` as for a task of this queue, though only attempts at it are queued."""
         call.owner = self
 
-    def submit(self, Task task, function, tuple args, dict kwargs) -> None:
-        """Queue a call. Raises PoolShutdownError, ForkedPoolError."""
+    def limit(self, uint64_t most_queued) -> None:
+        """Refuse limited calls while `most_queued` wait for a thread; 0: never."""
+        self.most_queued = most_queued
+
+    def submit(self, Task task, function, tuple args, dict kwargs, bint limited=False) -> bool:
+        """Queue a call. Raises PoolShutdownError, ForkedPoolError.
+
+        `limited`: False is returned, and nothing done, when as many calls wait as may.
+        """
         cdef bint open_
+        cdef bint full
         refuse_in_child(self)
         task.owner = self
         task.function = function
@@ -68,16 +77,22 @@ cdef class LocalQueue(Owner):
         task.number = add64(&self.next_number, 1) + 1
         pthread_mutex_lock(&self.mutex)
         open_ = self.open
-        if open_:
+        # What a thread without a task is about to take does not wait.
+        full = (limited and open_ and self.most_queued
+                and self.pending.length + self.n_running >= self.most_queued + len(self.runners))
+        if open_ and not full:
             self.pending.append(task)
             self.n_submitted += 1
         pthread_mutex_unlock(&self.mutex)
         if not open_:
             raise PoolShutdownError("cannot schedule new futures after shutdown")
+        if full:
+            return False
         add32(&self.work, 1)
         fence()
         if load32(&self.sleeping):
             wake(&self.work, 1)
+        return True
 
     # -- running -------------------------------------------------------------------------------------------------------
 

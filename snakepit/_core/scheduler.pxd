@@ -51,6 +51,9 @@ cdef class Scheduler(Completions):
     cdef uint64_t *session_of           # affinity: the session that an entry is about ...
     cdef uint16_t *lane_of              # ... and the lane that last ran it
     cdef bint open                      # takes new tasks
+    cdef uint64_t most_queued           # calls that may be queued at once; 0: any number
+    cdef uint64_t armed_ns              # the earliest `due_ns` that the pool knows of, if not later than all there are
+    cdef object on_due                  # told of an earlier one
     # Statistics; changed by single atomic additions.
     cdef uint64_t n_submitted, n_completed, n_failed, n_cancelled, bytes_in, bytes_out, next_number
     cdef readonly Histogram latency, running_time
@@ -62,6 +65,8 @@ cdef class Scheduler(Completions):
     cdef int refuse(self, Task task, int verdict) except -1
     cdef int fail_doomed(self) except -1
     cdef bint place(self, Task task) noexcept
+    cdef bint is_full(self) noexcept
+    cpdef set_limits(self, Task task, uint64_t timeout_ns, uint64_t patience_ns)
     cdef void refill(self) noexcept
     cdef void wake_lanes(self) noexcept nogil
     cdef int finish(self, uint32_t index) except -1

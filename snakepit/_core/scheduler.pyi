@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from snakepit._core.arena import Arena, Segment
 from snakepit._core.bindings import Bindings
@@ -52,6 +52,21 @@ class Scheduler(Completions):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None: ...
+    def submit_numbered(
+        self,
+        task: Task,
+        context: object,
+        definition: Published,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout_ns: int,
+        patience_ns: int,
+        priority: int,
+        session: int,
+    ) -> None: ...
+    def set_limits(self, task: Task, timeout_ns: int, patience_ns: int) -> None: ...
+    def prefer_lane(self, session: int, lane: int) -> None: ...
+    def refuse_full(self) -> NoReturn: ...
     def submit_items(
         self,
         task: Task,

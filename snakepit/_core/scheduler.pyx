@@ -25,7 +25,7 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_STARTING, MAIL_ASK, NOBODY, PRIORITIES, QUEUED, RUNNING,
+    CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_STARTING, MAIL_ASK, NOBODY, PRIORITIES, QUEUED, RUNNING,
     Header, Lane, Ring, Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.memory cimport map_private, unmap_private
@@ -36,13 +36,15 @@ from snakepit._core.points cimport (
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
 from snakepit._core.task cimport Task, deadline_after, refuse_in_child
 
-from snakepit.errors import DecodeError, PoolShutdownError, RemoteTraceback
+from snakepit.errors import DecodeError, PoolSaturatedError, PoolShutdownError, RemoteTraceback
 
 cdef enum:
     BATCH = 128                         # completions handled between two looks at the shared list
     AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
     ENOUGH = 8 * BATCH                  # completions that a caller settles for others once it has its own
     SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
+
+cdef uint64_t NEVER = <uint64_t>-1      # `armed_ns` when no task is watched
 
 
 cdef class Scheduler(Completions):
@@ -83,6 +85,7 @@ cdef class Scheduler(Completions):
         self.verdicts = deque()
         self.latency = Histogram()
         self.running_time = Histogram()
+        self.armed_ns = NEVER
         self.open = True
 
     def __dealloc__(self):
@@ -120,6 +123,24 @@ cdef class Scheduler(Completions):
             self.channel.encode_call(task, None, args, kwargs, task.deadline_ns)
         else:
             self.channel.encode_call(task, function, args, kwargs, task.deadline_ns)
+        self.enter(task)
+
+    def submit_numbered(self, Task task, context, Published definition, tuple args, dict kwargs, uint64_t timeout_ns,
+                        uint64_t patience_ns, int priority, session):
+        """Queue a call of a function that has a number, under all its terms: the one step of a tool's call.
+
+        `timeout_ns`, `patience_ns`: how long from now it has to end, and to start; 0: any time. Raises as `submit` does.
+        """
+        task.context = context
+        task.priority = priority
+        task.session = session
+        task.session_key = session
+        if timeout_ns or patience_ns:
+            self.set_limits(task, timeout_ns, patience_ns)
+        task.function = definition
+        task.definition = definition.number
+        task.epoch = definition.epoch
+        self.channel.encode_call(task, None, args, kwargs, task.deadline_ns)
         self.enter(task)
 
     def submit_items(self, Task task, Published definition, function, int kind, list items):
@@ -215,9 +236,45 @@ cdef class Scheduler(Completions):
                     self.bindings = bindings
                 pthread_mutex_unlock(&self.mutex)
 
+    cpdef set_limits(self, Task task, uint64_t timeout_ns, uint64_t patience_ns):
+        """Have a task that is about to be queued watched: ns from now until it must have ended, and started; 0: none."""
+        cdef uint64_t now = now_ns()
+        if timeout_ns:
+            task.timeout_ns = timeout_ns
+            task.deadline_ns = task.due_ns = now + timeout_ns
+        if patience_ns:
+            task.start_by_ns = now + patience_ns
+            if not task.due_ns or task.start_by_ns < task.due_ns:
+                task.due_ns = task.start_by_ns
+
+    cdef bint is_full(self) noexcept:
+        """Whether as many calls wait for a worker as may. Under the mutex."""
+        cdef Control control = self.control
+        cdef uint64_t queued = self.pending.length + (0 if self.bindings is None else self.bindings.length)
+        cdef uint32_t i
+        # Mostly there are fewer under way than may wait, and no word that workers write has to be read to know it.
+        if queued + (self.n_slots - self.n_free) < self.most_queued:
+            return False
+        # Those that a worker without a task is about to take do not count.
+        for i in range(self.n_slots):
+            if claim_state(load64(&control.slots[i].claim)) == QUEUED:
+                queued += 1
+        for i in range(control.n_lanes):
+            if (load32(&control.lanes[i].state) == LANE_READY and not load32(&control.lanes[i].retire)
+                    and not test_bit(control.header.running, i) and queued):
+                queued -= 1
+        return queued >= self.most_queued
+
+    def prefer_lane(self, uint64_t session, uint32_t lane) -> None:
+        """Have the next call of a session offered to a lane, as if that had run the last."""
+        self.session_of[session % AFFINITY] = session
+        self.lane_of[session % AFFINITY] = <uint16_t>lane
+
     cdef int enter(self, Task task, bint from_worker=False) except -1:
         cdef bint open_
         cdef int verdict = AT_HOME
+        cdef bint full = False
+        cdef bint sooner = False
         refuse_in_child(self)
         task.owner = self
         task.submitted_ns = now_ns()
@@ -225,16 +282,25 @@ cdef class Scheduler(Completions):
         pthread_mutex_lock(&self.mutex)
         # A task that runs while the pool closes may still need tasks of its own.
         open_ = self.open or from_worker
-        if open_:
+        # A chunk of `map` is no call that could be refused: what it has under way is bounded by its own buffer.
+        full = self.most_queued and open_ and not from_worker and task.kind == CALL and self.is_full()
+        if open_ and not full:
             self.n_submitted += 1
             if task.affinity:
                 verdict = self.admit(task)
             elif not self.place(task):
                 self.pending.append(task)
+            if task.due_ns and task.due_ns < self.armed_ns:
+                self.armed_ns = task.due_ns
+                sooner = True
         pthread_mutex_unlock(&self.mutex)
         if not open_:
             raise PoolShutdownError("cannot schedule new futures after shutdown")
+        if full:
+            self.refuse_full()
         self.wake_lanes()
+        if sooner:
+            self.on_due(task.due_ns)
         if verdict >= WORKER_LOST:
             self.refuse(task, verdict)
         return 0
@@ -285,6 +351,14 @@ cdef class Scheduler(Completions):
             self.bindings.n_doomed -= 1
             pthread_mutex_unlock(&self.mutex)
         return 0
+
+    def refuse_full(self):
+        name = self.control.header.pool_name.decode("utf-8", "replace")
+        raise PoolSaturatedError(
+            f"pool {name!r} is saturated: {self.most_queued} calls wait for a worker, as many as max_queue_size lets "
+            "wait; submit again later, or give the pool more workers or a longer queue",
+            details={"pool": name, "max_queue_size": self.most_queued},
+        )
 
     cdef bint place(self, Task task) noexcept:
         """Put the task into a slot and on a ring; False when there is no room. Under the mutex."""

@@ -84,6 +84,9 @@ cdef class Task(Message):
     cdef uint32_t epoch
     cdef readonly uint64_t number
     cdef readonly uint64_t deadline_ns
+    cdef readonly uint64_t timeout_ns   # how long before the deadline its time began; 0: whoever asks knows
+    cdef readonly uint64_t start_by_ns  # when it must have started at the latest; 0: whenever
+    cdef readonly uint64_t due_ns       # when the pool next looks whether its time is up (see `overdue.pyx`); 0: never
     cdef uint64_t session
     cdef readonly object session_name   # of a strict call, for messages
     cdef object session_key             # the same as it was given: keeps the session's name known (see `terms.py`)

@@ -1,6 +1,7 @@
 """The commands and their options, as typer reads them."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -169,3 +170,28 @@ def _clean(
     from snakepit.cli.clean import clean_up
 
     raise typer.Exit(clean_up(dry_run=dry_run, instance=instance))
+
+
+_new = typer.Typer(help="Write files to begin with.", no_args_is_help=True)
+app.add_typer(_new, name="new")
+
+
+@_new.callback()
+def _new_what() -> None:
+    pass
+
+
+@_new.command("adapter")
+def _new_adapter(
+    name: Annotated[str, typer.Argument(help="Of the adapter, such as TextTools.")],
+    folder: Annotated[
+        Path, typer.Option(help="Where to; made if it is not there.", show_default="here")
+    ] = Path("."),
+) -> None:
+    """Write an adapter, its test, and an example; all three run at once.
+
+    Exit code: 0; 2 if there is such a file already, or the name is none.
+    """
+    from snakepit.cli.new import write_adapter
+
+    raise typer.Exit(write_adapter(name, folder))

@@ -12,8 +12,9 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.overdue import limit_queue, take_due, watch_until
 from snakepit._core.stopping import phase_of
-from snakepit.errors import TaskTimeoutError
+from snakepit.errors import QueueTimeoutError, TaskTimeoutError
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
@@ -146,6 +147,67 @@ class ProcessDeadlines(Deadlines):
         if future.session_name is None or not self._pool.ready_workers():
             return preparation.why_queued()
         return f"the worker of session {future.session_name!r} of pool {self._pool.name!r} was busy"
+
+
+class SweptDeadlines(ProcessDeadlines):
+    """The deadlines of a pool all of whose calls have some: nothing is kept for each of them.
+
+    The tasks carry the instants, the scheduler knows the earliest (see `_core/overdue.pyx`), and
+    when that comes, a look at all tasks under way finds which are due. The queue of such a pool has
+    a limit, and so have these looks.
+    """
+
+    def __init__(self, pool: ProcessPool) -> None:
+        super().__init__(pool)
+        limit_queue(pool.scheduler, pool.max_queue_size, self._arm)
+
+    def add(self, future: Future[Any], timeout: float) -> None:
+        """Watch a queued call whose deadline it carries and is `timeout` seconds from now."""
+        self._watch(future, future.deadline_ns, int(timeout * 1e9))
+
+    def look_again(
+        self, future: Future[Any], timeout: float, started: float, seconds: float
+    ) -> None:
+        self._watch(future, time.monotonic_ns() + int(seconds * 1e9), int(timeout * 1e9))
+
+    def _watch(self, future: Future[Any], when: int, timeout: int) -> None:
+        if watch_until(self._pool.scheduler, future, when, timeout):
+            self._arm(future.due_ns)
+
+    def _arm(self, when: int) -> None:
+        self._pool.supervisor.at(when * 1e-9, self._look)
+
+    def _look(self) -> None:
+        due, following = take_due(self._pool.scheduler)
+        if following:
+            self._arm(following)
+        for future in due:
+            try:
+                self._judge(future)
+            except Exception:
+                logger.exception("snakepit: error at the deadline of a task")
+
+    def _judge(self, future: Future[Any]) -> None:
+        now = time.monotonic_ns()
+        deadline = future.deadline_ns
+        if deadline and now >= deadline:
+            timeout = future.timeout_ns / 1e9
+            self._end(future, timeout, deadline / 1e9 - timeout)
+        elif self._pool.scheduler.cancel_queued(future):
+            error = queue_timeout_error(self._pool.name, self._pool.queue_timeout or 0.0)
+            self._pool.scheduler.fail(future, error)
+        elif deadline and not future.done():
+            # It was taken at this very moment, and has until its deadline.
+            self._watch(future, deadline, future.timeout_ns)
+
+
+def queue_timeout_error(pool: str, limit: float) -> QueueTimeoutError:
+    """Return the error of a call that no worker took in time."""
+    return QueueTimeoutError(
+        f"no worker of pool {pool!r} was free for the call within queue_timeout={limit:g} s, so it "
+        "never ran; give the pool more workers, or its calls more patience",
+        details={"timeout": limit, "waited": limit, "ran": 0.0, "phase": "queued"},
+    )
 
 
 class Timekeeper:

@@ -54,6 +54,7 @@ class Supervisor:
         self.started = False  # the first workers exist
         self._failed_starts = 0
         self._started = 0
+        self._batch_at = 0.0  # when the next batch of first workers may start
         self._notes: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -168,8 +169,8 @@ class Supervisor:
         times = [self.health.next_look(), self.recycler.next_look()]
         if self._timers:
             times.append(self._timers[0][0])
-        if self._not_before:
-            times.append(self._not_before)
+        if self._not_before or self._batch_at:
+            times.append(max(self._not_before, self._batch_at))
         when = min((time for time in times if time is not None), default=None)
         if when is None:
             return None
@@ -179,9 +180,9 @@ class Supervisor:
 
     def _start_missing(self) -> None:
         """Start what is missing, as many as there are lanes for."""
-        if self._not_before and time.monotonic() < self._not_before:
+        if time.monotonic() < max(self._not_before, self._batch_at):
             return
-        self._not_before = 0.0
+        self._not_before = self._batch_at = 0.0
         while (spare := self.recycler.next_start()) is not None:
             if self.preparation.is_awaited(spare=spare):
                 return
@@ -194,6 +195,9 @@ class Supervisor:
                 self._not_before = time.monotonic() + wait
                 return
             if not self._start(lane, spare) or self._notes:
+                return
+            if self._pool.ends_batch(self._started):
+                self._batch_at = time.monotonic() + self._pool.batch_delay
                 return
 
     def _start(self, lane: int, spare: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing import context, popen_fork, process, reduction, spawn, util
 from typing import Any
 
@@ -39,13 +41,17 @@ def can_use_template() -> bool:
 class Template:
     """One template process.
 
-    `env` is in force before anything is imported, `preload` are modules that it imports.
+    `env` is in force before anything is imported, `preload` are modules that it imports, `hook` is
+    a pickled (function, args) that it calls then.
     Started by `start` or `begin`, which return at once. What it reports is to be read by
     `take_report` once its descriptor is readable; then `spawn` can be called. Thread-safe.
     """
 
-    def __init__(self, preload: tuple[str, ...], env: dict[str, str]) -> None:
+    def __init__(
+        self, preload: tuple[str, ...], env: dict[str, str], hook: bytes | None = None
+    ) -> None:
         self._preload = preload
+        self._hook = hook
         self._env = env
         self._lock = threading.RLock()  # a signal handler may start the pool again, on top
         self._socket: socket.socket | None = None
@@ -70,7 +76,7 @@ class Template:
         )
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         row = self._row = registry.reserve("template")
-        with theirs:
+        with theirs, _passed(self._hook) as hook:
             self._process = subprocess.Popen(
                 [
                     os.fsdecode(spawn.get_executable()),
@@ -80,7 +86,7 @@ class Template:
                     run_ids.FLAG,
                     run_ids.current(),
                 ],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *([] if hook is None else [hook])],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
             )
@@ -92,7 +98,7 @@ class Template:
         main_file = preparation.pop("init_main_from_path", None)
         preparation["main_file"] = main_file
         preparation["authkey"] = bytes(preparation["authkey"])
-        ours.send(pickle.dumps((preparation, self._preload)))
+        ours.send(pickle.dumps((preparation, self._preload, hook)))
         self._socket = ours
         self._ready = False
 
@@ -225,6 +231,22 @@ class Template:
                     self._process.wait()
                 self._process = None
             registry.release(self._row)
+
+
+@contextlib.contextmanager
+def _passed(content: bytes | None) -> Iterator[int | None]:
+    """Give a descriptor from which a child reads `content`, which may be larger than a message."""
+    if content is None:
+        yield None
+        return
+    fd = os.memfd_create("snakepit-hook")
+    try:
+        with open(fd, "wb", closefd=False) as stream:
+            stream.write(content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 class TemplatePopen(popen_fork.Popen):

@@ -42,7 +42,7 @@ class Asks:
         self._pool = pool
         self._answerer = Answerer(pool.scheduler, self._respond, explain)
         pool.scheduler.on_ask = self._answerer.answer
-        self.desk = SessionDesk(store, self._answerer.note_change)
+        self.desk = SessionDesk(store, self._answerer.note_change, pool.forget_session)
         self.handlers: dict[str, Callable[..., Any]] = dict(self.desk.handlers)
         self.slow_handlers: dict[str, Callable[..., Any]] = {}
         self._crew = Crew(f"snakepit-{pool.name}-tools")

@@ -55,21 +55,27 @@ class _Snapshot:
         self.published = published  # None: seen once
         self.bindings = bindings
         self.cells = cells
-        target: Any = function()
-        self.parts = (target.__code__, target.__defaults__, target.__kwdefaults__)
+        target = function()
+        self.parts = parts_of(target) if isinstance(target, types.FunctionType) else None
 
     def is_current(self, function: Any) -> bool:
-        code, defaults, kwdefaults = self.parts
-        if (
-            function.__code__ is not code
-            or function.__defaults__ is not defaults
-            or function.__kwdefaults__ is not kwdefaults
-        ):
-            return False
+        if self.parts is not None:
+            code, defaults, kwdefaults = self.parts
+            if (
+                function.__code__ is not code
+                or function.__defaults__ is not defaults
+                or function.__kwdefaults__ is not kwdefaults
+            ):
+                return False
         for namespace, name, value in self.bindings:
             if namespace.get(name, MISSING) is not value:
                 return False
         return all(cell.cell_contents is value for cell, value in self.cells)
+
+
+def parts_of(function: types.FunctionType) -> tuple[Any, Any, Any]:
+    """Return what is rebound when a function is changed in place."""
+    return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
 class FunctionRegistry:
@@ -119,6 +125,21 @@ class FunctionRegistry:
         """The lock that publishing needs; a forked child must not wait for it, nor publish."""
         self._definitions.refuse_in_child()
         return self._lock
+
+    def adopt(self, function: Any) -> Published | None:
+        """Number something callable that pickles as the same thing for ever; None: no number left.
+
+        Whoever asks keeps it: with it goes its number.
+        """
+        key = id(function)
+        with self._writing():
+            published = self._definitions.publish(
+                pickle.dumps(function, 5), None, name_of(function)
+            )
+            if published is not None:
+                reference = weakref.ref(function, lambda _: self._snapshots.pop(key, None))
+                self._snapshots[key] = _Snapshot(reference, published, [], [])
+            return published
 
     def _publish_importable(self, function: Any) -> Published | None:
         with self._writing():

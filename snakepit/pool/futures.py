@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit._core.task import Task
 
-__all__ = ["Future"]
+__all__ = ["Future", "StoppableFuture"]
 
 # The standard library's own, so that what it would have logged is found where it is looked for.
 logger = logging.getLogger("concurrent.futures")
@@ -74,3 +74,9 @@ class Future(Task, concurrent.futures.Future[T]):
             return True
         pool: Any = self.context
         return bool(pool is not None and not self.done() and pool.stop_task(self))
+
+
+class StoppableFuture(Future[T]):
+    """A future of a pool whose calls may be cancelled while they run, without being told so."""
+
+    _cancel_running = True

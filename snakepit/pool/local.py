@@ -21,12 +21,13 @@ from snakepit._core.interrupts import HELD, Runner, session_of_task
 from snakepit._core.local import LocalQueue
 from snakepit.errors import (
     PoolNotReadyError,
+    PoolSaturatedError,
     PoolShutdownError,
     TaskInterrupt,
     TaskStoppedError,
     TaskTimeoutError,
 )
-from snakepit.lifecycle.deadlines import Deadlines, Timekeeper
+from snakepit.lifecycle.deadlines import Deadlines, Timekeeper, queue_timeout_error
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.ladder import ThreadLadder
 from snakepit.pool.callbacks import CallbackThread
@@ -59,6 +60,7 @@ class LocalConfig:
     name: str = "default"
     graces: Graces = field(default_factory=Graces)
     session_store: SessionStore | None = None  # None: one of the pool's own, when it is needed
+    max_queue_size: int = 0  # calls that may wait; 0: any number
 
 
 class InnerFuture(Future[Any]):
@@ -118,6 +120,7 @@ class LocalPool:
         self._ladder = ThreadLadder(self)
         self.timekeeper = Timekeeper(f"snakepit-{self.name}-timekeeper", self._spare_timekeeper)
         self._deadlines = Deadlines(self.timekeeper.at, self._expire)
+        self._patience = Deadlines(self.timekeeper.at, self._lose_patience)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         # By number: calls whose time was up while they ran, with their timeout and when it began.
         self._late: dict[int, tuple[float, float]] = {}
@@ -129,9 +132,10 @@ class LocalPool:
         self._waiting_maps: LivingSet[Any] = LivingSet()
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
-        self.desk = SessionDesk(config.session_store, lambda key: None)
+        self.desk = SessionDesk(config.session_store, lambda key: None, lambda key: None)
         self._retries = Timers(f"snakepit-{config.name}-timers")
         self._closed = False
+        self.queue.limit(config.max_queue_size)
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -149,16 +153,21 @@ class LocalPool:
         if self._closed:
             # The queue itself may still be open, for calls that are to be tried again.
             raise PoolShutdownError("cannot schedule new futures after shutdown")
+        # What a task waits for is not refused, nor a part of a `map`, whose buffer is its limit.
+        limited = future is None
         if future is None:
-            future = InnerFuture() if self._is_nested(terms) else Future()
+            nested = self._is_nested(terms)
+            limited = not nested
+            future = InnerFuture() if nested else Future()
         future.context = self
         if terms is not None:
             if terms.cancel_running:
                 future._cancel_running = True
             self.queue.set_terms(future, terms.timeout, terms.priority, terms.session)
-        self.queue.submit(future, function, args, kwargs)
-        if terms is not None and terms.timeout is not None:
-            self._deadlines.add(future, terms.timeout)
+        if not self.queue.submit(future, function, args, kwargs, limited):
+            raise saturation_error(self.name, self._config.max_queue_size)
+        if terms is not None:
+            self._watch(future, terms.timeout, terms.queue_timeout)
         return future
 
     def submit_items(
@@ -234,8 +243,7 @@ class LocalPool:
         left = call.seconds_left()
         self.queue.set_terms(attempt, left, call.terms.priority, call.terms.session)
         self.queue.submit(attempt, function, args, kwargs)
-        if left is not None:
-            self._deadlines.add(attempt, left)
+        self._watch(attempt, left, call.terms.queue_timeout)
         if call.nested:
             # Every thread of the pool may be waiting for calls of its own calls.
             self.run_beside(attempt)
@@ -259,6 +267,21 @@ class LocalPool:
         """Nothing is numbered here: the function itself is called."""
 
     # -- deadlines and stopping --------------------------------------------------------------------
+
+    def _watch(self, future: Future[Any], timeout: float | None, patience: float | None) -> None:
+        # Mostly a call starts long before its patience is at an end, and only then is its deadline
+        # the next thing to look at: one entry will do.
+        if patience is not None and (timeout is None or patience < timeout):
+            self._patience.add(future, patience)
+        elif timeout is not None:
+            self._deadlines.add(future, timeout)
+
+    def _lose_patience(self, future: Future[Any], patience: float, started: float) -> None:
+        if self.queue.cancel_queued(future):
+            self.queue.fail(future, queue_timeout_error(self.name, patience))
+        elif future.deadline_ns:
+            timeout = future.timeout_ns / 1e9
+            self._deadlines.look_again(future, timeout, started, timeout - patience)
 
     def _spare_timekeeper(self) -> None:
         self.queue.spare_this_thread(self._callbacks.add)
@@ -539,6 +562,15 @@ class LocalPool:
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Refuse: what a thread leaves behind stays in the process."""
         raise ValueError("recycling is for workers that are processes; profile='local' has none")
+
+
+def saturation_error(pool: str, limit: int) -> PoolSaturatedError:
+    """Return the error of a call for which a pool has no place left."""
+    return PoolSaturatedError(
+        f"pool {pool!r} is saturated: {limit} calls wait for a worker, as many as max_queue_size "
+        "lets wait; submit again later, or give the pool more workers or a longer queue",
+        details={"pool": pool, "max_queue_size": limit},
+    )
 
 
 class _Substitute:

@@ -24,7 +24,7 @@ from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.blas import blas_environment
-from snakepit.lifecycle.deadlines import ProcessDeadlines
+from snakepit.lifecycle.deadlines import ProcessDeadlines, SweptDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
@@ -36,7 +36,7 @@ from snakepit.pool.affinity import Affinity
 from snakepit.pool.asks import Asks
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
-from snakepit.pool.futures import Future
+from snakepit.pool.futures import Future, StoppableFuture
 from snakepit.pool.living import LivingSet
 from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
@@ -54,6 +54,7 @@ from snakepit.worker.process import (
 )
 
 if TYPE_CHECKING:
+    from snakepit._core.definitions import Published
     from snakepit.pool.attempts import Calls, GuardedCall
     from snakepit.pool.sessions import SessionDesk
     from snakepit.pool.streams import ProcessStreams, Stream
@@ -93,6 +94,13 @@ class PoolConfig:
     blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
     session_store: SessionStore | None = None  # None: one of the pool's own, when it is needed
+    # Of pools of adapters, all of whose calls have limits; 0: any number may be queued.
+    limited: bool = False
+    max_queue_size: int = 0
+    queue_timeout: float | None = None  # seconds
+    startup_batch_size: int = 0  # workers that start together; 0: all
+    startup_batch_delay: float = 0.0  # seconds between two batches
+    template_hook: bytes | None = None  # what the template calls once it has imported all
 
 
 class ProcessPool:
@@ -116,7 +124,7 @@ class ProcessPool:
         self._template: Template | None = None
         self._context: BaseContext
         if config.context is None:
-            self._template = Template(config.preload, self._env)
+            self._template = Template(config.preload, self._env, config.template_hook)
             self._context = TemplateContext(self._template)
         else:
             self._context = config.context
@@ -144,7 +152,9 @@ class ProcessPool:
         self.roster = Roster(control)
         self.graces = config.graces
         self.supervisor = Supervisor(self, config.recycling, config.health)
-        self._deadlines = ProcessDeadlines(self)
+        self.max_queue_size = config.max_queue_size
+        self.queue_timeout = config.queue_timeout
+        self._deadlines = SweptDeadlines(self) if config.limited else ProcessDeadlines(self)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self.scheduler.spare_all_threads(self._callbacks.add)
         # For callers alone: a signal handler on top of the start, which holds it, may wait for the
@@ -216,12 +226,36 @@ class ProcessPool:
             if terms is not None:
                 future._cancel_running = terms.cancel_running
                 self._set_terms(future, terms.timeout, terms)
+                if terms.queue_timeout is not None:
+                    self.scheduler.set_limits(future, 0, int(terms.queue_timeout * 1e9))
             self.scheduler.submit(future, definition, function, args, kwargs)
         except (EncodeError, ArenaFullError) as error:
             self.scheduler.fail(future, error)
             return future
         if terms is not None and terms.timeout is not None:
             self._deadlines.add(future, terms.timeout)
+        return future
+
+    def number(self, function: Any) -> Published | None:
+        """Give a number to what pickles as the same thing for ever (see `submit_numbered`)."""
+        return self._functions.adopt(function)
+
+    def submit_numbered(
+        self, definition: Published, args: tuple[Any, ...], kwargs: dict[str, Any],
+        timeout_ns: int, patience_ns: int, priority: int, session: int,
+    ) -> StoppableFuture[Any]:  # fmt: skip
+        """Queue a call of what has a number, in a pool whose calls have limits: in one step."""
+        if not self._started:
+            self.start()
+        if self.broken is not None:
+            raise self._why_broken()
+        future: StoppableFuture[Any] = StoppableFuture()
+        try:
+            self.scheduler.submit_numbered(
+                future, self, definition, args, kwargs, timeout_ns, patience_ns, priority, session
+            )
+        except (EncodeError, ArenaFullError) as error:
+            self.scheduler.fail(future, error)
         return future
 
     def submit_items(
@@ -315,6 +349,8 @@ class ProcessPool:
             raise self._why_broken()
         attempt: Future[Any] = Future()
         call.follow(attempt)
+        if call.terms.queue_timeout is not None:
+            self.scheduler.set_limits(attempt, 0, int(call.terms.queue_timeout * 1e9))
         self.scheduler.attempt(attempt, call, first)
         if not first:
             # Nothing was under way meanwhile, so nobody is known to watch.
@@ -572,6 +608,16 @@ class ProcessPool:
     def start_timeout(self) -> float:
         """Seconds that a worker, and before it the template, has to get ready."""
         return self._config.start_timeout
+
+    def ends_batch(self, started: int) -> bool:
+        """Whether the first workers pause after the `started`th."""
+        batch = self._config.startup_batch_size
+        return bool(batch and started < self.size and started % batch == 0)
+
+    @property
+    def batch_delay(self) -> float:
+        """Seconds between two batches of first workers."""
+        return self._config.startup_batch_delay
 
     def _serving(self) -> list[Worker]:
         serves = self.roster.serves

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from snakepit.errors import HostToolNotFoundError, PoolShutdownError, SessionNotFoundError
+from snakepit.errors import (
+    HostToolNotFoundError,
+    PoolShutdownError,
+    SessionError,
+    SessionNotFoundError,
+)
 from snakepit.pool.terms import session_name, session_number
 
 if TYPE_CHECKING:
@@ -45,13 +51,19 @@ class SessionDesk:
     """Keeps the store, made when first wanted unless it is given, and answers for its sessions.
 
     `note_change(key)` is called after each change of a session's variables, before anybody hears of
-    it.
+    it, `note_end(key)` when a session has ended.
     """
 
-    def __init__(self, store: SessionStore | None, note_change: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: SessionStore | None,
+        note_change: Callable[[int], object],
+        note_end: Callable[[int], object],
+    ) -> None:
         self._given = store
         self._store: SessionStore | None = None
         self._note_change = note_change
+        self._note_end = note_end
         # Re-entrant: a signal handler may come here in the middle.
         self._lock = threading.RLock()
         self._forget: list[Callable[[], None]] = []
@@ -90,11 +102,21 @@ class SessionDesk:
             if method is not None:
                 method(session)
 
-        self._forget = [store.on_change(changed)]
+        end = weakref.WeakMethod(self._ended)
+
+        def ended(session: str) -> None:
+            method = end()
+            if method is not None:
+                method(session)
+
+        self._forget = [store.on_change(changed), store.on_end(ended)]
         self._store = store
 
     def _changed(self, session: str) -> None:
         self._note_change(session_number(session))
+
+    def _ended(self, session: str) -> None:
+        self._note_end(session_number(session))
 
     def close(self) -> None:
         """Close a store that was made here; leave one that was given."""
@@ -122,6 +144,12 @@ class SessionDesk:
         if self._closed:
             raise PoolShutdownError("the pool has been shut down, and its sessions with it")
         return self.store.ensure_session(session_id)
+
+    def renew(self, session_id: str) -> None:
+        """Have a session's time to live begin again, if it is one of the store's."""
+        if self._store is not None:
+            with contextlib.suppress(SessionError):
+                self._store.get_session(session_id)
 
     def know(self, key: int) -> None:
         """Know a session by its key from now on, made when it is new; not one that has no name."""

@@ -37,6 +37,7 @@ class Terms:
     session_name: str | None = None  # of strict calls, for messages
     max_chunks: int = MAX_CHUNKS  # of a stream, in flight; and bytes of payload
     max_bytes: int = MAX_BYTES
+    queue_timeout: float | None = None  # seconds that it may wait for a worker
 
     @property
     def guarded(self) -> bool:

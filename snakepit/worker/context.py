@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.interrupts import stop_requested
@@ -19,6 +19,9 @@ __all__ = ["cancelled", "current_pool", "current_session", "load_definition"]
 # Ignored wherever nobody has asked for it, so a stray one harms nothing: not a worker that is still
 # starting, nor a program that a task executes. Nobody else uses it, but for urgent data of sockets.
 INTERRUPT_SIGNAL = signal.SIGURG
+
+# What an orderly end of this worker runs first; its tasks are over then.
+at_end: list[Callable[[], object]] = []
 
 _lane: WorkerLane | None = None
 _link: Any = None
@@ -40,6 +43,12 @@ def enter(lane: WorkerLane, link: int, workers: int) -> None:
     signal.signal(INTERRUPT_SIGNAL, lane.interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT_SIGNAL,))
     _lane, _link, _workers = lane, link, workers
+
+
+def run_at_end() -> None:
+    """Run what `at_end` holds, the last first."""
+    while at_end:
+        at_end.pop()()
 
 
 def running_lane() -> WorkerLane:

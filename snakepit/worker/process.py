@@ -94,6 +94,7 @@ def worker_main(spec: WorkerSpec) -> None:
     if loop.run(lane, spec.max_tasks):
         # Not idly: others may wait for its lane.
         lane.leave()
+        context.run_at_end()
         end_descendants()
     else:
         _end(lane)
@@ -101,7 +102,9 @@ def worker_main(spec: WorkerSpec) -> None:
 
 def _end(lane: Any) -> None:
     from snakepit._core.lifeline import end_descendants
+    from snakepit.worker.context import run_at_end
 
+    run_at_end()
     if lane.replaced:
         from snakepit.worker.priority import become_idle
 

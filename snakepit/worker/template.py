@@ -79,10 +79,14 @@ def main(fd: int) -> None:
     guarded, guarding = os.pipe()
     guard(fd, guarded)
     try:
-        preparation, preload = pickle.loads(connection.recv(1 << 20))
+        preparation, preload, hook = pickle.loads(connection.recv(1 << 20))
         _prepare(preparation)
         for name in (*WORKER_MODULES, *preload):
             importlib.import_module(name)
+        if hook is not None:
+            with open(hook, "rb") as stream:
+                function, args = pickle.load(stream)
+            function(*args)
         report: Any = None
     except BaseException as error:
         report = (f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -1,0 +1,215 @@
+"""Where an adapter lives: its one instance in a worker, and the tools that calls find there.
+
+    template          preload_adapter: the class is loaded once, and its preload() runs
+      fork
+    worker            join: construct, setup()
+      each call       load_tool(name) -> the bound method, once; from then on it is called itself
+      at its end      leave: teardown()
+
+The class that `preload()` saw is the one that workers construct: what it left in attributes is
+there. So the template keeps it here, under the pool's key, and no worker unpickles a second copy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from snakepit.adapters.adapter import Adapter, marks_of
+from snakepit.errors import AdapterError
+
+logger = logging.getLogger("snakepit")
+
+_loaded: dict[str, type[Adapter]] = {}  # by the pool's key; also in what is forked from here
+_host: Host | None = None
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What a worker has to know of its adapter."""
+
+    key: str  # of the pool
+    name: str  # for people
+    reference: tuple[str, str] | bytes  # module and qualified name, or the pickled class
+    args: dict[str, Any] = field(default_factory=dict)
+    teardown_grace: float = 1.0  # seconds
+    shared: bool = False  # several threads call its tools
+
+
+class ToolHandle:
+    """Stands for a tool among the functions of a pool; in the worker it is that tool."""
+
+    def __init__(self, adapter: type, name: str) -> None:
+        self.name = name
+        # By these the pool names what it runs.
+        self.__module__ = adapter.__module__
+        self.__qualname__ = f"{adapter.__qualname__}.{name}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_tool, (self.name,)
+
+
+class Host:
+    """One instance of an adapter, and its tools as calls run them."""
+
+    def __init__(self, cls: type[Adapter], spec: AdapterSpec) -> None:
+        self._spec = spec
+        with _step(spec, "construct"):
+            self.adapter = cls(**spec.args)
+        with _step(spec, "setup"):
+            self.adapter.setup()
+        self._turn = threading.RLock()  # of the tools that are not to run beside each other
+
+    def tool(self, name: str) -> Callable[..., Any]:
+        """Return what a call of a tool runs: the method itself, unless there is more to do."""
+        marks = marks_of(type(self.adapter), name)
+        method: Callable[..., Any] = getattr(self.adapter, name)
+        if marks is None:
+            return method
+        from snakepit.adapters.tools import has_call_hooks, tools_of
+
+        if has_call_hooks(type(self.adapter)):
+            tool = tools_of(type(self.adapter))[name]
+            method = _with_hooks(self.adapter, name, method, tool.signature, marks.streaming)
+        if marks.thread_sensitive and self._spec.shared:
+            method = _in_turn(method, self._turn, marks.streaming)
+        return method
+
+    def check_health(self) -> tuple[int, bool, str]:
+        """Return this process's pid, whether the adapter is fit for more, and if not, why."""
+        try:
+            fit = self.adapter.health()
+        except Exception as error:
+            return os.getpid(), False, f"{type(error).__name__}: {error}"
+        return os.getpid(), bool(fit), "" if fit else f"health() returned {fit!r}"
+
+    def teardown(self) -> None:
+        """Run the adapter's `teardown`; what it raises is logged, for nobody is left to care."""
+        try:
+            self.adapter.teardown()
+        except Exception:
+            logger.exception("snakepit: teardown() of adapter %s raised", self._spec.name)
+
+
+class _step:
+    """Names the step in which an adapter raised, and the adapter."""
+
+    def __init__(self, spec: AdapterSpec, step: str) -> None:
+        self._spec = spec
+        self._step = step
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, AdapterError):
+            what = {"construct": "its constructor", "import": "its import"}.get(
+                self._step, f"{self._step}()"
+            )
+            raise AdapterError(
+                f"adapter {self._spec.name}: {what} raised {type(error).__name__}: {error}",
+                details={"adapter": self._spec.name, "step": self._step},
+            ) from error
+
+
+# -- the hooks of calls ----------------------------------------------------------------------------
+
+
+def _with_hooks(
+    adapter: Adapter, name: str, method: Callable[..., Any], signature: Any, streaming: bool
+) -> Callable[..., Any]:
+    def prepared(values: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        arguments = {**signature.by_name(values), **named}
+        adapter.validate_command(name, arguments)
+        return adapter.prepare_args(name, arguments)
+
+    def call(*values: Any, **named: Any) -> Any:
+        return adapter.process_response(name, method(**prepared(values, named)))
+
+    def stream(*values: Any, **named: Any) -> Iterator[Any]:
+        for chunk in method(**prepared(values, named)):
+            yield adapter.process_response(name, chunk)
+
+    return stream if streaming else call
+
+
+def _in_turn(
+    method: Callable[..., Any], turn: threading.RLock, streaming: bool
+) -> Callable[..., Any]:
+    def call(*values: Any, **named: Any) -> Any:
+        with turn:
+            return method(*values, **named)
+
+    def stream(*values: Any, **named: Any) -> Iterator[Any]:
+        with turn:
+            yield from method(*values, **named)
+
+    return stream if streaming else call
+
+
+# -- in the template, and in a worker --------------------------------------------------------------
+
+
+def preload_adapter(spec: AdapterSpec) -> type[Adapter]:
+    """Load an adapter's class and let it preload, unless this process has done so. AdapterError."""
+    cls = _loaded.get(spec.key)
+    if cls is None:
+        with _step(spec, "import"):
+            cls = _load(spec.reference)
+        preload_class(cls, spec)
+        _loaded[spec.key] = cls
+    return cls
+
+
+def preload_class(cls: type[Adapter], spec: AdapterSpec) -> None:
+    """Let an adapter's class preload in this process. Raises AdapterError."""
+    with _step(spec, "preload"):
+        cls.preload()
+
+
+def _load(reference: tuple[str, str] | bytes) -> type[Adapter]:
+    if isinstance(reference, bytes):
+        return cast("type[Adapter]", pickle.loads(reference))
+    module, path = reference
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    return cast("type[Adapter]", found)
+
+
+def join(spec: AdapterSpec) -> None:
+    """Make this worker's instance; the initializer of a pool of adapters. Raises AdapterError."""
+    global _host
+    from snakepit.worker import context
+
+    host = _host = Host(preload_adapter(spec), spec)
+    context.at_end.append(lambda: _leave(host, spec.teardown_grace))
+
+
+def _leave(host: Host, grace: float) -> None:
+    # Whoever waits for this worker's end shall not wait for its teardown for ever.
+    late = threading.Timer(grace, os._exit, (0,))
+    late.daemon = True
+    late.start()
+    host.teardown()
+    late.cancel()
+
+
+def load_tool(name: str) -> Callable[..., Any]:
+    """Return a tool of this worker's adapter; what stands for it in calls loads as this."""
+    if _host is None:
+        raise RuntimeError(f"the tool {name!r} can only be loaded in a worker of its pool")
+    return _host.tool(name)
+
+
+def check_health() -> tuple[int, bool, str]:
+    """Ask this worker's adapter whether it is fit for more (see `Host.check_health`)."""
+    if _host is None:
+        raise RuntimeError("only a worker of a pool of adapters has one to ask")
+    return _host.check_health()

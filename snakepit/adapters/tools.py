@@ -1,0 +1,142 @@
+"""What an owner knows of an adapter: where its class is, and what its tools take."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from snakepit.adapters.adapter import Adapter, marks_of
+from snakepit.adapters.signature import Parameter, Signature
+from snakepit.errors import AdapterError, ToolNotFoundError
+
+__all__ = ["Tool", "find_adapter", "name_of_adapter", "tools_of", "unknown_tool"]
+
+_CALL_HOOKS = ("validate_command", "prepare_args", "process_response")
+
+_known: weakref.WeakKeyDictionary[type, dict[str, Tool]] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()  # a finaliser may make a pool while another looks here
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A method that callers may run."""
+
+    name: str
+    description: str
+    streaming: bool
+    timeout: float | None  # seconds
+    thread_sensitive: bool
+    idempotent: bool
+    signature: Signature
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What it takes."""
+        return self.signature.parameters
+
+
+def find_adapter(adapter: type[Adapter] | str) -> type[Adapter]:
+    """Return the class that a user named: itself, "package.module:Class" or "package.module.Class".
+
+    Raises AdapterError.
+    """
+    found: Any = _import(adapter) if isinstance(adapter, str) else adapter
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        what = found.__name__ if isinstance(found, type) else repr(found)
+        raise AdapterError(
+            f"an adapter is a subclass of snakepit.Adapter, or its name as 'package.module:Class'; "
+            f"{what} is neither",
+            details={"adapter": what, "step": "import"},
+        )
+    for name in ("preload", "command_timeout", "supported_commands"):
+        if not isinstance(inspect.getattr_static(found, name), classmethod):
+            raise AdapterError(
+                f"{found.__qualname__}.{name} must be a class method: it runs where there is no "
+                "instance; put @classmethod above it",
+                details={"adapter": name_of_adapter(found), "step": "declare"},
+            )
+    return found
+
+
+def _import(text: str) -> Any:
+    module_name, colon, path = text.partition(":")
+    if not colon:
+        module_name, _, path = text.rpartition(".")
+    details = {"adapter": text, "step": "import"}
+    if not module_name or not path:
+        raise AdapterError(
+            f"the adapter {text!r} must be named as 'package.module:Class'", details=details
+        )
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise AdapterError(
+            f"the adapter {text!r} cannot be imported: {type(error).__name__}: {error}",
+            details=details,
+        ) from error
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            near = difflib.get_close_matches(name, dir(found), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise AdapterError(
+                f"the adapter {text!r} cannot be imported: "
+                f"{getattr(found, '__name__', found)!r} has no {name!r}{hint}",
+                details=details,
+            ) from None
+    return found
+
+
+def name_of_adapter(cls: type) -> str:
+    """Return the name by which people know an adapter."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def tools_of(cls: type[Adapter]) -> dict[str, Tool]:
+    """Return the tools of an adapter by name; they are looked for once. Raises AdapterError."""
+    with _lock:
+        tools = _known.get(cls)
+    if tools is None:
+        tools = {name: _read(cls, name) for name in cls.supported_commands()}
+        with _lock:
+            tools = _known.setdefault(cls, tools)
+    return tools
+
+
+def _read(cls: type[Adapter], name: str) -> Tool:
+    marks = marks_of(cls, name)
+    method = getattr(cls, name, None)
+    if marks is None or method is None:
+        raise AdapterError(
+            f"{cls.__qualname__}.supported_commands() names {name!r}, which is no tool: mark a "
+            "method of this name with @tool",
+            details={"adapter": name_of_adapter(cls), "step": "declare"},
+        )
+    text = marks.description or (inspect.getdoc(method) or "").partition("\n")[0]
+    signature = Signature(name, cls.__qualname__, method)
+    return Tool(
+        name, text, marks.streaming, marks.timeout, marks.thread_sensitive, marks.idempotent,
+        signature,
+    )  # fmt: skip
+
+
+def unknown_tool(cls: type[Adapter], name: Any) -> ToolNotFoundError:
+    """Return the error for a name that no tool has; it names the nearest."""
+    names = list(tools_of(cls))
+    near = difflib.get_close_matches(name, names, 1) if isinstance(name, str) else []
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'none'}"
+    return ToolNotFoundError(
+        f"{cls.__qualname__} has no tool {name!r}; {hint}",
+        details={"tool": name, "adapter": name_of_adapter(cls), "tools": names},
+    )
+
+
+def has_call_hooks(cls: type[Adapter]) -> bool:
+    """Whether the adapter has a say in each call, so that its arguments travel by name."""
+    return any(getattr(cls, name) is not getattr(Adapter, name) for name in _CALL_HOOKS)

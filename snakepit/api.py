@@ -1,0 +1,288 @@
+"""The module-level API: named pools of one program, and calls of their tools.
+
+    snakepit.start(adapter="app.models:Model", pool_size=4)
+    snakepit.execute("predict", {"text": "…"})
+    snakepit.stop()
+
+Pools of any kinds run side by side under their names; `snakepit.Pool` is the same without names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from snakepit.errors import PoolExistsError, PoolNotFoundError
+from snakepit.pools import Pool
+
+__all__ = [
+    "await_ready",
+    "execute",
+    "execute_in_session",
+    "execute_in_session_stream",
+    "execute_stream",
+    "get_pool",
+    "get_stats",
+    "list_workers",
+    "run_as_script",
+    "start",
+    "stop",
+    "stream",
+]
+
+T = TypeVar("T")
+
+# Names of `Pool` for what configurations call otherwise.
+_OTHER_NAMES = {"worker_profile": "profile", "thread_safety_checks": "thread_safety"}
+
+_pools: dict[str, Pool] = {}
+# Re-entrant: a signal handler may stop the pools. Never held while a pool starts or ends.
+_lock = threading.RLock()
+
+
+def start(config: Any = None, **options: Any) -> dict[str, Pool]:
+    """Start named pools and return them by name; the workers start in the background.
+
+    `config`: a dict, either of the options of one `Pool` with its `adapter` (its name is "default"
+    unless it says another), or {"pools": [such dicts]}; or a path of a TOML file, or a
+    `snakepit.config.Config`. `options`: more of the same, which win. If one pool cannot start, none
+    does.
+
+    Raises PoolExistsError for a name that is taken, and what `Pool` raises.
+    """
+    pools: list[Pool] = []
+    try:
+        for settings in _settings(config, options):
+            pools.append(_new_pool(settings))  # noqa: PERF401 - those made so far are to be ended
+        _register(pools)
+    except BaseException:
+        for pool in pools:
+            pool.stop(cancel_calls=True)
+        raise
+    return {pool.name: pool for pool in pools}
+
+
+def _settings(config: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
+    if isinstance(config, str | os.PathLike) or hasattr(config, "pools"):
+        if importlib.util.find_spec("snakepit.config") is None:
+            raise ValueError(f"start() takes a dict or keyword arguments here, not {config!r}")
+        module = importlib.import_module("snakepit.config")
+        loaded = config if hasattr(config, "pools") else module.load_config(config, **options)
+        return [pool.to_options() for pool in loaded.pools]
+    if config is not None and not isinstance(config, Mapping):
+        raise TypeError(f"start() takes a dict, a path or a Config, not {config!r}")
+    given = {**(config or {}), **options}
+    pools = given.pop("pools", None)
+    if pools is None:
+        return [given]
+    if isinstance(pools, Mapping | str) or not isinstance(pools, Iterable):
+        raise TypeError(f"pools is a list of dicts, one for each pool, not {pools!r}")
+    # What stands beside the list holds for each pool that does not say otherwise.
+    found = [{**given, **pool} for pool in pools]
+    if not found:
+        raise ValueError("pools is empty: name at least one pool, with its adapter")
+    return found
+
+
+def _new_pool(settings: dict[str, Any]) -> Pool:
+    settings = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
+    adapter = settings.pop("adapter", None)
+    if adapter is None:
+        raise ValueError(
+            f"pool {settings.get('name', 'default')!r} has no adapter: give a subclass of "
+            "snakepit.Adapter, or its name as 'package.module:Class'"
+        )
+    return Pool(adapter, **settings)
+
+
+def _register(pools: list[Pool]) -> None:
+    with _lock:
+        names = set(_pools)
+        for pool in pools:
+            if pool.name in names:
+                raise PoolExistsError(
+                    f"a pool named {pool.name!r} runs already; stop it first "
+                    f"(snakepit.stop({pool.name!r})), or give another name",
+                    details={"pool": pool.name},
+                )
+            names.add(pool.name)
+        _pools.update((pool.name, pool) for pool in pools)
+    try:
+        for pool in pools:
+            pool.start()
+    except BaseException:
+        with _lock:
+            for pool in pools:
+                _pools.pop(pool.name, None)
+        raise
+
+
+def stop(name: str | None = None, *, cancel_calls: bool = False) -> None:
+    """Stop a pool, or all; calls that were taken are finished first, unless `cancel_calls`.
+
+    Raises PoolNotFoundError for a name that no pool has.
+    """
+    with _lock:
+        pools = list(_pools.values()) if name is None else [get_pool(name)]
+        for pool in pools:
+            del _pools[pool.name]
+    # All are closed before any is waited for.
+    for pool in pools:
+        pool.stop(wait=False, cancel_calls=cancel_calls)
+    for pool in pools:
+        pool.stop(cancel_calls=cancel_calls)
+
+
+def get_pool(name: str = "default") -> Pool:
+    """Return a running pool. Raises PoolNotFoundError, which names the nearest."""
+    pool = _pools.get(name)
+    if pool is None:
+        running = sorted(_pools)
+        near = difflib.get_close_matches(str(name), running, 1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"those that run are {', '.join(running)}"
+            if running
+            else "none runs: call snakepit.start() first"
+        )
+        raise PoolNotFoundError(
+            f"no pool is named {name!r}; {hint}", details={"wanted": name, "pools": running}
+        )
+    return pool
+
+
+def await_ready(name: str | None = None, timeout: float | None = 15.0) -> None:
+    """Wait until a pool's workers, or those of all pools, can take calls.
+
+    `timeout`: seconds for each pool. Raises TimeoutError, PoolNotReadyError, PoolNotFoundError.
+    """
+    for pool in list(_pools.values()) if name is None else [get_pool(name)]:
+        pool.await_ready(timeout)
+
+
+def execute(
+    command: str,
+    args: Mapping[str, Any] | None = None,
+    *,
+    pool: str = "default",
+    timeout: float | str | None = None,
+    session_id: str | None = None,
+    **terms: Any,
+) -> Any:
+    """Run a tool of a named pool and return its value (see `Pool.execute`, also for `terms`)."""
+    return get_pool(pool).execute(command, args or {}, timeout=timeout, session=session_id, **terms)
+
+
+def stream(
+    command: str,
+    args: Mapping[str, Any] | None = None,
+    *,
+    pool: str = "default",
+    timeout: float | str | None = None,
+    session_id: str | None = None,
+    **terms: Any,
+) -> Any:
+    """Run a streaming tool of a named pool; return an iterator of its chunks (`Pool.stream`)."""
+    return get_pool(pool).stream(command, args or {}, timeout=timeout, session=session_id, **terms)
+
+
+def execute_stream(
+    command: str,
+    args: Mapping[str, Any] | None,
+    callback: Callable[[Any], Any],
+    *,
+    pool: str = "default",
+    timeout: float | str | None = None,
+    session_id: str | None = None,
+    **terms: Any,
+) -> None:
+    """Run a streaming tool and call `callback` with each chunk, in this thread, until the end.
+
+    A callback that returns `snakepit.HALT` ends the stream.
+    """
+    chunks = stream(command, args, pool=pool, timeout=timeout, session_id=session_id, **terms)
+    chunks.for_each(callback)
+
+
+def execute_in_session(
+    session_id: str, command: str, args: Mapping[str, Any] | None = None, **options: Any
+) -> Any:
+    """Run a tool in a session (see `execute`)."""
+    return execute(command, args, session_id=session_id, **options)
+
+
+def execute_in_session_stream(
+    session_id: str,
+    command: str,
+    args: Mapping[str, Any] | None,
+    callback: Callable[[Any], Any],
+    **options: Any,
+) -> None:
+    """Run a streaming tool in a session (see `execute_stream`)."""
+    execute_stream(command, args, callback, session_id=session_id, **options)
+
+
+def get_stats(pool: str | None = None) -> dict[str, Any]:
+    """Return what a pool saw, or {name: that} of all (see `Pool.get_stats`)."""
+    if pool is not None:
+        return get_pool(pool).get_stats()
+    return {name: each.get_stats() for name, each in sorted(_pools.items())}
+
+
+def list_workers(pool: str | None = None) -> list[dict[str, Any]]:
+    """Return the workers of a pool, or of all; each says its `pool` (see `Pool.list_workers`)."""
+    pools = [get_pool(pool)] if pool is not None else [one for _, one in sorted(_pools.items())]
+    return [{"pool": one.name, **worker} for one in pools for worker in one.list_workers()]
+
+
+def run_as_script(
+    function: Callable[[], T],
+    *,
+    timeout: float | None = 15.0,
+    exit_mode: Literal["none", "exit"] = "none",
+    stop_mode: Literal["if_started", "always", "never"] = "if_started",
+    config: Any = None,
+    **options: Any,
+) -> T:
+    """Start pools, wait until they are ready, run `function`, stop them; return what it returned.
+
+    Nothing is left behind, also when `function` raises or Ctrl-C comes: then calls under way are
+    given up. `config` and `options`: as for `start`; without any, the pools that run are taken, or
+    those that `function` starts. `timeout`: seconds to wait for readiness. `stop_mode`: stop what
+    was started since ("if_started"), "always" everything, or "never". `exit_mode`: "exit" ends the
+    program by sys.exit: with 0, or with 1 after printing what `function` raised.
+    """
+    _check_mode("exit_mode", exit_mode, ("none", "exit"))
+    _check_mode("stop_mode", stop_mode, ("if_started", "always", "never"))
+    before = set(_pools.values())
+    finished = False
+    try:
+        if config is not None or options:
+            start(config, **options)
+        await_ready(None, timeout)
+        value = function()
+        finished = True
+    except Exception:
+        if exit_mode == "none":
+            raise
+        sys.excepthook(*sys.exc_info())
+    finally:
+        if stop_mode != "never":
+            for pool in list(_pools.values()):
+                if stop_mode == "always" or pool not in before:
+                    stop(pool.name, cancel_calls=not finished)
+    if exit_mode == "exit":
+        sys.exit(0 if finished else 1)
+    return value
+
+
+def _check_mode(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")

@@ -1,0 +1,262 @@
+"""Making the engine of a pool or executor: which profile runs it, and the check of its options."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import multiprocessing
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from snakepit.lifecycle.blas import checked_blas_threads
+from snakepit.lifecycle.graces import Graces
+from snakepit.lifecycle.health import HealthPolicy
+from snakepit.lifecycle.recycling import RecyclingPolicy
+from snakepit.lifecycle.template import can_use_template
+from snakepit.options import checked_bytes, checked_count, checked_seconds
+from snakepit.pool.local import LocalConfig, LocalPool
+from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool
+from snakepit.resources import usable_cpus
+
+if TYPE_CHECKING:
+    from snakepit.sessions.store import SessionStore
+
+MOST_WORKERS = 1000
+START_METHODS = ("template", "forkserver", "spawn", "fork")
+PROFILES = ("process", "local")
+
+
+class WorkerOptions(TypedDict, total=False):
+    """The options of a pool's workers, which `Executor` explains."""
+
+    worker_ttl: float | str | None
+    worker_max_requests: int | None
+    memory_threshold_mb: float | str | None
+    heartbeat_interval: float | str | None
+    heartbeat_timeout: float | str
+    max_missed: int
+    preload: Iterable[str]
+    start_method: Literal["template", "forkserver", "spawn", "fork"] | None
+    mp_context: BaseContext | None
+    start_timeout: float | None
+    inline_threshold: int
+    blas_threads: int | Literal["share"] | None
+
+
+def check_options(options: Mapping[str, object], maker: Callable[..., object]) -> None:
+    """Raise TypeError, which names the nearest, for an option that there is not.
+
+    `maker`: who takes them, beside parameters of its own.
+    """
+    known = WorkerOptions.__annotations__
+    for name in options:
+        if name not in known:
+            there_are = [*known, *inspect.signature(maker).parameters]
+            near = difflib.get_close_matches(name, there_are, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"a pool has no option {name!r}{hint}")
+
+
+def make_engine(
+    profile: str,
+    size: int,
+    *,
+    name: str,
+    graces: Graces,
+    mp_context: BaseContext | None = None,
+    start_method: str | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    max_tasks_per_child: int | None = None,
+    worker_ttl: float | str | None = None,
+    worker_max_requests: int | None = None,
+    memory_threshold_mb: float | str | None = None,
+    heartbeat_interval: float | str | None = 1.0,
+    heartbeat_timeout: float | str = 10.0,
+    max_missed: int = 3,
+    preload: Iterable[str] = (),
+    env: Mapping[str, str] | None = None,
+    inline_threshold: int = 10_240,
+    start_timeout: float | None = None,
+    blas_threads: int | str | None = None,
+    session_store: SessionStore | None = None,
+    limits: Mapping[str, Any] | None = None,
+) -> ProcessPool | LocalPool:
+    """Make what runs a pool's calls; nothing starts yet (see `Executor` for the options).
+
+    `limits`: further fields of PoolConfig or LocalConfig, checked by who gives them. Raises
+    TypeError, ValueError.
+    """
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be callable, not {initializer!r}")
+    _check_store(session_store)
+    check_count("max_tasks_per_child", max_tasks_per_child)
+    recycling = _checked_recycling(
+        worker_ttl, worker_max_requests, memory_threshold_mb, max_tasks_per_child
+    )
+    health = _checked_health(heartbeat_interval, heartbeat_timeout, max_missed)
+    if profile == "local":
+        _refuse_for_threads(
+            mp_context=mp_context,
+            start_method=start_method,
+            max_tasks_per_child=max_tasks_per_child,
+            worker_ttl=worker_ttl,
+            worker_max_requests=worker_max_requests,
+            memory_threshold_mb=memory_threshold_mb,
+            env=env,
+            blas_threads=blas_threads,
+            start_timeout=start_timeout,
+        )
+        return LocalPool(
+            LocalConfig(
+                size, initializer, initargs, name, graces, session_store=session_store,
+                **(limits or {}),
+            )
+        )  # fmt: skip
+    if profile != "process":
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+    context = _chosen_context(mp_context, start_method)
+    return ProcessPool(
+        PoolConfig(
+            size=size,
+            context=context,
+            initializer=initializer,
+            initargs=initargs,
+            recycling=recycling,
+            health=health,
+            preload=_checked_preload(preload, context),
+            env={str(key): str(value) for key, value in (env or {}).items()},
+            inline_threshold=_checked_threshold(inline_threshold),
+            start_timeout=_checked_start_timeout(start_timeout),
+            name=name,
+            blas_threads=checked_blas_threads(blas_threads),
+            graces=graces,
+            session_store=session_store,
+            **(limits or {}),
+        )
+    )
+
+
+def _check_store(store: object) -> None:
+    if store is None:
+        return
+    from snakepit.sessions.store import SessionStore
+
+    if not isinstance(store, SessionStore):
+        raise TypeError(f"session_store must be a snakepit.SessionStore or None, not {store!r}")
+
+
+def _refuse_for_threads(**options: object) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"{option} is for workers that are processes; profile='local' has none"
+            )
+
+
+def checked_size(wanted: object, name: str = "max_workers", default: int | None = None) -> int:
+    """Return the number of workers that a user asked for, by default that of the usable CPUs.
+
+    Raises TypeError, ValueError, which name the option.
+    """
+    if wanted is None:
+        return usable_cpus() if default is None else default
+    if isinstance(wanted, bool) or not isinstance(wanted, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number or None, not {wanted!r}")
+    size = int(wanted)
+    if size <= 0:
+        raise ValueError(f"{name} must be greater than 0, not {size}")
+    if size > MOST_WORKERS:
+        raise ValueError(f"{name} must be at most {MOST_WORKERS}, not {size}")
+    return size
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Raise TypeError, ValueError for what is neither None nor a whole number from 1 on."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number or None, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, not {value}")
+
+
+def _checked_start_timeout(value: float | None) -> float:
+    if value is None:
+        return START_TIMEOUT
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"start_timeout must be a number of seconds, not {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"start_timeout must be more than 0 seconds and finite, not {value}")
+    return float(value)
+
+
+def _checked_recycling(
+    ttl: object, requests: object, memory: object, max_tasks: int | None
+) -> RecyclingPolicy:
+    return RecyclingPolicy(
+        ttl=None if ttl is None else checked_seconds("worker_ttl", ttl),
+        max_requests=None if requests is None else checked_count("worker_max_requests", requests),
+        memory=None if memory is None else checked_bytes("memory_threshold_mb", memory, 10**6),
+        max_tasks=max_tasks,
+    )
+
+
+def _checked_health(interval: object, timeout: object, max_missed: object) -> HealthPolicy:
+    seconds = checked_seconds("heartbeat_timeout", timeout)
+    missed = checked_count("max_missed", max_missed)
+    if interval is None:
+        return HealthPolicy(None, seconds, missed)
+    every = checked_seconds("heartbeat_interval", interval)
+    if every > seconds:
+        raise ValueError(
+            f"heartbeat_timeout ({seconds:g} s) must be at least heartbeat_interval ({every:g} s): "
+            "no worker can answer more often than it is looked at"
+        )
+    return HealthPolicy(every, seconds, missed)
+
+
+def _checked_threshold(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"inline_threshold must be a whole number of bytes, not {value!r}")
+    if not 0 <= value <= 1 << 20:
+        raise ValueError(f"inline_threshold must be 0 to {1 << 20} bytes, not {value}")
+    return value
+
+
+def _checked_preload(preload: Iterable[str], context: BaseContext | None) -> tuple[str, ...]:
+    names = (preload,) if isinstance(preload, str) else tuple(preload)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"preload takes names of modules, not {name!r}")
+    if names and context is not None:
+        raise ValueError(
+            "preload needs start_method='template'; for forkserver use its own "
+            "set_forkserver_preload, for spawn an initializer"
+        )
+    return names
+
+
+def _chosen_context(mp_context: BaseContext | None, start_method: str | None) -> BaseContext | None:
+    """The multiprocessing context to start workers with; None for the template."""
+    if mp_context is not None:
+        if start_method is not None:
+            raise ValueError("give mp_context or start_method, not both")
+        if not isinstance(mp_context, BaseContext):
+            raise TypeError(f"mp_context must be a multiprocessing context, not {mp_context!r}")
+        return mp_context
+    if start_method is None:
+        start_method = "template" if can_use_template() else "spawn"
+    if start_method not in START_METHODS:
+        raise ValueError(
+            f"start_method must be one of {', '.join(START_METHODS)}, not {start_method!r}"
+        )
+    if start_method == "template":
+        if not can_use_template():
+            raise ValueError(
+                "start_method='template' needs Linux 5.3 or later with pidfd_open; use 'spawn'"
+            )
+        return None
+    return multiprocessing.get_context(start_method)

@@ -1,0 +1,77 @@
+"""What a pool of adapters bounds: how many calls wait and for how long, and how long one takes."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from snakepit.options import checked_count, checked_seconds
+
+__all__ = ["PROFILES", "Limits", "checked_limits", "checked_span"]
+
+MOST_QUEUED = 1000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds, None for no limit."""
+
+    timeout: float | None = 300.0
+    stream_timeout: float | None = 900.0
+    queue_timeout: float | None = 10.0
+    max_queue_size: int | None = MOST_QUEUED
+
+
+PROFILES = {
+    "balanced": Limits(),
+    "production": Limits(),
+    "production_strict": Limits(60.0, 300.0, 5.0),
+    "development": Limits(900.0, 3600.0, 60.0),
+    "ml_inference": Limits(900.0, 3600.0, 60.0),
+    "batch": Limits(3600.0, None, 300.0),
+}
+
+
+def checked_limits(
+    *,
+    profile: str | None,
+    timeout: float | str | None,
+    stream_timeout: float | str | None,
+    queue_timeout: float | str | None,
+    max_queue_size: float | None,
+) -> Limits:
+    """Return the limits of a pool: those of a timeout profile, and over them what is given.
+
+    math.inf stands for no limit. Raises TypeError, ValueError.
+    """
+    if profile is None:
+        profile = "balanced"
+    if profile not in PROFILES:
+        near: list[Any] = difflib.get_close_matches(str(profile), PROFILES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"timeout_profile must be one of {', '.join(PROFILES)}, not {profile!r}{hint}"
+        )
+    base = PROFILES[profile]
+    most: int | None = MOST_QUEUED
+    if max_queue_size == math.inf:
+        most = None
+    elif max_queue_size is not None:
+        most = checked_count("max_queue_size", max_queue_size)
+    return Limits(
+        checked_span("timeout", timeout, base.timeout),
+        checked_span("stream_timeout", stream_timeout, base.stream_timeout),
+        checked_span("queue_timeout", queue_timeout, base.queue_timeout),
+        most,
+    )
+
+
+def checked_span(name: str, value: float | str | None, default: float | None) -> float | None:
+    """Return seconds; `default` for None, and None, which is no limit, for math.inf."""
+    if value is None:
+        return default
+    if value == math.inf:
+        return None
+    return checked_seconds(name, value)

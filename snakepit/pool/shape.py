@@ -1,0 +1,91 @@
+"""The shape of a pool of adapters: the checks of what is asked for in words."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import Any
+
+from snakepit.adapters.adapter import Adapter
+from snakepit.adapters.tools import name_of_adapter
+from snakepit.errors import AdapterError
+from snakepit.options import checked_count
+from snakepit.pool.affinity import MODES
+from snakepit.pool.engine import MOST_WORKERS, PROFILES, checked_size
+from snakepit.resources import usable_cpus
+
+# Whose engines are processes of several threads each.
+PROFILES_OF_THREADS = tuple(name for name in PROFILES if name == "thread")
+
+_warned: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def checked_name(name: object) -> str:
+    """Return the name of a pool. Raises TypeError."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name must be a string that is not empty, not {name!r}")
+    return name
+
+
+def checked_shape(
+    profile: str, pool_size: int | None, threads_per_worker: int | None
+) -> tuple[int, int]:
+    """Return the number of workers of the engine, and the threads of each."""
+    if profile == "process" and threads_per_worker is not None:
+        raise ValueError("threads_per_worker is for profile='thread' or 'local'")
+    threads = 10 if threads_per_worker is None else threads_per_worker
+    threads = checked_count("threads_per_worker", threads)
+    if profile == "local":
+        if pool_size is not None:
+            raise ValueError(
+                "pool_size counts worker processes, of which profile='local' has none; "
+                "give threads_per_worker"
+            )
+        return checked_size(threads, "threads_per_worker"), threads
+    most = min(2 * usable_cpus(), MOST_WORKERS)
+    return checked_size(pool_size, "pool_size", most), threads
+
+
+def checked_batches(size: int | None, delay_ms: float) -> dict[str, Any]:
+    """Return what a pool is told about starting in batches. Raises TypeError, ValueError."""
+    if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float):
+        raise TypeError(f"startup_batch_delay_ms must be a number, not {delay_ms!r}")
+    if not 0 <= delay_ms <= 600_000:
+        raise ValueError(f"startup_batch_delay_ms must be 0 to 600000, not {delay_ms!r}")
+    return {
+        "startup_batch_size": 0 if size is None else checked_count("startup_batch_size", size),
+        "startup_batch_delay": delay_ms / 1000,
+    }
+
+
+def checked_affinity(affinity: str) -> str:
+    """Return which worker the calls of a session go to. Raises ValueError."""
+    if affinity not in MODES:
+        raise ValueError(f"affinity must be one of {', '.join(MODES)}, not {affinity!r}")
+    return affinity
+
+
+def affinity_terms(affinity: str, session: str) -> dict[str, Any]:
+    """Return what an affinity changes in the terms of a call. Raises ValueError."""
+    if checked_affinity(affinity) == "hint":
+        return {}
+    return {"affinity": MODES[affinity], "session_name": session}
+
+
+def check_thread_safety(cls: type[Adapter], mode: str | None, profile: str) -> None:
+    """Warn of, or refuse, an adapter that several threads would share unawares."""
+    if mode not in (None, "warn", "strict"):
+        raise ValueError(f"thread_safety must be 'warn', 'strict' or None, not {mode!r}")
+    if cls.__thread_safe__ or mode is None:
+        return
+    problem = (
+        f"{cls.__qualname__} does not declare __thread_safe__ = True, and under profile="
+        f"{profile!r} several threads share one instance: make it safe (see "
+        "snakepit.ThreadSafeAdapter) and declare it, or use profile='process'"
+    )
+    if mode == "strict":
+        details = {"adapter": name_of_adapter(cls), "step": "declare"}
+        raise AdapterError(problem, details=details)
+    if cls not in _warned:
+        _warned.add(cls)
+        warnings.warn(problem, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,553 @@
+"""Pool: workers that each hold an adapter, and the tools of it that callers run there."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+
+from snakepit.adapters.adapter import Adapter
+from snakepit.adapters.tools import Tool, find_adapter, name_of_adapter, tools_of, unknown_tool
+from snakepit.errors import AdapterError, PoolNotReadyError, PoolShutdownError
+from snakepit.executor import start_map
+from snakepit.lifecycle.graces import Graces
+from snakepit.options import checked_seconds
+from snakepit.pool.engine import WorkerOptions, check_options, make_engine
+from snakepit.pool.limits import checked_limits, checked_span
+from snakepit.pool.local import LocalPool
+from snakepit.pool.pool import ProcessPool
+from snakepit.pool.shape import (
+    PROFILES_OF_THREADS,
+    affinity_terms,
+    check_thread_safety,
+    checked_affinity,
+    checked_batches,
+    checked_name,
+    checked_shape,
+)
+from snakepit.pool.terms import PRIORITIES, Terms, checked_terms, session_key
+from snakepit.pool.toolcalls import (
+    NO_NAMES,
+    LocalCalls,
+    PackedItems,
+    Plan,
+    ProcessCalls,
+    adapter_spec,
+    plans_of,
+    usage_error,
+)
+
+if TYPE_CHECKING:
+    from snakepit.pool.breaker import CircuitBreaker
+    from snakepit.pool.futures import Future
+    from snakepit.pool.retry import RetryPolicy
+    from snakepit.sessions.session import Session
+    from snakepit.sessions.store import SessionStore
+    from snakepit.sessions.tools import HostTool
+
+__all__ = ["Pool"]
+
+Affinity = Literal["hint", "strict_queue", "strict_fail_fast"]
+Priority = Literal["high", "normal", "low"]
+
+MOST_SESSION_KEYS = 65_536
+RENEWAL = 1.0  # seconds for which a use of a session counts for those that follow
+
+
+class Pool:
+    """Keeps an adapter alive in each of its workers, and runs its tools there.
+
+    `adapter`: a subclass of `snakepit.Adapter`, or "package.module:Class". `profile`: "process",
+    "thread" (processes of several threads), or "local": threads of this process, which share one
+    instance. `pool_size`: worker processes, 1 to 1000; None: twice the usable CPUs.
+    `threads_per_worker`: for the profiles "thread" and "local". `adapter_args`: keyword arguments
+    of the adapter's constructor. `adapter_env`: environment variables of the workers, in force
+    before the adapter's module is imported there.
+
+    `timeout`, `stream_timeout`: seconds that a call or a stream has, its waiting included, then
+    TaskTimeoutError; `queue_timeout`: seconds that it may wait for a worker, then
+    QueueTimeoutError, and it never runs. None: as `timeout_profile` says, "balanced" by default
+    (300, 900 and 10 s); math.inf: no limit. Profiles: balanced, production, production_strict,
+    development, ml_inference, batch. `max_queue_size`: calls that may wait (1000), then
+    PoolSaturatedError.
+
+    `retry`, `breaker`: for each call, as in `Executor.options`. `affinity`: which worker calls of a
+    session go to. `thread_safety`: what becomes of an adapter that several threads are to share and
+    that does not declare `__thread_safe__ = True`: "warn" (once), "strict" (AdapterError) or None.
+    `startup_batch_size`: processes that start at once, `startup_batch_delay_ms`: milliseconds until
+    the next; None: all at once. `stop_grace.terminate` also bounds an adapter's `teardown`.
+    `session_store`: a `snakepit.SessionStore`; None: one of its own, in memory. The other options
+    are those of `Executor`.
+
+    `cancel()` of a pool's futures also stops a call that runs. The workers start with `start`,
+    `with`, or the first call. Raises AdapterError, ValueError, TypeError.
+    """
+
+    def __init__(
+        self,
+        adapter: type[Adapter] | str,
+        *,
+        name: str = "default",
+        profile: Literal["process", "thread", "local"] = "process",
+        pool_size: int | None = None,
+        threads_per_worker: int | None = None,
+        adapter_args: Mapping[str, Any] | None = None,
+        adapter_env: Mapping[str, str] | None = None,
+        timeout: float | str | None = None,
+        stream_timeout: float | str | None = None,
+        queue_timeout: float | str | None = None,
+        max_queue_size: float | None = None,
+        timeout_profile: str | None = None,
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        affinity: Affinity = "hint",
+        thread_safety: Literal["warn", "strict"] | None = "warn",
+        startup_batch_size: int | None = None,
+        startup_batch_delay_ms: float = 0.0,
+        stop_grace: Graces | Mapping[str, float] | None = None,
+        session_store: SessionStore | None = None,
+        **options: Unpack[WorkerOptions],
+    ) -> None:
+        check_options(options, Pool)
+        self.name = checked_name(name)
+        self.profile = profile
+        self.adapter = find_adapter(adapter)
+        self._limits = checked_limits(
+            profile=timeout_profile,
+            timeout=timeout,
+            stream_timeout=stream_timeout,
+            queue_timeout=queue_timeout,
+            max_queue_size=max_queue_size,
+        )
+        self._affinity = checked_affinity(affinity)
+        self._strict = affinity != "hint"
+        terms = checked_terms(
+            timeout=None,
+            priority="normal",
+            session=None,
+            cancel_running=True,
+            retry=retry,
+            breaker=breaker,
+            idempotent=False,
+        )
+        self._terms = replace(
+            terms, timeout=self._limits.timeout, queue_timeout=self._limits.queue_timeout
+        )
+        self._patience_ns = int((self._limits.queue_timeout or 0) * 1e9)
+        size, threads = checked_shape(profile, pool_size, threads_per_worker)
+        shared = profile != "process" and threads > 1
+        if shared:
+            check_thread_safety(self.adapter, thread_safety, profile)
+        graces = Graces.checked(stop_grace)
+        local = profile == "local"
+        spec = adapter_spec(
+            self.adapter, adapter_args, local=local, shared=shared, grace=graces.terminate
+        )
+        self._calls = LocalCalls(self.adapter, spec) if local else ProcessCalls(self.adapter, spec)
+        limits: dict[str, Any] = {"max_queue_size": self._limits.max_queue_size or 0}
+        if isinstance(self._calls, ProcessCalls):
+            limits |= {
+                "limited": True,
+                "queue_timeout": self._limits.queue_timeout,
+                **checked_batches(startup_batch_size, startup_batch_delay_ms),
+            }
+            if options.get("start_method") in (None, "template") and not options.get("mp_context"):
+                limits["template_hook"] = self._calls.template_hook()
+        self._engine: ProcessPool | LocalPool = make_engine(
+            profile,
+            size,
+            name=name,
+            graces=graces,
+            initializer=self._calls.initializer,
+            initargs=self._calls.initargs,
+            env=adapter_env,
+            session_store=session_store,
+            limits=limits,
+            **({"threads_per_worker": threads} if profile in PROFILES_OF_THREADS else {}),
+            **options,
+        )
+        self._all_plans = plans_of(self.adapter, self._terms, self._limits.stream_timeout)
+        # Empty until the start, so that the first call finds no plan, and starts the pool.
+        self._plans: dict[str, Plan] = {}
+        self._life = threading.RLock()  # a signal handler may start or stop the pool
+        self._stopped = False
+        # Keys of sessions, each with when its session's time to live is to be renewed next.
+        self._session_keys: dict[str, tuple[int, float]] = {}
+        # Dropped without `stop`, the pool still ends once its calls are done.
+        self._finalizer = weakref.finalize(self, self._engine.close)
+        self._finalizer.atexit = False
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start the workers, unless they run; returns at once.
+
+        Under the profile "local" the adapter is made here. Raises PoolNotReadyError when that
+        fails, PoolShutdownError after `stop`.
+        """
+        with self._life:
+            if self._stopped:
+                raise PoolShutdownError(f"pool {self.name!r} was stopped; make another")
+            if not self._plans:
+                try:
+                    self._calls.start(self._engine, self._all_plans.values())  # type: ignore[arg-type]
+                except AdapterError as error:
+                    raise PoolNotReadyError(
+                        f"pool {self.name!r} cannot start: {error}", details=error.details
+                    ) from error
+                self._engine.start()
+                self._plans = self._all_plans
+        return self
+
+    def await_ready(self, timeout: float | None = 15.0) -> None:
+        """Start the workers and wait until all of them can take calls.
+
+        Raises PoolNotReadyError, and TimeoutError after `timeout` seconds (None: waits for ever).
+        """
+        self.start()
+        self._engine.await_ready(timeout)
+
+    def stop(self, wait: bool = True, *, cancel_calls: bool = False) -> None:
+        """Take no more calls; end the workers when those that were taken are done.
+
+        `wait`: return only then. `cancel_calls`: cancel what waits, and stop what runs.
+        """
+        with self._life:
+            self._stopped = True
+        self._finalizer.detach()
+        if cancel_calls:
+            self._engine.end_workers(signal.SIGTERM)
+        else:
+            self._engine.close()
+        if wait:
+            self._engine.join()
+            self._calls.end()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Who pressed Ctrl-C does not want to wait for what is queued, nor for what runs.
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        try:
+            self.stop(cancel_calls=interrupted)
+        except KeyboardInterrupt:
+            # Pressed twice: no grace for anybody.
+            self._engine.end_workers(signal.SIGKILL)
+            raise
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        tool: str,
+        args: Mapping[str, Any] = NO_NAMES,
+        *,
+        timeout: float | str | None = None,
+        session: str | None = None,
+        affinity: Affinity | None = None,
+        priority: Priority | None = None,
+    ) -> Any:
+        """Run a tool in a worker and return its value, or raise what it raised.
+
+        `args`: its arguments by name. `timeout`: seconds for waiting and running together (None:
+        the tool's, else the pool's; math.inf: any time), then TaskTimeoutError. `session`: calls of
+        one session go to the worker that ran it last, as `affinity` (None: the pool's) says.
+        `priority`: of what waits, higher goes first.
+
+        Raises, before a worker is taken: ToolNotFoundError, ToolArgumentError, PoolSaturatedError,
+        PoolShutdownError, PoolNotReadyError. QueueTimeoutError when no worker was free in time.
+        """
+        return self._submit(tool, args, timeout, session, affinity, priority).result()
+
+    def submit(
+        self,
+        tool: str,
+        args: Mapping[str, Any] = NO_NAMES,
+        *,
+        timeout: float | str | None = None,
+        session: str | None = None,
+        affinity: Affinity | None = None,
+        priority: Priority | None = None,
+    ) -> Future[Any]:
+        """Queue a call of a tool and return its future (see `execute`).
+
+        Its `cancel()` also stops the call while it runs.
+        """
+        return self._submit(tool, args, timeout, session, affinity, priority)
+
+    def _submit(
+        self, tool: str, args: Any, timeout: Any, session: Any, affinity: Any, priority: Any
+    ) -> Future[Any]:
+        plan = self._plans.get(tool)
+        if plan is None:
+            plan = self._plan(tool)
+        values = plan.bind(args) if type(args) is dict else None
+        if values is None:
+            values, named = (), plan.named(args)
+        else:
+            named = NO_NAMES
+        number = plan.number
+        if (
+            number is None
+            or affinity is not None
+            or priority is not None
+            or plan.streaming
+            or (self._strict and session is not None)
+        ):
+            return self._submit_otherwise(plan, values, named, timeout, session, affinity, priority)
+        timeout_ns = plan.timeout_ns
+        if timeout is not None:
+            timeout_ns = int((checked_span("timeout", timeout, None) or 0) * 1e9)
+        return self._engine.submit_numbered(  # type: ignore[union-attr]
+            number, values, named, timeout_ns, self._patience_ns, 1,
+            0 if session is None else self._number_of(session),
+        )  # fmt: skip
+
+    def _submit_otherwise(
+        self, plan: Plan, values: tuple[Any, ...], named: dict[str, Any],
+        timeout: Any, session: Any, affinity: Any, priority: Any,
+    ) -> Future[Any]:  # fmt: skip
+        """Queue a call that is under terms of its own, or of several attempts, or in threads."""
+        if plan.streaming:
+            raise usage_error(plan.name, "streams; read it by stream(), not execute()")
+        terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
+        return self._engine.submit(plan.target, values, named, terms)
+
+    def _terms_of(
+        self, plan: Plan, values: tuple[Any, ...], named: dict[str, Any],
+        timeout: Any, session: Any, affinity: Any, priority: Any,
+    ) -> Terms:  # fmt: skip
+        terms = plan.terms
+        changes: dict[str, Any] = {}
+        chosen = self._affinity if affinity is None else checked_affinity(affinity)
+        if timeout is not None:
+            changes["timeout"] = checked_span("timeout", timeout, None)
+        elif plan.asks_timeout:
+            arguments = {**plan.signature.by_name(values), **named}
+            asked = self.adapter.command_timeout(plan.name, arguments)
+            if asked is not None:
+                changes["timeout"] = checked_span("command_timeout", asked, None)
+        if session is not None:
+            changes["session"] = self._number_of(session)
+            changes |= affinity_terms(chosen, session)
+        if priority is not None:
+            if priority not in PRIORITIES:
+                raise ValueError(
+                    f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}"
+                )
+            changes["priority"] = PRIORITIES[priority]
+        return replace(terms, **changes) if changes else terms
+
+    def _plan(self, tool: Any) -> Plan:
+        """Return the plan of a tool that is not among the known; the pool may have to start."""
+        if not isinstance(tool, str) or tool not in self._all_plans:
+            raise unknown_tool(self.adapter, tool)
+        self.start()
+        return self._plans[tool]
+
+    def stream(
+        self,
+        tool: str,
+        args: Mapping[str, Any] = NO_NAMES,
+        *,
+        timeout: float | str | None = None,
+        session: str | None = None,
+        affinity: Affinity | None = None,
+        priority: Priority | None = None,
+        **bounds: Any,
+    ) -> Any:
+        """Run a streaming tool; return an iterator of its chunks, also for `async for`.
+
+        Leaving it, or its `close()`, ends the generator in the worker. `timeout`: seconds for the
+        whole stream (None: the tool's, else the pool's `stream_timeout`). `max_chunks`,
+        `max_bytes`: what may be under way before the generator is made to wait.
+        """
+        plan = self._plans.get(tool) or self._plan(tool)
+        if not plan.streaming:
+            raise usage_error(plan.name, "returns one value; call it by execute(), not stream()")
+        values = plan.bind(args) if type(args) is dict else None
+        named = NO_NAMES
+        if values is None:
+            values, named = (), plan.named(args)
+        terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
+        engine: Any = self._engine
+        return engine.stream(plan.target, values, named, terms, **bounds)
+
+    def map(
+        self,
+        tool: str,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        timeout: float | str | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """Call a tool with each of the arguments (dicts); return an iterator of the values.
+
+        `timeout`: seconds for each call; without one, calls travel several at a time and have any
+        time. The other options are those of `Executor.map`. Its parts may wait however many calls
+        wait already: what is under way is bounded by the buffer.
+        """
+        plan = self._plans.get(tool) or self._plan(tool)
+        if plan.streaming:
+            raise usage_error(plan.name, "streams; read it by stream(), not map()")
+        span = checked_span("timeout", timeout, None)
+        terms = replace(plan.terms, timeout=span, queue_timeout=None, idempotent=False)
+        return start_map(
+            self._engine,
+            terms,
+            plan.packed,
+            (PackedItems(plan, items),),
+            None,
+            chunksize,
+            buffersize,
+            ordered=ordered,
+            progress=progress,
+        )
+
+    async def aexecute(
+        self,
+        tool: str,
+        args: Mapping[str, Any] = NO_NAMES,
+        *,
+        timeout: float | str | None = None,
+        session: str | None = None,
+        affinity: Affinity | None = None,
+        priority: Priority | None = None,
+    ) -> Any:
+        """Run a tool and await its value (see `execute`); no thread waits for it meanwhile.
+
+        Cancelled, it cancels the call, also while that runs.
+        """
+        import asyncio
+
+        future = self._submit(tool, args, timeout, session, affinity, priority)
+        return await asyncio.wrap_future(future)
+
+    async def astream(
+        self, tool: str, args: Mapping[str, Any] = NO_NAMES, **options: Any
+    ) -> AsyncIterator[Any]:
+        """Run a streaming tool and yield its chunks (see `stream`)."""
+        stream = self.stream(tool, args, **options)
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            stream.close()
+
+    def cancel(self, *, session: str) -> int:
+        """Stop all calls of a session, queued and running; return how many there were."""
+        return self._engine.cancel_session(session_key(session))
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    @property
+    def session_store(self) -> SessionStore:
+        """The store of this pool's sessions; one of its own is made when first asked for."""
+        return self._engine.desk.store
+
+    def session(self, session_id: str) -> Session:
+        """Return the owner's side of a session, made when it is new.
+
+        Raises SessionQuotaError when the store is full, PoolShutdownError after `stop`.
+        """
+        return self._engine.desk.owned(session_id)
+
+    def forget_session(self, session_id: str) -> bool:
+        """Forget which worker a session is strictly bound to (see `Executor.forget_session`)."""
+        return self._engine.forget_session(session_key(session_id))
+
+    def register_tool(
+        self,
+        session_id: str,
+        name: str,
+        function: Callable[..., Any],
+        description: str = "",
+        parameters: Any = None,
+        *,
+        exposed: bool = True,
+    ) -> HostTool:
+        """Let tools that run in a session call a function of this process.
+
+        It ends with the session (see `Executor.register_tool`).
+        """
+        return self.session(session_id).register_tool(
+            name, function, description, parameters, exposed
+        )
+
+    def _number_of(self, session: str) -> int:
+        """Return the number by which the scheduler knows a session, whose use this is."""
+        now = time.monotonic()
+        key, renew_at = self._session_keys.get(session, (0, 0.0))
+        if now >= renew_at:
+            # Not at each call: that would cost as much as the rest of it.
+            key = session_key(session)
+            self._engine.desk.renew(session)
+            if len(self._session_keys) >= MOST_SESSION_KEYS:
+                self._session_keys.clear()
+            self._session_keys[session] = key, now + RENEWAL
+        return key
+
+    # -- looking, and changing workers -------------------------------------------------------------
+
+    def tools(self) -> dict[str, Tool]:
+        """Return what callers may run, by name."""
+        return dict(tools_of(self.adapter))
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return what the pool saw so far, as plain values (see `snakepit.PoolStats`)."""
+        return {
+            "pool": self.name,
+            "profile": self.profile,
+            "adapter": name_of_adapter(self.adapter),
+            **asdict(self._engine.stats()),
+            "max_queue_size": self._limits.max_queue_size,
+        }
+
+    def list_workers(self) -> list[dict[str, Any]]:
+        """Return the worker processes, as plain values; none under the profile "local"."""
+        return [asdict(worker) for worker in self._engine.lifecycle_stats().workers]
+
+    def recycle_worker(
+        self, worker_id: int | None = None, *, wait: bool = True, timeout: float | None = None
+    ) -> None:
+        """Replace one worker (`id` in `list_workers`), or all (see `Executor.recycle_worker`)."""
+        if timeout is not None:
+            timeout = checked_seconds("timeout", timeout)
+        self._engine.recycle(worker_id, wait, timeout)
+
+    def check_health(self, timeout: float = 5.0) -> dict[int, bool | None]:
+        """Ask each worker's adapter whether it is fit; return the answers by the workers' ids.
+
+        One that is not is replaced, after the call that it may run. None: it did not say so within
+        `timeout` seconds, for it is busy with a call. Under the profile "local" the one instance
+        answers, as number 0, and cannot be replaced.
+        """
+        self.start()
+        if isinstance(self._calls, LocalCalls):
+            assert self._calls.host is not None
+            return {0: self._calls.host.check_health()[1]}
+        from snakepit.pool.fitness import ask_workers
+
+        return ask_workers(self._engine, checked_seconds("timeout", timeout))  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        stats = self._engine.stats()
+        return (
+            f"<snakepit.Pool {self.name!r} of {name_of_adapter(self.adapter)}: "
+            f"{stats.ready} of {stats.workers} workers ready, {stats.busy} busy, "
+            f"{stats.queued} queued, {stats.completed + stats.failed} done>"
+        )

@@ -1,0 +1,131 @@
+"""ThreadSafeAdapter and ThreadSafetyChecker: one instance, several threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from snakepit import ThreadSafeAdapter, ThreadSafetyChecker, thread_safe_method, tool
+from snakepit.adapters.tools import tools_of
+from snakepit.errors import AdapterError
+
+
+class Ledger(ThreadSafeAdapter):
+    def __init__(self) -> None:
+        # Without a call of the base's constructor, as people forget it.
+        self.total = 0
+
+    @tool
+    @thread_safe_method
+    def add(self, amount: int) -> int:
+        before = self.total
+        threading.Event().wait(0.0001)
+        self.total = before + amount
+        return self.total
+
+    @thread_safe_method
+    @tool
+    def add_twice(self, amount: int) -> int:
+        with self.acquire_lock():
+            self.add(amount)
+            return self.add(amount)
+
+    @tool(streaming=True)
+    @thread_safe_method
+    def parts(self, count: int) -> Iterator[int]:
+        yield from range(count)
+
+    @tool
+    def careless(self, barrier: Any = None) -> None:
+        if barrier is not None:
+            barrier.wait(30)
+
+
+def in_threads(count: int, function: Callable[[], object]) -> list[BaseException]:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_a_thread_safe_method_loses_no_update() -> None:
+    ledger = Ledger()
+    assert not in_threads(8, lambda: [ledger.add(1) for _ in range(20)])
+    assert not in_threads(2, lambda: ledger.add_twice(1))
+    assert ledger.total == 164
+    stats = ledger.get_stats_dict()
+    assert stats["calls"] == {"add": 164, "add_twice": 2} and stats["total_calls"] == 166
+    assert stats["threads"] >= 1 and stats["lock_contended"] > 0 and stats["seconds_waited"] > 0
+
+
+def test_marks_and_signatures_survive_the_decorator() -> None:
+    tools = tools_of(Ledger)
+    assert [parameter.type for parameter in tools["add"].parameters] == ["int"]
+    assert "add_twice" in tools and tools["parts"].streaming
+    assert list(Ledger().parts(3)) == [0, 1, 2]
+
+
+def test_values_of_a_thread_are_its_own() -> None:
+    ledger = Ledger()
+    ledger.set_thread_local("who", "main")
+    seen: list[Any] = []
+    in_threads(1, lambda: seen.append(ledger.get_thread_local("who", "nobody")))
+    assert seen == ["nobody"] and ledger.get_thread_local("who") == "main"
+
+
+def careless_in_two_threads(ledger: Ledger) -> list[BaseException]:
+    # Both at once, so that they are two threads and not one identity after the other.
+    barrier = threading.Barrier(2)
+    return in_threads(2, lambda: ledger.careless(barrier))
+
+
+def test_the_checker_reports_methods_entered_without_the_lock(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    checker, ledger = ThreadSafetyChecker(), Ledger()
+    checker.watch(ledger)
+    with caplog.at_level(logging.WARNING, "snakepit"):
+        assert not careless_in_two_threads(ledger)
+        assert not careless_in_two_threads(ledger)
+    in_threads(2, lambda: ledger.add(1))
+    report = checker.get_report()
+    assert report["unsafe_methods"] == ["Ledger.careless"]
+    assert report["methods"]["Ledger.careless"]["calls"] == 4
+    assert report["methods"]["Ledger.careless"]["most_at_once"] == 2
+    assert report["contention"]["acquired"] >= 2
+    assert len([one for one in caplog.records if "careless" in one.message]) == 1
+
+
+def test_a_strict_checker_raises() -> None:
+    checker, ledger = ThreadSafetyChecker(strict_mode=True), Ledger()
+    checker.watch(ledger)
+    (error,) = careless_in_two_threads(ledger)
+    assert isinstance(error, AdapterError) and "careless" in str(error)
+
+
+def test_a_checker_that_is_not_enabled_touches_nothing() -> None:
+    checker, ledger = ThreadSafetyChecker(enabled=False), Ledger()
+    checker.watch(ledger)
+    careless_in_two_threads(ledger)
+    assert checker.get_report()["methods"] == {} and "careless" not in vars(ledger)
+
+
+def test_the_checker_knows_libraries_that_need_care() -> None:
+    import sqlite3
+
+    assert sqlite3.threadsafety >= 0
+    assert "thread" in ThreadSafetyChecker().get_report()["libraries"]["sqlite3"]

@@ -1,0 +1,61 @@
+"""`snakepit new adapter`: what it writes runs at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from snakepit.cli.new import write_adapter
+from tests.support import LONG, ROOT
+
+
+def snakepit_new(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "snakepit", "new", "adapter", *words],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+
+
+def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{folder}"},
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+
+
+def test_what_is_written_runs_and_passes(tmp_path: Path) -> None:
+    ended = snakepit_new(tmp_path, "TextTools", "--folder", "made")
+    assert ended.returncode == 0, ended.stderr
+    folder = tmp_path / "made"
+    names = ["example_text_tools.py", "test_text_tools.py", "text_tools.py"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    example = run_in(folder, "example_text_tools.py")
+    assert example.returncode == 0, example.stderr
+    assert example.stdout.splitlines()[-1].startswith("TextTools for en")
+    tests = run_in(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly")
+    assert tests.returncode == 0 and "3 passed" in tests.stdout, tests.stdout
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "test_model.py").write_text("mine")
+    ended = snakepit_new(tmp_path, "model")
+    assert ended.returncode == 2 and "test_model.py is there already" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["test_model.py"]
+
+
+def test_a_name_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ["2fast", "a b", "class", "json", "snakepit", "_x", "é", ""]:
+        assert write_adapter(name, tmp_path) == 2
+        assert "no name for an adapter" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

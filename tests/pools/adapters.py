@@ -1,0 +1,224 @@
+"""Adapters that the tests run in workers; apart, so that a worker imports nothing else."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import snakepit
+from snakepit import tool
+from tests.executor.tasks import Gate, Log
+
+
+def dawdle() -> None:
+    """Take a minute, in which an interrupt is met at once."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        time.sleep(0.002)
+
+
+class Counter(snakepit.Adapter):
+    """Counts its calls, and says what it lives through."""
+
+    __thread_safe__ = True
+    loaded: ClassVar[list[int]] = []
+
+    def __init__(self, log: Log | None = None, start: int = 0) -> None:
+        self.log = log
+        self.count = start
+        self.sick = False
+        self.lock = threading.Lock()
+
+    @classmethod
+    def preload(cls) -> None:
+        cls.loaded.append(os.getpid())
+
+    def note(self, line: object) -> None:
+        if self.log is not None:
+            self.log.add(line)
+
+    def setup(self) -> None:
+        self.note("setup")
+
+    def teardown(self) -> None:
+        self.note("teardown")
+
+    def health(self) -> bool:
+        return not self.sick
+
+    @tool
+    def echo(self, value: Any) -> Any:
+        """Return the value."""
+        return value
+
+    @tool
+    def increment(self, by: int = 1) -> int:
+        with self.lock:
+            self.count += by
+            return self.count
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+    @tool
+    def preloaded_in(self) -> list[int]:
+        return self.loaded
+
+    @tool
+    def fall_sick(self) -> int:
+        self.sick = True
+        return os.getpid()
+
+    @tool
+    def hold(self, started: Gate, release: Gate, value: Any = None) -> Any:
+        """Say that the call runs, wait until it may end, return the value."""
+        started.open()
+        release.wait()
+        return value
+
+    @tool
+    def record(self, line: str) -> str:
+        self.note(line)
+        return line
+
+    @tool
+    def fail(self, text: str) -> None:
+        raise ValueError(text)
+
+    @tool
+    def die(self) -> None:
+        os._exit(7)
+
+    @tool(timeout=0.2)
+    def sleep_long(self, started: Gate) -> None:
+        started.open()
+        dawdle()
+
+    @tool(idempotent=True)
+    def die_once(self, marker: Gate) -> int:
+        if not marker.is_open():
+            marker.open()
+            os._exit(7)
+        return os.getpid()
+
+    @tool(streaming=True)
+    def count_to(self, last: int) -> Iterator[int]:
+        yield from range(1, last + 1)
+
+
+class Hooked(snakepit.Adapter):
+    """Has a say in each of its calls."""
+
+    def validate_command(self, command: str, args: dict[str, Any]) -> None:
+        if args.get("word") == "forbidden":
+            raise PermissionError(f"{command} of a forbidden word")
+
+    def prepare_args(self, command: str, args: dict[str, Any]) -> dict[str, Any]:
+        return {**args, "word": args["word"].strip()}
+
+    def process_response(self, command: str, response: Any) -> Any:
+        return {"command": command, "response": response}
+
+    @classmethod
+    def command_timeout(cls, command: str, args: dict[str, Any]) -> float | None:
+        return 0.2 if args["word"] == "slow" else None
+
+    @tool
+    def shout(self, word: str, times: int = 1) -> str:
+        if word == "slow":
+            dawdle()
+        return word.upper() * times
+
+
+class Typed(snakepit.Adapter):
+    """Tools of every kind of signature."""
+
+    @tool
+    def plain(self, a: int, b: float = 0.5, *, flag: bool = False) -> list[Any]:
+        return [a, b, flag]
+
+    @tool
+    def gaps(self, a: int, b: int = 2, c: int = 3) -> list[int]:
+        return [a, b, c]
+
+    @tool
+    def mutable(self, a: int, b: list[int] = [], c: int = 3) -> list[Any]:  # noqa: B006
+        return [a, b, c]
+
+    @tool
+    def union(self, value: int | str | None) -> Any:
+        return value
+
+    @tool
+    def literal(self, mode: Literal["fast", "slow", 1]) -> Any:
+        return mode
+
+    @tool
+    def generic(self, values: list[int]) -> int:
+        return len(values)
+
+    @tool
+    def anything(self, **more: Any) -> dict[str, Any]:
+        return more
+
+    @tool
+    def unresolved(self, value: NotThere) -> Any:  # type: ignore[name-defined]  # noqa: F821
+        return value
+
+
+class Turns(snakepit.Adapter):
+    """Sees how many of its calls run at once."""
+
+    __thread_safe__ = True
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = self.most = 0
+
+    @tool(thread_sensitive=True)
+    def alone(self) -> int:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        threading.Event().wait(0.01)
+        with self.lock:
+            self.inside -= 1
+        return self.most
+
+
+class BadSetup(snakepit.Adapter):
+    def setup(self) -> None:
+        raise OSError("no such model")
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class BadPreload(snakepit.Adapter):
+    @classmethod
+    def preload(cls) -> None:
+        raise OSError("no such file")
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class SlowTeardown(snakepit.Adapter):
+    def teardown(self) -> None:
+        threading.Event().wait(60)
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class Unsafe(snakepit.Adapter):
+    @tool
+    def ping(self) -> str:
+        return "pong"

@@ -1,0 +1,46 @@
+"""Pools of each kind, ended after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import snakepit
+from tests.executor.tasks import Gate, Log
+from tests.pools.adapters import Counter
+
+KINDS: dict[str, dict[str, Any]] = {
+    "process": {"pool_size": 2},
+    "local": {"profile": "local", "threads_per_worker": 2},
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def profile(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def new_pool(tmp_path: Path) -> Iterator[Callable[..., snakepit.Pool]]:
+    made: list[snakepit.Pool] = []
+
+    def make(kind: str = "process", adapter: Any = Counter, **options: Any) -> snakepit.Pool:
+        made.append(snakepit.Pool(adapter, **{**KINDS[kind], **options}))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.stop(cancel_calls=True)
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Callable[[str], Gate]:
+    return lambda name: Gate(tmp_path / name)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log")

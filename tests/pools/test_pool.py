@@ -1,0 +1,377 @@
+"""Pools: what callers can do with the tools of an adapter, in processes and in threads alike."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import snakepit
+from snakepit.errors import (
+    AdapterError,
+    PoolNotReadyError,
+    PoolShutdownError,
+    TaskTimeoutError,
+    ToolArgumentError,
+    ToolNotFoundError,
+    WorkerCrashedError,
+)
+from tests.executor.tasks import Gate, Log
+from tests.pools.adapters import (
+    BadPreload,
+    BadSetup,
+    Counter,
+    Hooked,
+    SlowTeardown,
+    Turns,
+    Typed,
+    Unsafe,
+)
+from tests.support import LONG, run_script, wait_until
+
+NewPool = Callable[..., snakepit.Pool]
+Gates = Callable[[str], Gate]
+
+
+def test_a_tool_runs_in_a_worker_and_its_adapter_keeps_its_state(
+    new_pool: NewPool, profile: str
+) -> None:
+    pool = new_pool(profile, adapter_args={"start": 10}, **one_worker(profile))
+    assert [pool.execute("increment") for _ in range(3)] == [11, 12, 13]
+    assert pool.execute("increment", {"by": 7}) == 20
+    assert (pool.execute("pid") == os.getpid()) == (profile == "local")
+
+
+def one_worker(profile: str) -> dict[str, Any]:
+    return {"pool_size": 1} if profile == "process" else {"threads_per_worker": 1}
+
+
+def test_values_arrive_as_they_were(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile)
+    values = [None, 1.5, "text", b"bytes", [1, {"two": 2}], {"π": (1, 2)}, 10**40, "x" * 50_000]
+    for value in values:
+        assert pool.execute("echo", {"value": value}) == value
+
+
+def test_every_way_of_giving_arguments_reaches_the_tool(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile, Typed, thread_safety=None)
+    assert pool.execute("plain", {"a": 1}) == [1, 0.5, False]
+    assert pool.execute("plain", {"flag": True, "b": 2, "a": 1}) == [1, 2, True]
+    assert pool.execute("gaps", {"c": 9, "a": 1}) == [1, 2, 9]
+    assert pool.execute("mutable", {"c": 9, "a": 1}) == [1, [], 9]
+    assert pool.execute("anything", {"x": 1, "args": 2}) == {"x": 1, "args": 2}
+
+
+def test_bad_calls_take_no_worker(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile)
+    with pytest.raises(ToolNotFoundError, match="did you mean 'increment'") as unknown:
+        pool.execute("incremnt")
+    assert isinstance(unknown.value, LookupError)
+    with pytest.raises(ToolArgumentError, match="'by'"):
+        pool.execute("increment", {"by": "x"})
+    with pytest.raises(ToolArgumentError, match="stream"):
+        pool.execute("count_to", {"last": 3})
+    with pytest.raises(ToolArgumentError, match="execute"):
+        pool.stream("increment")
+    with pytest.raises(ValueError, match="priority"):
+        pool.execute("pid", priority="urgent")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="timeout"):
+        pool.execute("pid", timeout=-1)
+    assert pool.get_stats()["submitted"] == 0
+
+
+def test_what_a_tool_raises_is_raised(new_pool: NewPool, profile: str) -> None:
+    with pytest.raises(ValueError, match="as asked"):
+        new_pool(profile).execute("fail", {"text": "as asked"})
+
+
+def test_hooks_have_a_say_in_each_call(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile, Hooked, thread_safety=None)
+    assert pool.execute("shout", {"word": " hey "}) == {"command": "shout", "response": "HEY"}
+    assert pool.execute("shout", {"word": "a", "times": 3})["response"] == "AAA"
+    with pytest.raises(PermissionError, match="shout"):
+        pool.execute("shout", {"word": "forbidden"})
+    with pytest.raises(TaskTimeoutError, match=r"0\.2 s"):
+        pool.execute("shout", {"word": "slow"})
+    assert [answer["response"] for answer in pool.map("shout", [{"word": "a"}])] == ["A"]
+
+
+def test_the_timeout_of_a_tool_holds_where_the_caller_gives_none(
+    new_pool: NewPool, profile: str, gates: Gates
+) -> None:
+    pool = new_pool(profile)
+    pool.await_ready(LONG)
+    with pytest.raises(TaskTimeoutError) as late:
+        pool.execute("sleep_long", {"started": gates("started")})
+    assert late.value.details["timeout"] == pytest.approx(0.2)
+    assert late.value.details["phase"] == "running"
+
+
+def test_map_keeps_order_and_checks_each_item(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile)
+    items = [{"value": number} for number in range(1000)]
+    assert list(pool.map("echo", items)) == list(range(1000))
+    assert sorted(pool.map("echo", iter(items), ordered=False)) == list(range(1000))
+    with pytest.raises(ToolArgumentError, match="missing"):
+        list(pool.map("echo", [{"value": 1}, {}]))
+
+
+def test_a_future_of_a_pool_is_cancelled_while_it_runs(
+    new_pool: NewPool, profile: str, gates: Gates
+) -> None:
+    pool = new_pool(profile)
+    started = gates("started")
+    future = pool.submit("hold", {"started": started, "release": gates("release")})
+    started.wait()
+    assert future.cancel() and future.cancelled()
+    assert pool.execute("echo", {"value": 1}) == 1
+
+
+def test_asyncio_awaits_calls_and_cancels_them(
+    new_pool: NewPool, profile: str, gates: Gates
+) -> None:
+    pool = new_pool(profile)
+    started, release = gates("started"), gates("release")
+
+    async def main() -> list[Any]:
+        values = await asyncio.gather(*(pool.aexecute("echo", {"value": n}) for n in range(50)))
+        call = asyncio.create_task(pool.aexecute("hold", {"started": started, "release": release}))
+        while not started.is_open():
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        return values
+
+    assert asyncio.run(main()) == list(range(50))
+    wait_until(lambda: pool.get_stats()["busy"] == 0, "the cancelled call to end")
+
+
+def test_a_session_goes_to_the_worker_that_knows_it(new_pool: NewPool) -> None:
+    pool = new_pool()
+    pool.await_ready(LONG)
+    first = pool.execute("pid", session="a")
+    # A hint: the worker may be busy spinning down; it mostly is free.
+    again = [pool.execute("pid", session="a") for _ in range(20)]
+    assert again.count(first) >= 15
+    assert pool.cancel(session="a") == 0
+
+
+def test_setup_and_teardown_frame_the_life_of_an_instance(
+    new_pool: NewPool, profile: str, log: Log
+) -> None:
+    pool = new_pool(profile, adapter_args={"log": log})
+    pool.await_ready(LONG)
+    pool.execute("record", {"line": "call"})
+    pool.stop()
+    instances = 2 if profile == "process" else 1
+    lines = log.lines()
+    assert sorted(lines) == sorted(["setup"] * instances + ["call"] + ["teardown"] * instances)
+    assert lines[0] == "setup" and lines[-1] == "teardown"
+
+
+@pytest.mark.parametrize("options", ["pool_size=1", "profile='local', threads_per_worker=1"])
+def test_the_end_of_the_program_tears_down_too(tmp_path: Any, options: str) -> None:
+    outcome = run_script(
+        f"""
+        import snakepit
+
+        class Noisy(snakepit.Adapter):
+            def teardown(self):
+                print("torn down", flush=True)
+
+            @snakepit.tool
+            def ping(self):
+                return "pong"
+
+        pool = snakepit.Pool(Noisy, {options})
+        print(pool.execute("ping"), flush=True)
+        """,
+        tmp_path,
+    )
+    assert outcome.stdout == "pong\ntorn down\n", outcome.stderr
+
+
+def test_a_recycled_worker_tears_its_adapter_down(new_pool: NewPool, log: Log) -> None:
+    pool = new_pool(pool_size=1, adapter_args={"log": log})
+    before = pool.execute("pid")
+    (worker,) = (one["id"] for one in pool.list_workers() if one["state"] in ("idle", "busy"))
+    pool.recycle_worker(worker, timeout=LONG)
+    assert pool.execute("pid") != before
+    assert "teardown" in log.lines()
+
+
+def test_a_teardown_that_hangs_is_bounded(new_pool: NewPool) -> None:
+    pool = new_pool(adapter=SlowTeardown, stop_grace={"terminate": 0.2})
+    pid = pool.execute("pid")
+    pool.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_preload_runs_once_in_the_template_and_workers_find_what_it_left(
+    new_pool: NewPool,
+) -> None:
+    pool = new_pool()
+    pool.await_ready(LONG)
+    pids = {worker["pid"] for worker in pool.list_workers()}
+    (loaded,) = pool.execute("preloaded_in")
+    assert loaded not in pids and loaded != os.getpid()
+    assert all(pool.execute("preloaded_in") == [loaded] for _ in range(20))
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+def test_without_a_template_preload_runs_in_each_worker(
+    new_pool: NewPool, start_method: str
+) -> None:
+    pool = new_pool(pool_size=1, start_method=start_method)
+    assert pool.execute("preloaded_in")[-1] == pool.execute("pid")
+
+
+def test_preload_of_a_class_of_the_main_module_is_seen_in_workers(tmp_path: Any) -> None:
+    outcome = run_script(
+        """
+        import os
+        import snakepit
+
+        PAD = "x" * 300_000  # more than a message of the template holds
+
+        class Model(snakepit.Adapter):
+            weights = None
+
+            @classmethod
+            def preload(cls):
+                cls.weights = [len(PAD), os.getppid()]
+
+            @snakepit.tool
+            def weigh(self, again: object = None):
+                return self.weights, again is None or type(again) is Answer
+
+        class Answer:
+            pass
+
+        with snakepit.Pool(Model, pool_size=2) as pool:
+            print(pool.execute("weigh") == ([300_000, os.getpid()], True))
+            print(pool.execute("weigh", {"again": Answer()})[1])
+        """,
+        tmp_path,
+    )
+    assert outcome.stdout == "True\nTrue\n", outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options", "words"),
+    [
+        (BadSetup, {}, r"BadSetup.*setup\(\) raised OSError: no such model"),
+        (BadPreload, {}, r"BadPreload.*preload\(\) raised OSError: no such file"),
+        (Counter, {"adapter_args": {"begin": 1}}, "Counter.*its constructor raised TypeError"),
+    ],
+)
+def test_an_adapter_that_cannot_start_is_named(
+    new_pool: NewPool, profile: str, adapter: Any, options: dict[str, Any], words: str
+) -> None:
+    pool = new_pool(profile, adapter, thread_safety=None, **options)
+    with pytest.raises(PoolNotReadyError, match=f"(?s){words}"):
+        pool.await_ready(LONG)
+    with pytest.raises(PoolNotReadyError, match=f"(?s){words}"):
+        pool.execute("pid")
+
+
+def test_a_worker_that_dies_fails_its_call_alone(new_pool: NewPool) -> None:
+    pool = new_pool()
+    with pytest.raises(WorkerCrashedError):
+        pool.execute("die")
+    assert pool.execute("echo", {"value": 1}) == 1
+
+
+def test_an_idempotent_tool_is_tried_again(new_pool: NewPool, gates: Gates) -> None:
+    pool = new_pool()
+    future = pool.submit("die_once", {"marker": gates("marker")})
+    assert future.result(LONG) > 0 and future.attempts == 2
+
+
+def test_an_unfit_worker_is_replaced(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
+    pool = new_pool()
+    pool.await_ready(LONG)
+    wait_until(lambda: set(pool.check_health().values()) == {True}, "two fit workers")
+    sick = pool.execute("fall_sick")
+    wait_until(lambda: False in pool.check_health().values(), "the verdict")
+    assert "is not fit" in caplog.text
+    wait_until(
+        lambda: sick not in {worker["pid"] for worker in pool.list_workers()}, "its replacement"
+    )
+
+
+def test_thread_sensitive_tools_run_one_at_a_time(new_pool: NewPool) -> None:
+    pool = new_pool("local", Turns, threads_per_worker=4)
+    futures = [pool.submit("alone") for _ in range(20)]
+    assert max(future.result(LONG) for future in futures) == 1
+
+
+def test_an_adapter_that_is_not_thread_safe_is_reported(new_pool: NewPool) -> None:
+    with pytest.warns(RuntimeWarning, match="Unsafe does not declare"):
+        new_pool("local", Unsafe).stop()
+    with pytest.raises(AdapterError, match="Unsafe does not declare"):
+        new_pool("local", Unsafe, thread_safety="strict")
+    assert new_pool("local", Unsafe, thread_safety="strict", threads_per_worker=1).execute("ping")
+
+
+def test_a_stopped_pool_takes_no_calls(new_pool: NewPool, profile: str, gates: Gates) -> None:
+    pool = new_pool(profile)
+    started, release = gates("started"), gates("release")
+    held = pool.submit("hold", {"started": started, "release": release, "value": 5})
+    started.wait()
+    pool.stop(wait=False)
+    with pytest.raises(PoolShutdownError):
+        pool.execute("pid")
+    release.open()
+    pool.stop()
+    assert held.result(0) == 5
+    with pytest.raises(PoolShutdownError):
+        pool.start()
+
+
+def test_an_adapter_is_named_as_text_too(new_pool: NewPool) -> None:
+    pool = new_pool(adapter="tests.pools.adapters:Counter", pool_size=1, adapter_env={"AN": "x"})
+    assert pool.execute("increment") == 1
+    assert pool.get_stats()["adapter"] == "tests.pools.adapters:Counter"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pool_size": 0}, "pool_size"),
+        ({"pool_size": 1001}, "pool_size must be at most 1000"),
+        ({"threads_per_worker": 2}, "threads_per_worker"),
+        ({"profile": "local", "pool_size": 2}, "pool_size"),
+        ({"profile": "remote"}, "profile must be one of"),
+        ({"pool_sise": 2}, "did you mean 'pool_size'"),
+        ({"worker_tll": 5}, "did you mean 'worker_ttl'"),
+        ({"timeout_profile": "balancd"}, "did you mean 'balanced'"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"max_queue_size": 0}, "max_queue_size"),
+        ({"affinity": "strict"}, "affinity"),
+        ({"adapter_args": [1]}, "adapter_args"),
+        ({"startup_batch_delay_ms": -1}, "startup_batch_delay_ms"),
+        ({"thread_safety": "no", "profile": "local"}, "thread_safety"),
+        ({"name": ""}, "name"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        snakepit.Pool(Unsafe, **options)
+
+
+def test_workers_start_in_batches(new_pool: NewPool) -> None:
+    pool = new_pool(pool_size=3, startup_batch_size=1, startup_batch_delay_ms=30)
+    pool.await_ready(LONG)
+    assert len(pool.list_workers()) == 3
+
+
+def test_errors_travel(new_pool: NewPool) -> None:
+    error = pickle.loads(pickle.dumps(ToolArgumentError("no", details={"tool": "x"})))
+    assert error.details == {"tool": "x"}
