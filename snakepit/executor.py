@@ -28,7 +28,7 @@ from snakepit.pool import local
 from snakepit.pool import pool as processes
 from snakepit.pool.local import LocalConfig, LocalPool
 from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool
+from snakepit.pool.pool import MOST_LANES, START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
 from snakepit.pool.terms import Terms, checked_terms, session_key
 from snakepit.resources import usable_cpus
 
@@ -46,7 +46,8 @@ T = TypeVar("T")
 
 MOST_WORKERS = 1000
 START_METHODS = ("template", "forkserver", "spawn", "fork")
-PROFILES = ("process", "local")
+PROFILES = ("process", "thread", "local")
+THREADS_PER_WORKER = 10
 EXIT_PATIENCE = 1.0  # seconds that the registry's writer has at the interpreter's exit
 
 
@@ -89,7 +90,9 @@ class Executor(concurrent.futures.Executor):
     """Runs calls in a pool of warm workers; takes the place of ProcessPoolExecutor.
 
     `max_workers`: number of workers, 1 to 1000; None: the CPUs that this process may use.
-    `profile`: "process", or "local" for threads of this process.
+    `profile`: "process": each worker is a process that runs one call at a time; "thread": each is a
+    process of `threads_per_worker` threads (by default 10) that runs as many at once, for
+    free-threaded Python and for calls that release the GIL; "local": threads of this process.
     `start_method`: "template" (the default on Linux: forked from a clean process that imported
     `preload`), "forkserver", "spawn" or "fork"; `mp_context`, a multiprocessing context, decides it
     instead.
@@ -116,7 +119,7 @@ class Executor(concurrent.futures.Executor):
     end: `snakepit.Graces` or a dict of its fields, in seconds.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
-    ran on it, with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
+    ran on it (of profile "thread": every call that did), with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
     arguments that make no sense.
     """
 
@@ -124,7 +127,8 @@ class Executor(concurrent.futures.Executor):
         self,
         max_workers: int | None = None,
         *,
-        profile: Literal["process", "local"] = "process",
+        profile: Literal["process", "thread", "local"] = "process",
+        threads_per_worker: int | None = None,
         mp_context: BaseContext | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
@@ -146,6 +150,7 @@ class Executor(concurrent.futures.Executor):
         blas_threads: int | Literal["share"] | None = None,
     ) -> None:
         size = _checked_size(max_workers)
+        threads = _checked_threads(profile, threads_per_worker, size)
         graces = Graces.checked(stop_grace)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
@@ -173,7 +178,7 @@ class Executor(concurrent.futures.Executor):
             self._pool: ProcessPool | LocalPool = LocalPool(
                 LocalConfig(size, initializer, tuple(initargs), name, graces)
             )
-        elif profile == "process":
+        elif profile in ("process", "thread"):
             context = _chosen_context(mp_context, start_method)
             self._pool = ProcessPool(
                 PoolConfig(
@@ -190,6 +195,7 @@ class Executor(concurrent.futures.Executor):
                     name=name,
                     blas_threads=checked_blas_threads(blas_threads),
                     graces=graces,
+                    threads=threads,
                 )
             )
         else:
@@ -418,7 +424,7 @@ def start_map(
     run = MapRun(
         submit_chunk,
         iterables,
-        workers=pool.size,
+        workers=pool.capacity,
         chunksize=chunksize,
         buffersize=buffersize,
         ordered=ordered,
@@ -453,6 +459,26 @@ def _checked_size(max_workers: object) -> int:
     if size > MOST_WORKERS:
         raise ValueError(f"max_workers must be at most {MOST_WORKERS}, not {size}")
     return size
+
+
+def _checked_threads(profile: str, value: object, size: int) -> int:
+    """Return how many threads run calls in each worker."""
+    if profile != "thread":
+        if value is not None:
+            raise ValueError(
+                f"threads_per_worker is for profile='thread'; with profile={profile!r} the number "
+                "of calls that run at once is max_workers"
+            )
+        return 1
+    threads = THREADS_PER_WORKER if value is None else checked_count("threads_per_worker", value)
+    lanes = lanes_for(size, threads)
+    if lanes > MOST_LANES:
+        raise ValueError(
+            f"max_workers={size} with threads_per_worker={threads} needs {lanes} threads, those of "
+            f"spare workers included; a pool can have at most {MOST_LANES}: take fewer workers, or "
+            "fewer threads in each"
+        )
+    return threads
 
 
 def _check_count(name: str, value: int | None) -> None:

@@ -18,7 +18,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAGIC = 0x534E414B45504954          # "SNAKEPIT"
-    LAYOUT_VERSION = 2
+    LAYOUT_VERSION = 3
     MAX_LANES = 1024                    # bits of the bitmaps below
     BITMAP_WORDS = MAX_LANES // 64
     PRIORITIES = 3                      # 0 high, 1 normal, 2 low
@@ -120,7 +120,8 @@ cdef struct Header:
     uint32_t done                       # 0, or slot index + 1 of the newest
     uint32_t armed                      # 0, or which bell a worker has to ring when it makes the list non-empty
     uint32_t bells[3]                   # [1] the collector thread sleeps on, [2] a waiting caller sleeps on
-    uint32_t _pad2[11]
+    uint32_t threads                    # lanes of one worker: it owns a block of so many, from a multiple of it on
+    uint32_t _pad2[10]
     uint64_t searching[BITMAP_WORDS]    # lanes that spin for work or are being woken for it
     uint64_t sleeping[BITMAP_WORDS]     # lanes that sleep and must be woken
     uint64_t drowsy[BITMAP_WORDS]       # of these, lanes that look up by themselves within `DROWSY_NS`
@@ -191,7 +192,9 @@ cdef struct StackPage:
     uint32_t length                     # bytes of text
     uint32_t flags                      # SP_STACK_* of stacks.h
     int32_t pid                         # of the worker that answers; 0: none does
-    uint64_t _pad[5]
+    uint32_t server                     # the lane on whose page's word that worker sleeps ...
+    uint32_t rung                       # ... futex word: grows with every request to any of its lanes
+    uint64_t _pad[4]
     char text[STACK_BYTES - 64]
 
 

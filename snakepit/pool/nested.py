@@ -126,6 +126,8 @@ class NestedTasks:
         length: int,
     ) -> None:
         """Act on a worker's message, unless it is dead: another may have its lane by now."""
+        # The threads of a worker have one link together, known by its first lane.
+        lane -= lane % self._pool.threads
         incarnation = self._pool.scheduler.lane_info(lane)["incarnation"]
         if lane not in self._links or number >> 32 != incarnation:
             return

@@ -24,7 +24,7 @@ from snakepit._core.stopping import tasks_of_session
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
-from snakepit.lifecycle.blas import blas_environment
+from snakepit.lifecycle.blas import SHARE, blas_environment
 from snakepit.lifecycle.deadlines import ProcessDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
@@ -57,6 +57,7 @@ logger = logging.getLogger("snakepit")
 
 CALL = 0
 SLOTS = 1024
+MOST_LANES = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
@@ -84,6 +85,16 @@ class PoolConfig:
     name: str = "default"
     blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
+    threads: int = 1  # that run calls in each worker
+
+
+def lanes_for(size: int, threads: int) -> int:
+    """Return how many lanes a pool has: those of its workers, and of a few more.
+
+    A replacement can then start before the old worker is gone.
+    """
+    lanes = threads * (size + max(2, size // 8))
+    return min(lanes, MOST_LANES) if threads == 1 else lanes
 
 
 class ProcessPool:
@@ -92,14 +103,18 @@ class ProcessPool:
     def __init__(self, config: PoolConfig) -> None:
         self.name = config.name
         self.size = config.size
-        # A few lanes more than workers, so that a replacement can start before the old worker is
-        # gone.
-        self.lanes = min(config.size + max(2, config.size // 8), 1024)
+        self.threads = config.threads
+        self.capacity = config.size * config.threads  # calls that run at once
+        self.lanes = lanes_for(config.size, config.threads)
         self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._config = config
         self._env = {
-            **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
+            **blas_environment(
+                SHARE if config.blas_threads is None and config.threads > 1
+                else config.blas_threads,
+                config.size, {**os.environ, **config.env},
+            ),
             **config.env,
         }
         self._initializer = self._pickle_initializer(config)
@@ -121,6 +136,7 @@ class ProcessPool:
             usable_cpus(),
             SPIN_NS,
             config.name,
+            config.threads,
         )
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
@@ -418,10 +434,12 @@ class ProcessPool:
             env=self._env,
             max_tasks=self._config.recycling.max_tasks,
             worn_after=self._config.recycling.tasks_until_worn() or None,
-            workers=self.size,
+            workers=self.capacity,
+            threads=self.threads,
             run_id=run_ids.current(),
         )
-        self.scheduler.prepare_lane(lane, client)
+        for each in range(lane, lane + self.threads):
+            self.scheduler.prepare_lane(each, client)
         if spare:
             self.roster.hold(lane)
         try:
@@ -625,7 +643,9 @@ class ProcessPool:
 
     def stats(self) -> PoolStats:
         """Read the counters."""
-        return PoolStats.read(self.scheduler, self.size, self.ready_workers(), self.supervisor)
+        return PoolStats.read(
+            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
+        )
 
 
 _running: weakref.WeakSet[ProcessPool] = weakref.WeakSet()

@@ -68,7 +68,7 @@ def _worker(executor: Any, pid: int | None) -> int:
 def crash(how: int | str = signal.SIGKILL) -> NoReturn:
     """End the process that calls this, a worker in whose task it stands, at once.
 
-    `how`: a signal (its default action is restored first), or "exit" for exit status 1 without
+    `how`: a signal (its default action is restored first, in the main thread), or "exit" for exit status 1 without
     any clean-up. Raises ValueError for anything else, and for a signal that ends no process.
     """
     if how == "exit":
@@ -76,7 +76,8 @@ def crash(how: int | str = signal.SIGKILL) -> NoReturn:
     if isinstance(how, str):
         raise ValueError(f"how must be a signal or 'exit', not {how!r}")
     number = signal.Signals(how)
-    if number not in (signal.SIGKILL, signal.SIGSTOP):
+    ours = threading.current_thread() is threading.main_thread()
+    if ours and number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     raise ValueError(f"{number.name} does not end a process")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
-from snakepit._core.interrupts import stop_requested
+from snakepit._core.interrupts import HELD, stop_requested
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -16,10 +17,12 @@ __all__ = ["cancelled", "current_pool", "load_definition"]
 # starting, nor a program that a task executes. Nobody else uses it, but for urgent data of sockets.
 INTERRUPT_SIGNAL = signal.SIGURG
 
-_lane: WorkerLane | None = None
+_lane: WorkerLane | None = None  # of a worker with one thread
+_home: WorkerLane | None = None  # of one with several: the lane whose mail all may use
 _link: Any = None
 _workers = 0
 _pool: Any = None
+_making = threading.RLock()
 
 
 def enter(lane: WorkerLane, link: int, workers: int) -> None:
@@ -33,9 +36,22 @@ def enter(lane: WorkerLane, link: int, workers: int) -> None:
     _lane, _link, _workers = lane, link, workers
 
 
+def enter_crew(home: WorkerLane, link: int, workers: int) -> None:
+    """Make this process one whose tasks run on several threads, each on a lane of its own."""
+    global _home, _link, _workers
+    _home, _link, _workers = home, link, workers
+
+
+def nested_pool() -> Any:
+    """Return what `current_pool` gave in this process, or None."""
+    return _pool
+
+
 def load_definition(number: int, epoch: int) -> Any:
     """Return the function or class behind a number; pickles of arguments call this."""
     if _lane is None:
+        if _home is not None:
+            return _home.definitions.find(number, epoch)
         raise RuntimeError(f"definition {number} can only be loaded in a worker of its pool")
     return _lane.definitions.find(number, epoch)
 
@@ -57,6 +73,8 @@ def current_pool() -> Any:
     worker.
     """
     global _pool
+    if _home is not None:
+        return _crew_pool(_home)
     if _lane is None:
         from snakepit.pool.local import pool_of_this_thread
 
@@ -67,4 +85,17 @@ def current_pool() -> Any:
         from snakepit.worker.nested import NestedPool
 
         _pool = NestedPool(_lane, socket.socket(fileno=_link), _workers)
+    return _pool
+
+
+def _crew_pool(home: WorkerLane) -> Any:
+    global _pool
+    # Several tasks may ask for it at once, and one that is interrupted must not leave it half made.
+    with HELD, _making:
+        if _pool is None:
+            import socket
+
+            from snakepit.worker.threads import CrewPool
+
+            _pool = CrewPool(home, socket.socket(fileno=_link), _workers)
     return _pool

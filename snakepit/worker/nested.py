@@ -76,18 +76,23 @@ class NestedFuture(concurrent.futures.Future[Any]):
     def partial_outcome(self) -> list[Any] | None:
         return None
 
+    def _has_news(self) -> bool:
+        return self.done() or self._call is not None
+
     def _help(self, timeout: float | None) -> None:
         """Wait until the outcome is there, or the call comes back to be run here."""
         if self.done():
             return
         self._pool.want(self)
         with self._condition:
-            self._condition.wait_for(lambda: self.done() or self._call is not None, timeout)
+            self._condition.wait_for(self._has_news, timeout)
         self._pool.run_returned(self)
 
 
 class NestedPool:
     """The pool that runs the current task, seen from inside the task."""
+
+    make_future = NestedFuture
 
     def __init__(self, lane: WorkerLane, link: socket.socket, workers: int) -> None:
         self._lane = lane
@@ -113,7 +118,7 @@ class NestedPool:
     ) -> NestedFuture:
         if self._listener is None:
             self._start_listener()
-        future = NestedFuture(self, next(self._numbers))
+        future = self.make_future(self, next(self._numbers))
         self._futures[future.number] = future
         try:
             self._lane.post_call(future.number, fn, args, kwargs)
