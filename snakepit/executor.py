@@ -469,8 +469,10 @@ def _checked_threads(profile: str, value: object, size: int) -> int:
                 f"threads_per_worker is for profile='thread'; with profile={profile!r} the number "
                 "of calls that run at once is max_workers"
             )
-        return 1
-    threads = THREADS_PER_WORKER if value is None else checked_count("threads_per_worker", value)
+        return 0
+    threads = (
+        THREADS_PER_WORKER if value is None else checked_count("threads_per_worker", value)
+    )
     lanes = lanes_for(size, threads)
     if lanes > MOST_LANES:
         raise ValueError(

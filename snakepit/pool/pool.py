@@ -85,7 +85,7 @@ class PoolConfig:
     name: str = "default"
     blas_threads: int | str | None = None
     graces: Graces = field(default_factory=Graces)
-    threads: int = 1  # that run calls in each worker
+    threads: int = 0  # that run calls in each worker; 0: its main thread does, one at a time
 
 
 def lanes_for(size: int, threads: int) -> int:
@@ -103,16 +103,15 @@ class ProcessPool:
     def __init__(self, config: PoolConfig) -> None:
         self.name = config.name
         self.size = config.size
-        self.threads = config.threads
-        self.capacity = config.size * config.threads  # calls that run at once
-        self.lanes = lanes_for(config.size, config.threads)
+        self.threads = max(1, config.threads)  # lanes of one worker
+        self.capacity = config.size * self.threads  # calls that run at once
+        self.lanes = lanes_for(config.size, self.threads)
         self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._config = config
         self._env = {
             **blas_environment(
-                SHARE if config.blas_threads is None and config.threads > 1
-                else config.blas_threads,
+                SHARE if config.blas_threads is None and config.threads else config.blas_threads,
                 config.size, {**os.environ, **config.env},
             ),
             **config.env,
@@ -136,7 +135,7 @@ class ProcessPool:
             usable_cpus(),
             SPIN_NS,
             config.name,
-            config.threads,
+            self.threads,
         )
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
@@ -435,7 +434,7 @@ class ProcessPool:
             max_tasks=self._config.recycling.max_tasks,
             worn_after=self._config.recycling.tasks_until_worn() or None,
             workers=self.capacity,
-            threads=self.threads,
+            threads=self._config.threads,
             run_id=run_ids.current(),
         )
         for each in range(lane, lane + self.threads):

@@ -46,7 +46,7 @@ class WorkerSpec:
     worn_after: int | None  # tasks after which it says that it needs a successor
     workers: int  # calls that the pool runs at once
     run_id: str
-    threads: int = 1  # that run tasks, on the lanes from `lane` on
+    threads: int = 0  # that run tasks, on the lanes from `lane` on; 0: the main thread alone does
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -74,7 +74,7 @@ def worker_main(spec: WorkerSpec) -> None:
     control = Control(spec.control.fd)
     channel = Channel(arena, spec.threshold, spec.patience, _careful_dumps)
     definitions = DefinitionReader(control, arena, pickle.loads)
-    if spec.threads > 1:
+    if spec.threads:
         from snakepit.worker.threads import Crew
 
         Crew(spec, control, arena, definitions).run()
