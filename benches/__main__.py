@@ -32,6 +32,7 @@ QUESTIONS = (
     "blocking",
     "payload",
     "pending",
+    "threads",
     "imports",
 )
 # Far more than a question takes: it ends a run in which even the limits inside the question did not

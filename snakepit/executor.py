@@ -119,8 +119,8 @@ class Executor(concurrent.futures.Executor):
     end: `snakepit.Graces` or a dict of its fields, in seconds.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
-    ran on it (of profile "thread": every call that did), with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
-    arguments that make no sense.
+    ran on it (of profile "thread": every call that did), with WorkerCrashedError, and is replaced.
+    Raises ValueError and TypeError for arguments that make no sense.
     """
 
     def __init__(
@@ -470,9 +470,7 @@ def _checked_threads(profile: str, value: object, size: int) -> int:
                 "of calls that run at once is max_workers"
             )
         return 0
-    threads = (
-        THREADS_PER_WORKER if value is None else checked_count("threads_per_worker", value)
-    )
+    threads = THREADS_PER_WORKER if value is None else checked_count("threads_per_worker", value)
     lanes = lanes_for(size, threads)
     if lanes > MOST_LANES:
         raise ValueError(

@@ -119,7 +119,7 @@ class Burial:
 
     def _epitaph(self, worker: Worker, task: Task, autopsy: Autopsy) -> Exception:
         where = f"worker {worker.lane} (pid {worker.pid}) of pool {self._pool.name!r}"
-        details = {
+        details: dict[str, Any] = {
             "worker": worker.lane,
             "pid": worker.pid,
             "exit_code": autopsy.exit_code,

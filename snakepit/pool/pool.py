@@ -112,7 +112,8 @@ class ProcessPool:
         self._env = {
             **blas_environment(
                 SHARE if config.blas_threads is None and config.threads else config.blas_threads,
-                config.size, {**os.environ, **config.env},
+                config.size,
+                {**os.environ, **config.env},
             ),
             **config.env,
         }

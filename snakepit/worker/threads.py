@@ -139,10 +139,11 @@ class Crew:
             with self._life:
                 if self._left == 0:
                     return
-            if any([lane.send_interrupt() for lane in self._lanes]):
-                pool = context.nested_pool()
-                if pool is not None:
-                    pool.stir()
+            # Each is asked: one signal may stand for several.
+            sent = [lane.send_interrupt() for lane in self._lanes]
+            pool = context.nested_pool()
+            if pool is not None and any(sent):
+                pool.stir()
 
 
 class _HoldingLock:

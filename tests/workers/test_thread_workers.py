@@ -345,7 +345,9 @@ def test_calls_of_all_threads_count_towards_the_limit(make: Make) -> None:
 
 def test_no_worker_runs_more_calls_than_it_may(make: Make) -> None:
     executor = make(1, 2, max_tasks_per_child=5)
-    pids = [future.result(60)[0] for future in [executor.submit(tasks.whereabouts) for _ in range(30)]]
+    pids = [
+        future.result(60)[0] for future in [executor.submit(tasks.whereabouts) for _ in range(30)]
+    ]
     assert max(pids.count(pid) for pid in pids) <= 5
     assert executor.lifecycle_stats().crashes == 0
 
