@@ -121,7 +121,9 @@ class ProcessPool:
         self._template: Template | None = None
         self._context: BaseContext
         if config.context is None:
-            self._template = Template(config.preload, self._env)
+            # What only workers of several threads need is imported once for all of them, too.
+            needs = ("snakepit.worker.threads",) if config.threads else ()
+            self._template = Template((*needs, *config.preload), self._env)
             self._context = TemplateContext(self._template)
         else:
             self._context = config.context

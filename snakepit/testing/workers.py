@@ -69,7 +69,8 @@ def crash(how: int | str = signal.SIGKILL) -> NoReturn:
     """End the process that calls this, a worker in whose task it stands, at once.
 
     `how`: a signal (its default action is restored first, which works in the main thread only), or
-    "exit" for exit status 1 without any clean-up. Raises ValueError for anything else, and for a signal that ends no process.
+    "exit" for exit status 1 without any clean-up. Raises ValueError for anything else, and for a
+    signal that ends no process.
     """
     if how == "exit":
         os._exit(1)
