@@ -147,6 +147,7 @@ def test_blas_gets_the_cpus_shared_out(make: Make, monkeypatch: pytest.MonkeyPat
 
 def test_interrupt_meets_its_task_alone(make: Make, gate: Any, log: Log) -> None:
     executor = make(1, 3, stop_grace={"flag": 0.01, "interrupt": 60.0})
+    executor.wait_ready(60)
     release = gate("release")
     others = [executor.submit(tasks.watch_for_interrupts, gate(str(n)), release) for n in range(2)]
     for number in range(2):
