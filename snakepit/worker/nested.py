@@ -123,7 +123,8 @@ class NestedPool:
         try:
             self._lane.post_call(future.number, fn, args, kwargs)
         except BaseException:
-            del self._futures[future.number]
+            # Interrupted after it was posted, it may have been answered already.
+            self._futures.pop(future.number, None)
             raise
         return future
 
