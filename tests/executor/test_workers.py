@@ -25,9 +25,7 @@ from . import tasks
 
 
 @pytest.mark.all_kinds
-def test_initializer_runs_in_every_worker(
-    kind: str, make: Make, gate: Any, log: tasks.Log
-) -> None:
+def test_initializer_runs_in_every_worker(kind: str, make: Make, gate: Any, log: tasks.Log) -> None:
     executor = make(2, initializer=log.add, initargs=("here",))
     release = gate("release")
     doors = [gate(f"started-{n}") for n in range(2)]
