@@ -120,10 +120,16 @@ def _threads_bar(what: str) -> Bar:
 
 def _local_bar(what: str, case: str) -> Bar:
     """Hold profile local against ThreadPoolExecutor, on a free-threaded build."""
-    gain = quotient(
+    measured = quotient(
         lambda results: results.at("threads", case, "threads"),
         lambda results: results.at("threads", case, "snakepit-local"),
     )
+
+    def gain(results: Results) -> float | None:
+        # Pure Python is measured there alone.
+        free_threaded = results.at("threads", "pure Python, 1 thread", "threads") is not None
+        return measured(results) if free_threaded else None
+
     return Bar(
         f"{what} of profile local vs ThreadPoolExecutor, on a free-threaded build",
         at_least(4, gain),
