@@ -23,6 +23,7 @@ _link: Any = None
 _workers = 0
 _pool: Any = None
 _making = threading.RLock()
+_lanes = threading.local()  # in a worker with several threads: the lane of each
 
 
 def enter(lane: WorkerLane, link: int, workers: int) -> None:
@@ -40,6 +41,19 @@ def enter_crew(home: WorkerLane, link: int, workers: int) -> None:
     """Make this process one whose tasks run on several threads, each on a lane of its own."""
     global _home, _link, _workers
     _home, _link, _workers = home, link, workers
+
+
+def enter_thread(lane: WorkerLane) -> None:
+    """Make `lane` the one on which the calling thread runs tasks, beside others of its process."""
+    _lanes.mine = lane
+
+
+def lane_here() -> WorkerLane | None:
+    """Return the lane that runs the calling thread's task; None outside a worker.
+
+    In a worker with one thread that is its only lane, whichever thread asks.
+    """
+    return _lane if _lane is not None else getattr(_lanes, "mine", None)
 
 
 def nested_pool() -> Any:

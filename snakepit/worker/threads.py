@@ -101,6 +101,7 @@ class Crew:
         """The body of each thread."""
         try:
             lane.attach()
+            context.enter_thread(lane)
             show_stack(lane.index, os.getpid())
             with self._life:
                 self._attached += 1

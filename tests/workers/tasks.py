@@ -26,6 +26,15 @@ def whereabouts(started: Gate | None = None, release: Gate | None = None) -> tup
     return os.getpid(), threading.get_ident()
 
 
+def claims_of_my_lane() -> tuple[int, bool]:
+    """Return the number of this thread's lane, and whether that runs a task of ours."""
+    from snakepit.worker.context import lane_here
+
+    lane = lane_here()
+    assert lane is not None
+    return lane.index, lane.claimed_ns <= time.monotonic_ns()
+
+
 def note_start() -> None:
     """As an initializer: remember the thread."""
     STARTS.append(threading.get_ident())

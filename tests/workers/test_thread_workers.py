@@ -118,6 +118,13 @@ def test_threads_share_the_modules_and_the_initializer_ran_once(make: Make, gate
     assert all(count == 1 and apart for _, count, apart in found)
 
 
+def test_each_thread_knows_its_lane(make: Make) -> None:
+    executor = make(1, 2)
+    found = results([executor.submit(tasks.claims_of_my_lane) for _ in range(20)])
+    assert {index for index, _ in found} <= {0, 1}
+    assert all(runs for _, runs in found)
+
+
 def test_failing_initializer_breaks_the_pool(make: Make) -> None:
     executor = make(1, 2, initializer=common.fail, initargs=(ValueError("no start"),))
     with pytest.raises(errors.PoolNotReadyError, match="no start"):
