@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -39,6 +40,11 @@ def make() -> Iterator[Make]:
     for executor in made:
         executor.terminate_workers()
         executor.shutdown()
+
+
+def state_of(thread: Path) -> str:
+    """Return the letter that the kernel gives the state of a thread in /proc."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def hold_all(executor: snakepit.Executor, gate: Any, count: int, release: Gate) -> list[Any]:
@@ -402,5 +408,8 @@ def test_stopped_process_is_told_from_a_busy_one(make: Make, gate: Any) -> None:
     executor.wait_ready(60)
     (pid,) = executor.worker_pids()
     os.kill(pid, signal.SIGSTOP)
+    # A thread that still ran would take the call, and it would fail with its process.
+    tasks_of_it = Path(f"/proc/{pid}/task")
+    wait_until(lambda: all(state_of(thread) == "T" for thread in tasks_of_it.iterdir()))
     assert executor.submit(common.square, 3).result(60) == 9
     assert executor.lifecycle_stats().stuck == 1
