@@ -35,6 +35,7 @@ QUESTIONS = (
     "pending",
     "affinity",
     "streams",
+    "threads",
     "imports",
     "session_store",
 )

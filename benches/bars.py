@@ -118,6 +118,34 @@ def _blocking_bar(case: str) -> Bar:
     return Bar(f"p99 of no-ops while {case}", at_most(5e-3, p99), (at_most(1e-3, p99),))
 
 
+def _threads_bar(what: str) -> Bar:
+    """Hold two threads of one worker against one."""
+    gain = quotient(
+        lambda results: results.at("threads", f"{what}, 1 thread", "snakepit-thread"),
+        lambda results: results.at("threads", f"{what}, 2 threads", "snakepit-thread"),
+    )
+    return Bar(f"{what}, 2 threads of a worker vs 1", at_least(1.7, gain), (at_least(1.9, gain),))
+
+
+def _local_bar(what: str, case: str) -> Bar:
+    """Hold profile local against ThreadPoolExecutor, on a free-threaded build."""
+    measured = quotient(
+        lambda results: results.at("threads", case, "threads"),
+        lambda results: results.at("threads", case, "snakepit-local"),
+    )
+
+    def gain(results: Results) -> float | None:
+        # Pure Python is measured there alone.
+        free_threaded = results.at("threads", "pure Python, 1 thread", "threads") is not None
+        return measured(results) if free_threaded else None
+
+    return Bar(
+        f"{what} of profile local vs ThreadPoolExecutor, on a free-threaded build",
+        at_least(4, gain),
+        (at_least(8, gain),),
+    )
+
+
 def _import_bar(statement: str) -> Bar:
     beyond = slower_import(statement)
     return Bar(
@@ -230,6 +258,10 @@ BARS = (
     _blocking_bar("a task computes"),
     _affinity_bar("hint"),
     _affinity_bar("strict"),
+    _threads_bar("pure Python"),
+    _threads_bar("numpy"),
+    _local_bar("no-op round trip, p50,", "no-op, there and back"),
+    _local_bar("no-op tasks a second", "no-ops, submitted then gathered"),
     _import_bar("import snakepit"),
     _import_bar("from snakepit import Executor"),
     _store_bar("create"),

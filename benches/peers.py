@@ -169,6 +169,30 @@ class SnakepitTools(Snakepit):
         self._pool.stop()
 
 
+class SnakepitThreads(Snakepit):
+    """The same with one worker of as many threads as the others have workers."""
+
+    key = "snakepit-thread"
+    label = "Snakepit, profile thread"
+
+    def start(self, workers: int, preload: Sequence[str] = ()) -> None:
+        snakepit = importlib.import_module("snakepit")
+        self._executor = snakepit.Executor(
+            1, profile="thread", threads_per_worker=workers, preload=tuple(preload)
+        )
+
+
+class SnakepitLocal(Snakepit):
+    """The same with threads of the caller's own process."""
+
+    key = "snakepit-local"
+    label = "Snakepit, profile local"
+
+    def start(self, workers: int, preload: Sequence[str] = ()) -> None:
+        snakepit = importlib.import_module("snakepit")
+        self._executor = snakepit.Executor(workers, profile="local")
+
+
 class ForkserverPPE(ExecutorPeer):
     """ProcessPoolExecutor over forkserver: the peer that the bars are held against."""
 
@@ -415,6 +439,8 @@ PEERS: dict[str, type[Peer]] = {
     for peer in (
         Snakepit,
         SnakepitTools,
+        SnakepitThreads,
+        SnakepitLocal,
         ForkserverPPE,
         SpawnPPE,
         ForkPPE,
@@ -431,7 +457,7 @@ PEERS: dict[str, type[Peer]] = {
 
 def unavailable(key: str) -> str | None:
     """Return why a peer cannot be measured here, or None if it can."""
-    if key in (Snakepit.key, SnakepitTools.key):
+    if issubclass(PEERS[key], Snakepit):
         try:
             importlib.import_module("snakepit").Executor  # noqa: B018
         except Exception as error:  # a checkout that was not built fails in many ways

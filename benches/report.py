@@ -178,6 +178,20 @@ TABLES = (
         ratios=False,
     ),
     Table(
+        "threads",
+        "Threads: time of a piece of work on one and on two, and a no-op beside ThreadPoolExecutor",
+        _columns(
+            "pure Python, 1 thread",
+            "pure Python, 2 threads",
+            "numpy, 1 thread",
+            "numpy, 2 threads",
+            "no-op, there and back",
+            "no-ops, submitted then gathered",
+        ),
+        ratios=False,
+        remark="Pure Python is measured on free-threaded builds alone.",
+    ),
+    Table(
         "imports",
         "Import, in a fresh interpreter",
         _columns("import"),

@@ -92,7 +92,9 @@ class Executor(concurrent.futures.Executor):
     """Runs calls in a pool of warm workers; takes the place of ProcessPoolExecutor.
 
     `max_workers`: number of workers, 1 to 1000; None: the CPUs that this process may use.
-    `profile`: "process", or "local" for threads of this process.
+    `profile`: "process": each worker is a process that runs one call at a time; "thread": each is a
+    process of `threads_per_worker` threads (by default 10) that runs as many at once, for
+    free-threaded Python and for calls that release the GIL; "local": threads of this process.
     `start_method`: "template" (the default on Linux: forked from a clean process that imported
     `preload`), "forkserver", "spawn" or "fork"; `mp_context`, a multiprocessing context, decides it
     instead.
@@ -122,15 +124,16 @@ class Executor(concurrent.futures.Executor):
     needed and gone with the pool.
 
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
-    ran on it, with WorkerCrashedError, and is replaced. Raises ValueError and TypeError for
-    arguments that make no sense.
+    ran on it (of profile "thread": every call that did), with WorkerCrashedError, and is replaced.
+    Raises ValueError and TypeError for arguments that make no sense.
     """
 
     def __init__(
         self,
         max_workers: int | None = None,
         *,
-        profile: Literal["process", "local"] = "process",
+        profile: Literal["process", "thread", "local"] = "process",
+        threads_per_worker: int | None = None,
         mp_context: BaseContext | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
@@ -175,6 +178,7 @@ class Executor(concurrent.futures.Executor):
             start_timeout=start_timeout,
             blas_threads=blas_threads,
             session_store=session_store,
+            threads_per_worker=threads_per_worker,
         )
         self._max_workers = size
         self._terms = Terms(cancel_running=cancel_running)
@@ -476,7 +480,7 @@ def start_map(
     run = MapRun(
         submit_chunk,
         iterables,
-        workers=pool.size,
+        workers=pool.capacity,
         chunksize=chunksize,
         buffersize=buffersize,
         ordered=ordered,

@@ -46,7 +46,7 @@ GIL_BEFORE_IMPORT = gil_is_enabled()
 import snakepit  # noqa: E402 - the state of the GIL before this import is what is compared
 
 from .executor.tasks import Gate, Log  # noqa: E402
-from .support import KINDS, own_processes  # noqa: E402
+from .support import new_executor, own_processes  # noqa: E402
 
 try:
     import hypothesis
@@ -71,8 +71,8 @@ else:
     # Its lock, a semaphore of multiprocessing, is made at the first bar and kept.
     tqdm.tqdm.get_lock()  # type: ignore[no-untyped-call]
 
-CHEAP_KINDS = ("template", "local")
-ALL_KINDS = ("template", "local", "fork", "forkserver", "spawn")
+CHEAP_KINDS = ("template", "thread", "local")
+ALL_KINDS = ("template", "thread", "local", "fork", "forkserver", "spawn")
 HANG_LIMIT = 150.0
 SLOW_HANG_LIMIT = 280.0
 
@@ -93,7 +93,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "slow: takes minutes; runs with --slow only",
-        "processes: runs with executors of worker processes, not with profile='local'",
+        "processes: runs with executors whose workers are processes of one call each, not with "
+        "profile='local'; with --all-kinds also with profile='thread' and one thread in each",
+        "main_thread: promises what only calls in the main thread of a worker can be promised",
         "all_kinds: runs with every start method, not only with the quick kinds",
     ):
         config.addinivalue_line("markers", line)
@@ -115,9 +117,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     everything = "all_kinds" in marks or metafunc.config.getoption("--all-kinds")
     kinds = ALL_KINDS if everything else CHEAP_KINDS
-    metafunc.parametrize(
-        "kind", [kind for kind in kinds if kind != "local" or "processes" not in marks]
-    )
+    without = {"local"} if "processes" in marks else set()
+    if "main_thread" in marks or (
+        "processes" in marks and not metafunc.config.getoption("--all-kinds")
+    ):
+        without.add("thread")
+    metafunc.parametrize("kind", [kind for kind in kinds if kind not in without])
 
 
 # The GIL of free-threaded builds
@@ -359,7 +364,9 @@ def make(kind: str, request: pytest.FixtureRequest) -> Iterator[Make]:
     made: list[snakepit.Executor] = []
 
     def make_executor(max_workers: int | None = 2, **options: Any) -> snakepit.Executor:
-        executor = snakepit.Executor(max_workers, **{**KINDS[kind], **options})
+        if kind == "thread" and request.node.get_closest_marker("processes"):
+            options.setdefault("threads_per_worker", 1)
+        executor = new_executor(kind, max_workers, **options)
         made.append(executor)
         return executor
 

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import snakepit
+from snakepit.resources import usable_cpus
 
 LONG = 60.0
 """Seconds after which a wait counts as a hang; nothing is expected to take that long."""
@@ -34,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "fork": {"start_method": "fork"},
     "forkserver": {"start_method": "forkserver"},
     "spawn": {"start_method": "spawn"},
+    "thread": {"profile": "thread"},
     "local": {"profile": "local"},
 }
 """What to pass to `Executor` for each kind of executor."""
@@ -56,9 +58,15 @@ def results(futures: Iterable[Future[Any]], timeout: float = LONG) -> list[Any]:
     return [future.result(timeout) for future in futures]
 
 
-def new_executor(kind: str, max_workers: int = 2, **options: Any) -> snakepit.Executor:
-    """Make an executor of `kind` that no fixture holds: the test ends it itself."""
-    return snakepit.Executor(max_workers, **KINDS[kind], **options)
+def new_executor(kind: str, max_workers: int | None = 2, **options: Any) -> snakepit.Executor:
+    """Make an executor of `kind` that no fixture holds: the test ends it itself.
+
+    It runs `max_workers` calls at once. Of kind "thread", it does so on the threads of one worker.
+    """
+    options = {**KINDS[kind], **options}
+    if kind == "thread" and "threads_per_worker" not in options:
+        options["threads_per_worker"], max_workers = max_workers or usable_cpus(), 1
+    return snakepit.Executor(max_workers, **options)
 
 
 # The process table

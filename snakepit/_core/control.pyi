@@ -13,4 +13,5 @@ def create_control(
     cpus: int,
     spin_limit_ns: int,
     name: str = "",
+    threads: int = 1,
 ) -> Control: ...

@@ -120,14 +120,17 @@ cdef class Control:
 
 def create_control(
     int lanes, int slots, int mail, int definitions, int inline_bytes, int cpus, int spin_limit_ns,
-    str name="",
+    str name="", int threads=1,
 ) -> Control:
     """Create the control block of a new pool.
 
     `lanes`: most threads that may claim tasks at once; `slots`: calls in shared memory at once (a power of two);
     `mail`: slots for messages of workers; `inline_bytes`: the most payload bytes that a slot carries itself;
-    `name`: the pool's, for those who look at it from outside.
+    `name`: the pool's, for those who look at it from outside; `threads`: lanes of one worker, of which `lanes` is a
+    multiple.
     """
+    if not 1 <= threads <= lanes or lanes % threads:
+        raise ValueError(f"{lanes} lanes cannot be shared out to workers of {threads} each")
     if not 1 <= lanes <= MAX_LANES:
         raise ValueError(f"a pool can have 1 to {MAX_LANES} workers, not {lanes}")
     cdef uint64_t stride = (inline_bytes + 63) & ~63
@@ -166,6 +169,7 @@ def create_control(
     header.created_ns = now_ns()
     write_name(header.pool_name, name)
     header.cpus = cpus
+    header.threads = threads
     header.spin_limit_ns = spin_limit_ns
     for i in range(PRIORITIES):
         header.queues[i].cells = cells_at + i * ring * 8

@@ -30,5 +30,6 @@ cdef class DefinitionReader:
     cdef Arena arena
     cdef dict known                     # number -> (epoch, object)
     cdef object load                    # bytes -> object
+    cdef object lock                    # decides which of two threads' objects is kept
 
     cdef object get(self, uint32_t number, uint32_t epoch)

@@ -4,6 +4,8 @@
 A worker looks a number up when it first meets it, so a replacement knows every function without being told. Numbers are
 reused, each time with a new epoch; a cached object of an older epoch is stale.
 """
+import threading
+
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
@@ -76,6 +78,8 @@ cdef class DefinitionReader:
         self.arena = arena
         self.load = load
         self.known = {}
+        # Re-entrant: what drops out of `known` may run a finaliser.
+        self.lock = threading.RLock()
 
     cdef object get(self, uint32_t number, uint32_t epoch):
         cdef Definition *entry
@@ -86,7 +90,13 @@ cdef class DefinitionReader:
         if load32(&entry.epoch) != epoch:
             raise LookupError(f"definition {number} of epoch {epoch} was replaced while a task named it")
         loaded = self.load(PyBytes_FromStringAndSize(self.arena.address_of(entry.segment), entry.length))
-        self.known[number] = (epoch, loaded)
+        # Not loaded under the lock: it may import a module, for which another thread waits that needs a definition.
+        # Of two threads that load the same, both shall use one object, whose state may matter.
+        with self.lock:
+            previous = self.known.get(number)
+            if previous is not None and (<tuple>previous)[0] == epoch:
+                return (<tuple>previous)[1]
+            self.known[number] = (epoch, loaded)
         return loaded
 
     def find(self, int number, int epoch) -> object:

@@ -114,6 +114,7 @@ cdef class Inspector:
             "age": (now_ns() - header.created_ns) * 1e-9,
             "queued": queued,
             "closing": load32(&header.closing) != 0,
+            "threads": max(1, header.threads),
         }
 
     def lane(self, uint32_t index) -> dict | None:
@@ -220,7 +221,10 @@ cdef class Inspector:
         number = add32(&page.asked, 1) + 1
         if number == 0:
             number = add32(&page.asked, 1) + 1
-        wake(&page.asked, WAKE_ALL)
+        # Whoever answers for the lane sleeps on the page of its worker's first.
+        page = &(<StackPage *>self.asking)[min(page.server, self.n_lanes - 1)]
+        add32(&page.rung, 1)
+        wake(&page.rung, WAKE_ALL)
         return number
 
     def await_stack(self, uint32_t index, uint32_t number, double timeout) -> tuple[int, bytes] | None:

@@ -1,4 +1,5 @@
 # cython: language_level=3
+from libc.stdint cimport uint32_t
 
 
 cdef extern from "pthread.h" nogil:
@@ -28,11 +29,12 @@ cdef class Runner:
                                         # mutex
     cdef int holds                      # sections that must not be broken, under way
     cdef bint owed                      # an interrupt came during one
+    cdef uint32_t *word                 # of a worker's thread: the stop word of the task that it runs, or NULL
     cdef readonly bint left_behind      # replaced by another thread: it ends with its task
     cdef public object replace          # starts the thread that takes its place
 
     cdef void send(self) noexcept
-    cdef void withdraw(self) noexcept
+    cdef bint withdraw(self) noexcept
 
 
 cdef void hold() noexcept

@@ -14,6 +14,8 @@ Three rules make that safe:
 """
 from cpython.pystate cimport PyThreadState_Get
 
+from snakepit._core.atomics cimport load32
+from snakepit._core.layout cimport STOP_MASK
 from snakepit._core.task cimport Task
 
 from snakepit.errors import TaskInterrupt
@@ -49,6 +51,7 @@ cdef class Runner:
         self.ident = PyThread_get_thread_ident()
         self.state = <size_t>PyThreadState_Get()
         self.top = NULL
+        self.word = NULL
         set_runner(<void *>self)
 
     def __dealloc__(self):
@@ -70,12 +73,15 @@ cdef class Runner:
             PyThreadState_SetAsyncExc(self.ident, <void *>interrupt)
         mutex_unlock(&self.mutex)
 
-    cdef void withdraw(self) noexcept:
-        """Take back what was sent and not raised yet."""
+    cdef bint withdraw(self) noexcept:
+        """Take back what was sent and not raised yet, in the thread itself; False when it was raised."""
+        cdef bint pending
         mutex_lock(&self.mutex)
+        pending = self.owed or is_pending()
         self.owed = False
         PyThreadState_SetAsyncExc(self.ident, NULL)
         mutex_unlock(&self.mutex)
+        return pending
 
 
 cdef void hold() noexcept:
@@ -133,6 +139,11 @@ def session_of_task() -> int:
     return (<Task>runner.top).session if runner.top != NULL else 0
 
 
+def interrupt_owed() -> bool:
+    """Whether an interrupt of this thread waits for the end of what holds it."""
+    return get_runner() != NULL and (<Runner>get_runner()).owed
+
+
 def stop_requested() -> bool:
     """Whether the task that this thread runs, or one that waits for it here, was asked to stop."""
     cdef Runner runner
@@ -140,6 +151,8 @@ def stop_requested() -> bool:
     if get_runner() == NULL:
         return False
     runner = <Runner>get_runner()
+    if runner.word != NULL and load32(runner.word) & STOP_MASK:
+        return True
     # Only this thread changes the chain, so it may read it without the mutex.
     at = runner.top
     while at != NULL:

@@ -19,7 +19,7 @@ from snakepit._core.atomics cimport (
 )
 from snakepit._core.channel cimport Channel
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, count_bits, lowest_bit, set_bit, test_bit
+from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.layout cimport (
     CALL, CALLED, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
@@ -169,8 +169,8 @@ cdef class WorkerLane:
             order = load32(&self.me.retire)
             if order == ORDER_RETIRE:
                 # Whoever takes a place that was ours need not wait for our burial. A spare that is not wanted any more
-                # had none.
-                if self.me.completed:
+                # had none. Of a worker of several threads, the owner has given the places away when it told us.
+                if self.me.completed and self.control.header.threads <= 1:
                     self.hand_over()
                 return RETIRE
             if order == ORDER_EXCHANGE:
@@ -309,7 +309,9 @@ cdef class WorkerLane:
     cdef void wake_another(self) noexcept nogil:
         """Have a sleeping lane look for work, if there is one."""
         cdef Header *header = self.control.header
-        cdef uint32_t other = lowest_bit(header.sleeping, self.control.n_lanes)
+        cdef uint32_t other = idlest_sleeper(
+            header.sleeping, header.running, header.searching, self.control.n_lanes, header.threads
+        )
         if other < self.control.n_lanes and clear_bit(header.sleeping, other):
             point(LANE_CHOSE)
             set_bit(header.searching, other)
@@ -438,6 +440,11 @@ cdef class WorkerLane:
             self.inside = False
             if (add32(word, RETURNED) & STOP_MASK) >= STOP_INTERRUPT:
                 self.await_signal()
+
+    @property
+    def alone(self) -> bool:
+        """Whether this lane is its process's only one: what the process does, it does for its task."""
+        return True
 
     def interrupt(self, _number, _frame):
         """The handler of the interrupting signal; raises TaskInterrupt once a task, and only inside its function."""
@@ -633,12 +640,13 @@ cdef class WorkerLane:
     def drop_read_answers(self):
         """Let go of shared arrays whose answers the owner has read."""
         cdef uint64_t done
-        still = []
-        for slot, generation, shared in self.kept:
+        # In place, by steps that are whole each: other threads of a task post, and so add, at any time.
+        for _ in range(len(self.kept)):
+            entry = self.kept.pop(0)
+            slot, generation, _shared = entry
             done = claim_word(generation, self.index, POSTED if slot >= self.control.n_slots else DONE)
             if load64(&self.control.slots[<uint32_t>slot].claim) == done:
-                still.append((slot, generation, shared))
-        self.kept = still
+                self.kept.append(entry)
 
     @property
     def asker(self):

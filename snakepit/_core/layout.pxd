@@ -130,7 +130,8 @@ cdef struct Header:
     uint32_t done                       # 0, or slot index + 1 of the newest
     uint32_t armed                      # 0, or which bell a worker has to ring when it makes the list non-empty
     uint32_t bells[3]                   # [1] the collector thread sleeps on, [2] a waiting caller sleeps on
-    uint32_t _pad2[11]
+    uint32_t threads                    # lanes of one worker: it owns a block of so many, from a multiple of it on
+    uint32_t _pad2[10]
     uint64_t searching[BITMAP_WORDS]    # lanes that spin for work or are being woken for it
     uint64_t sleeping[BITMAP_WORDS]     # lanes that sleep and must be woken
     uint64_t drowsy[BITMAP_WORDS]       # of these, lanes that look up by themselves within `DROWSY_NS`
@@ -208,7 +209,9 @@ cdef struct StackPage:
     uint32_t length                     # bytes of text
     uint32_t flags                      # SP_STACK_* of stacks.h
     int32_t pid                         # of the worker that answers; 0: none does
-    uint64_t _pad[5]
+    uint32_t server                     # the lane on whose page's word that worker sleeps ...
+    uint32_t rung                       # ... futex word: grows with every request to any of its lanes
+    uint64_t _pad[4]
     char text[STACK_BYTES - 64]
 
 

@@ -8,6 +8,10 @@ own worker's end, and none is ever run beside the configured number.
 
     spare   HOLD -----CAS by who leaves, or by the owner-----> SERVE
     worker  SERVE --owner, CAS--> EXCHANGE --the lane--> gone, or SERVE if no spare was left
+
+A worker of several threads has a block of lanes, that begins at a multiple of their number. It is known by the first of
+them; what is told it here is told all its lanes, and each exchanges when it comes round, with any lane of a spare. So
+the number of lanes that serve stays the same here, too, while a worker may serve with a part of its lanes for a time.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -15,8 +19,8 @@ from snakepit._core.atomics cimport cas32, fence, load32, load64, now_ns, store3
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, lowest_bit
 from snakepit._core.layout cimport (
-    LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE,
-    PRIORITIES, Lane,
+    LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, MAX_LANES, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE,
+    ORDER_SERVE, PRIORITIES, Lane,
 )
 from snakepit._core.queue cimport ring_length
 
@@ -24,6 +28,21 @@ from snakepit._core.queue cimport ring_length
 cdef class Roster:
     def __init__(self, Control control):
         self.control = control
+        self.threads = max(1, control.header.threads)
+
+    cdef Lane *first_of(self, uint32_t lane) noexcept nogil:
+        """The first lane of the worker to which this one belongs."""
+        return &self.control.lanes[lane - lane % self.threads]
+
+    cdef bint swap_orders(self, uint32_t lane, uint32_t old, uint32_t new) noexcept:
+        """Give each lane of a worker that stands under one order another; whether there was any."""
+        cdef Lane *first = self.first_of(lane)
+        cdef bint some = False
+        cdef uint32_t i
+        for i in range(self.threads):
+            if cas32(&first[i].retire, old, new):
+                some = True
+        return some
 
     def census(self) -> tuple[int, int]:
         """How many lanes serve or are starting to, and how many are held as spares."""
@@ -37,68 +56,151 @@ cdef class Roster:
                     serving += 1
         return serving, held
 
+    def serving(self, uint32_t lane) -> int:
+        """How many lanes of a worker serve or are starting to."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i, state, count = 0
+        for i in range(self.threads):
+            state = load32(&first[i].state)
+            if (state == LANE_STARTING or state == LANE_READY) and load32(&first[i].retire) != ORDER_HOLD:
+                count += 1
+        return count
+
+    def held(self, uint32_t lane) -> int:
+        """How many lanes of a worker are spare."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i, count = 0
+        for i in range(self.threads):
+            if load32(&first[i].retire) == ORDER_HOLD:
+                count += 1
+        return count
+
     def serves(self, uint32_t lane) -> bool:
-        """Whether the lane is ready and takes tasks."""
-        return (load32(&self.control.lanes[lane].state) == LANE_READY
-                and load32(&self.control.lanes[lane].retire) != ORDER_HOLD)
+        """Whether the worker is ready and takes tasks, on any of its lanes."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            if load32(&first[i].state) == LANE_READY and load32(&first[i].retire) != ORDER_HOLD:
+                return True
+        return False
 
     def holds(self, uint32_t lane) -> bool:
-        """Whether the lane is a spare."""
-        return load32(&self.control.lanes[lane].retire) == ORDER_HOLD
+        """Whether the worker is a spare that serves nowhere."""
+        return self.held(lane) == self.threads
 
     def has_left(self, uint32_t lane) -> bool:
-        """Whether the lane has run its last task."""
-        return load32(&self.control.lanes[lane].state) == LANE_RETIRING
+        """Whether every lane of the worker has run its last task."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            if load32(&first[i].state) != LANE_RETIRING:
+                return False
+        return True
 
     def hold(self, uint32_t lane) -> None:
-        """Make the lane of a worker that has not started yet a spare."""
-        store32(&self.control.lanes[lane].retire, ORDER_HOLD)
+        """Make a worker that has not started yet a spare."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            store32(&first[i].retire, ORDER_HOLD)
 
     def vacate(self, uint32_t lane) -> None:
-        """Take back a lane whose worker could not be started."""
-        store32(&self.control.lanes[lane].retire, ORDER_SERVE)
-        store32(&self.control.lanes[lane].state, LANE_VACANT)
+        """Take back the lanes of a worker that could not be started."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            store32(&first[i].retire, ORDER_SERVE)
+            store32(&first[i].state, LANE_VACANT)
 
-    def let_in(self, uint32_t lane) -> bool:
-        """Let a spare serve; False if it does already."""
-        if not cas32(&self.control.lanes[lane].retire, ORDER_HOLD, ORDER_SERVE):
-            return False
-        self.ring(lane)
-        return True
+    def let_in(self, uint32_t lane, uint32_t most=MAX_LANES) -> int:
+        """Let a spare serve, on at most so many lanes; returns on how many it does so now and did not before."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i, count = 0
+        for i in range(self.threads):
+            if count == most:
+                break
+            if cas32(&first[i].retire, ORDER_HOLD, ORDER_SERVE):
+                count += 1
+        if count:
+            self.ring(lane)
+        return count
 
     def send_away(self, uint32_t lane) -> bool:
-        """End a spare that nobody needs; False if it serves by now."""
-        if not cas32(&self.control.lanes[lane].retire, ORDER_HOLD, ORDER_RETIRE):
-            return False
+        """End a spare that nobody needs; False if it serves by now, on whatever lanes."""
+        cdef bint told = self.swap_orders(lane, ORDER_HOLD, ORDER_RETIRE)
+        if told:
+            self.ring(lane)
+        return told and not self.may_serve(lane)
+
+    def may_serve(self, uint32_t lane) -> bool:
+        """Whether any lane of the worker was not told to end."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            if load32(&first[i].retire) != ORDER_RETIRE:
+                return True
+        return False
+
+    def retire(self, uint32_t lane) -> None:
+        """Tell a worker to end after the tasks that it runs; nothing else is true of it from here on."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            store32(&first[i].retire, ORDER_RETIRE)
         self.ring(lane)
-        return True
 
     def offer(self, uint32_t lane) -> bool:
-        """Tell a lane that serves to end as soon as a spare takes over; False if it serves no more."""
-        if (not cas32(&self.control.lanes[lane].retire, ORDER_SERVE, ORDER_EXCHANGE)
-                and load32(&self.control.lanes[lane].retire) != ORDER_EXCHANGE):
-            return False
-        self.ring(lane)
-        return True
+        """Tell a worker that serves to end as soon as a spare takes over; False if it serves no more."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        cdef bint some = self.swap_orders(lane, ORDER_SERVE, ORDER_EXCHANGE)
+        for i in range(self.threads):
+            some = some or load32(&first[i].retire) == ORDER_EXCHANGE
+        if some:
+            self.ring(lane)
+        return some
 
     def ring(self, uint32_t lane) -> None:
-        """Wake a lane, asleep or about to sleep, to look around; `heartbeat` shows whether it did."""
+        """Wake a worker's lanes, asleep or about to sleep, to look around; `heartbeat` shows whether they did."""
+        cdef uint32_t first = lane - lane % self.threads
+        cdef uint32_t i
         fence()
-        clear_bit(self.control.header.sleeping, lane)
-        store32(&self.control.lanes[lane].wake, 1)
-        wake(&self.control.lanes[lane].wake, 1)
+        for i in range(first, first + self.threads):
+            clear_bit(self.control.header.sleeping, i)
+            store32(&self.control.lanes[i].wake, 1)
+            wake(&self.control.lanes[i].wake, 1)
 
     def heartbeat(self, uint32_t lane) -> int:
-        """When the lane's loop last came round, in monotonic nanoseconds; 0 before it is ready."""
+        """When this lane's loop last came round, in monotonic nanoseconds; 0 before it is ready."""
         return self.control.lanes[lane].heartbeat_ns
 
     def completed(self, uint32_t lane) -> int:
-        """How many tasks the lane's worker has completed."""
-        return self.control.lanes[lane].completed
+        """How many tasks the worker has completed."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint64_t total = 0
+        cdef uint32_t i
+        for i in range(self.threads):
+            total += first[i].completed
+        return total
+
+    def running(self, uint32_t lane) -> int:
+        """How many tasks the worker runs."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i, count = 0
+        for i in range(self.threads):
+            if load64(&first[i].claimed):
+                count += 1
+        return count
 
     def running_since(self, uint32_t lane) -> int:
-        """When the lane's running task started, in monotonic nanoseconds; 0 when it runs none."""
-        return self.control.lanes[lane].started_ns if load64(&self.control.lanes[lane].claimed) else 0
+        """When the oldest task that the worker runs started, in monotonic nanoseconds; 0 when it runs none."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint64_t oldest = 0
+        cdef uint32_t i
+        for i in range(self.threads):
+            if load64(&first[i].claimed) and (oldest == 0 or first[i].started_ns < oldest):
+                oldest = first[i].started_ns
+        return oldest
 
     def overdue(self, uint64_t grace_ns) -> tuple[list[int], list[int]]:
         """Lanes to look after: (idle though there is work for them, running one task for longer than the grace time).

@@ -22,7 +22,7 @@ from snakepit._core.bindings cimport ANYWHERE, AT_HOME, WORKER_LOST, Bindings
 from snakepit._core.channel cimport Channel
 from snakepit._core.completions cimport THREAD_BELL, Completions
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport Histogram, clear_bit, count_bits, lowest_bit, set_bit, test_bit
+from snakepit._core.counters cimport Histogram, clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
     CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_STARTING, MAIL_ASK, NOBODY, PRIORITIES, QUEUED, RUNNING,
@@ -453,7 +453,7 @@ cdef class Scheduler(Completions):
         cdef int i
         # Pairs with the fence of a lane that goes to sleep: it sees the task or we see its bit.
         fence()
-        index = lowest_bit(header.sleeping, lanes)
+        index = idlest_sleeper(header.sleeping, header.running, header.searching, lanes, header.threads)
         if index >= lanes:
             return
         # Waking costs more than a short task takes: while lanes run those, a lane that dozes is soon enough.
@@ -472,7 +472,7 @@ cdef class Scheduler(Completions):
                 store32(&self.control.lanes[index].wake, 1)
                 wake(&self.control.lanes[index].wake, 1)
                 searching += 1
-            index = lowest_bit(header.sleeping, lanes)
+            index = idlest_sleeper(header.sleeping, header.running, header.searching, lanes, header.threads)
 
     cdef void refill(self) noexcept:
         """Move pending tasks into free slots. Under the mutex."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core import stacks
@@ -21,6 +22,7 @@ __all__ = ["dump_pool", "dump_process", "parse_stack"]
 
 STACK_PATIENCE = 2.0  # seconds that all workers together may take to show their stacks
 _GLANCE = 0.05  # seconds between two looks whether a worker that does not answer still runs
+_OUTERMOST = ("worker_main", "Crew._serve")
 _WORKER_FOLDER = os.path.join("snakepit", "worker", "")
 
 
@@ -56,6 +58,7 @@ def dump_process(
 
 def _dump_block(inspector: Inspector, with_stacks: bool, timeout: float) -> PoolReport:
     facts = inspector.pool()
+    threads = facts["threads"]
     until = time.monotonic() + timeout
     # All are asked before the first answer is waited for.
     asked = {}
@@ -68,15 +71,23 @@ def _dump_block(inspector: Inspector, with_stacks: bool, timeout: float) -> Pool
     for lane in range(inspector.n_lanes):
         seen = inspector.lane(lane)
         if seen is not None:
-            workers.append(_worker(inspector, seen, asked.get(lane, 0), with_stacks, until))
+            report = _worker(inspector, seen, asked.get(lane, 0), with_stacks, until)
+            if threads > 1:
+                report = replace(
+                    report,
+                    worker=lane - lane % threads,
+                    thread=f"pid {report.pid or '?'}, thread {lane % threads + 1} of {threads}",
+                )
+            workers.append(report)
     return PoolReport(
         name=facts["name"],
         owner_pid=facts["owner_pid"],
-        profile="process",
+        profile="process" if threads == 1 else "thread",
         age=facts["age"],
         queued=facts["queued"],
         closing=facts["closing"],
         workers=tuple(workers),
+        threads=threads,
     )
 
 
@@ -189,7 +200,7 @@ def parse_stack(text: bytes) -> list[Frame]:
 def user_frames(frames: list[Frame]) -> tuple[Frame, ...]:
     """Return the frames without the worker's own at the outer end, which are always the same."""
     for at in range(len(frames) - 1, -1, -1):
-        if frames[at].function == "worker_main" and _WORKER_FOLDER in frames[at].file:
+        if frames[at].function in _OUTERMOST and _WORKER_FOLDER in frames[at].file:
             end = at
             while end > 0 and _WORKER_FOLDER in frames[end - 1].file:
                 end -= 1

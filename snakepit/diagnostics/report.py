@@ -77,7 +77,7 @@ class WorkerReport:
     stack: tuple[Frame, ...] = ()
     no_stack: str | None = None
     inexact: bool = False
-    thread: str | None = None  # its name, in a pool of threads
+    thread: str | None = None  # which one, in a pool whose workers are threads or have several
 
     def lines(self) -> list[str]:
         """Return the text, line by line."""
@@ -105,6 +105,13 @@ class PoolReport:
     queued: int
     closing: bool
     workers: tuple[WorkerReport, ...] = field(default=())
+    threads: int = 1  # of profile "thread": how many in each worker, each with a report of its own
+
+    def _count(self) -> str:
+        if self.threads == 1:
+            return f"{len(self.workers)} workers"
+        workers = len({worker.worker for worker in self.workers})
+        return f"{workers} workers of {self.threads} threads"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain values, such as JSON holds."""
@@ -116,7 +123,7 @@ class PoolReport:
         closing = ", shutting down" if self.closing else ""
         lines = [
             f"pool {self.name!r} of process {self.owner_pid}{age}{closing}: "
-            f"{len(self.workers)} workers, {running} running, {self.queued} queued"
+            f"{self._count()}, {running} running, {self.queued} queued"
         ]
         for worker in self.workers:
             lines.extend(worker.lines())

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.burial import empty_lane
@@ -50,16 +51,19 @@ class Burial:
         self._step(worker, lambda: registry.release(worker.row))
         info = self._step(worker, lambda: self._pool.scheduler.lane_info(worker.lane)) or {}
         served = worker.ready or info.get("state") in ("ready", "retiring")
-        lost = self._step(worker, lambda: empty_lane(self._pool.scheduler, worker.lane))
+        lost = self._empty_lanes(worker)
         autopsy = self._step(worker, lambda: self._examine(worker, served, lost)) or Autopsy(
             exit_code=worker.exit_code, signal=signal_name(worker.exit_code)
         )
-        if lost is not None:
-            self._step(worker, lambda: self._fail(worker, lost, autopsy))
-        for task in self._step(worker, lambda: self._pool.asks.forget(worker.lane)) or ():
-            self._fail(worker, task, autopsy)
-        self._step(worker, lambda: self._count(worker, served, info.get("completed", 0), autopsy))
-        self._step(worker, lambda: self._pool.affinity.lane_buried(worker.lane))
+        for task in lost:
+            self._step(worker, partial(self._fail, worker, task, autopsy))
+        for lane in worker.lanes:
+            for task in self._step(worker, partial(self._pool.asks.forget, lane)) or ():
+                self._fail(worker, task, autopsy)
+        completed = self._step(worker, lambda: self._pool.roster.completed(worker.lane)) or 0
+        self._step(worker, lambda: self._count(worker, served, completed, autopsy))
+        for lane in worker.lanes:
+            self._step(worker, partial(self._pool.affinity.lane_buried, lane))
         self._step(worker, lambda: self._pool.nested.forget(worker.lane))
         if (streams := self._pool.streams) is not None:
             self._step(worker, lambda: streams.rings.entrust(worker.client))
@@ -78,7 +82,15 @@ class Burial:
             )  # fmt: skip
             return None
 
-    def _examine(self, worker: Worker, served: bool, lost: Task | None) -> Autopsy:
+    def _empty_lanes(self, worker: Worker) -> list[Task]:
+        """Take back what the worker's lanes held; returns the tasks that they ran."""
+        found = [
+            self._step(worker, partial(empty_lane, self._pool.scheduler, lane))
+            for lane in worker.lanes
+        ]
+        return [task for task in found if task is not None]
+
+    def _examine(self, worker: Worker, served: bool, lost: list[Task]) -> Autopsy:
         code = worker.exit_code
         ours = code is not None and -code in worker.sent
         oom: tuple[bool | None, str]
@@ -92,7 +104,7 @@ class Burial:
         return Autopsy(
             exit_code=code,
             signal=signal_name(code),
-            phase="running" if lost is not None else "idle" if served else "starting",
+            phase="running" if lost else "idle" if served else "starting",
             ended_by_pool=self._reason(worker) if ours else None,
             oom_killed=oom[0],
             oom_evidence=oom[1],
@@ -104,7 +116,7 @@ class Burial:
     def _reason(self, worker: Worker) -> str:
         if worker.reason is not None:
             return worker.reason
-        if worker.victim is not None:
+        if worker.victims:
             return "stop"
         return "shutdown" if self._supervisor.ending else "replacement"
 
@@ -114,7 +126,7 @@ class Burial:
 
     def _epitaph(self, worker: Worker, task: Task, autopsy: Autopsy) -> Exception:
         where = f"worker {worker.lane} (pid {worker.pid}) of pool {self._pool.name!r}"
-        details = {
+        details: dict[str, Any] = {
             "worker": worker.lane,
             "pid": worker.pid,
             "exit_code": autopsy.exit_code,
@@ -122,14 +134,23 @@ class Burial:
             "task": task.number,
             "autopsy": autopsy.as_data(),
         }
-        if worker.victim is task:
-            return TaskStoppedError(
-                f"the task was stopped on request; {where} was ended for it", details=details
+        stopped = f"the task was stopped on request; {where} was ended for it"
+        crashed = f"{where} {autopsy.summary()} while it ran the task"
+        if len(worker.lanes) > 1:
+            details["threads"] = len(worker.lanes)
+            stopped += (
+                ": a thread cannot be killed alone. It took no new tasks, and the others that it "
+                f"ran had {self._pool.graces.terminate:g} s to end"
             )
-        return WorkerCrashedError(
-            f"{where} {autopsy.summary()} while it ran the task{last_words(autopsy)}",
-            details=details,
-        )
+            if worker.victims and autopsy.ended_by_pool == "stop":
+                details["shared_with"] = [victim.number for victim in worker.victims]
+                crashed += (
+                    "; the task shared that process with one that had to be stopped by force, and "
+                    f"did not end within {self._pool.graces.terminate:g} s"
+                )
+        if any(victim is task for victim in worker.victims):
+            return TaskStoppedError(stopped, details=details)
+        return WorkerCrashedError(f"{crashed}{last_words(autopsy)}", details=details)
 
     def _count(self, worker: Worker, served: bool, completed: int, autopsy: Autopsy) -> None:
         """Draw the conclusions from a worker's end: was it a crash, a failed start, one of many?"""

@@ -38,6 +38,7 @@ class Suspicion:
     """A worker that gave no sign of life since `since`."""
 
     worker: Worker
+    lane: int
     heartbeat: int
     since: float
     missed: int = 0
@@ -80,9 +81,9 @@ class Health:
                 self._judge(suspicion, now)
         idle, long = self._roster.overdue(int(self.policy.interval * 1e9))
         for lane in idle:
-            worker = self._supervisor.workers.get(lane)
-            if worker is not None and worker.ready:
-                self._suspect(worker, now)
+            worker = self._supervisor.worker_on(lane)
+            if worker is not None and worker.ready and not worker.draining:
+                self._suspect(worker, lane, now)
                 # Rung, it either takes the work or shows that it cannot. Whichever lane was woken
                 # for that work and did not come, the others come now.
                 self._roster.ring(lane)
@@ -90,22 +91,22 @@ class Health:
         step = len(long) // MOST_STATES + 1
         self._turn += 1
         for lane in long[self._turn % step :: step]:
-            worker = self._supervisor.workers.get(lane)
+            worker = self._supervisor.worker_on(lane)
             if worker is not None and process_state(worker.pid) == "T":
-                self._suspect(worker, now).stopped = True
+                self._suspect(worker, lane, now).stopped = True
 
-    def _suspect(self, worker: Worker, now: float) -> Suspicion:
-        known = self._suspects.get(worker.lane)
+    def _suspect(self, worker: Worker, lane: int, now: float) -> Suspicion:
+        known = self._suspects.get(lane)
         if known is None or known.worker is not worker:
-            known = Suspicion(worker, self._roster.heartbeat(worker.lane), now)
-            self._suspects[worker.lane] = known
+            known = Suspicion(worker, lane, self._roster.heartbeat(lane), now)
+            self._suspects[lane] = known
         return known
 
     def _is_cleared(self, suspicion: Suspicion) -> bool:
         worker = suspicion.worker
         if self._supervisor.workers.get(worker.lane) is not worker or worker.expected:
             return True
-        if self._roster.heartbeat(worker.lane) != suspicion.heartbeat:
+        if self._roster.heartbeat(suspicion.lane) != suspicion.heartbeat:
             return True
         # "t" is a debugger's: whoever looks into a worker does not want to see it killed.
         state = process_state(worker.pid)
@@ -116,13 +117,17 @@ class Health:
         if suspicion.missed < self.policy.max_missed or silent < self.policy.timeout:
             return
         worker = suspicion.worker
-        del self._suspects[worker.lane]
+        del self._suspects[suspicion.lane]
         self.replaced += 1
         worker.stuck = worker.expected = True
         # From now on it claims nothing. If it has come to life and claimed a task just before, it
         # ends after that.
-        self._pool.scheduler.retire_lane(worker.lane)
+        for lane in worker.lanes:
+            self._pool.scheduler.retire_lane(lane)
         if self._roster.running_since(worker.lane) and not suspicion.stopped:
+            if len(worker.lanes) > 1:
+                # The tasks of its other threads have time to end; the one that is stuck will not.
+                self._supervisor.ladder.drain(worker)
             return
         what = "is stopped" if process_state(worker.pid) == "T" else "takes no work"
         logger.warning(

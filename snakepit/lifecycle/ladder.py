@@ -1,6 +1,7 @@
 """Stopping a running task: the cooperative flag, an exception in it, then force.
 
 worker process:  flag --> TaskInterrupt, by a signal --> SIGTERM --> SIGKILL and replacement
+  of threads:    flag --> TaskInterrupt, left by its main thread --> drained, then the same
 thread:          flag --> TaskInterrupt -------------> the thread is left behind and replaced
 
 A rung is climbed only while the task still runs, and names it: none can reach another task.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.stopping import announce_interrupt, ask_to_stop, close_lane, reopen_lane
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from snakepit.lifecycle.worker import Worker
     from snakepit.pool.local import LocalPool
     from snakepit.pool.pool import ProcessPool
+
+
+DRAIN_LOOK = 0.02  # seconds between two looks at a worker that drains
 
 
 class Ladder:
@@ -57,7 +62,7 @@ class Ladder:
             climb()
 
     def _interrupt(self, task: Any, lane: int) -> None:
-        worker = self._supervisor.workers.get(lane)
+        worker = self._supervisor.worker_on(lane)
         # A worker that is about to encode the answer is given the time all the same.
         if worker is not None and announce_interrupt(self._pool.scheduler, task):
             send_one(worker, INTERRUPT_SIGNAL)
@@ -66,8 +71,13 @@ class Ladder:
     def _terminate(self, task: Any, lane: int) -> None:
         self._climbing.discard(task.number)
         scheduler = self._pool.scheduler
-        worker = self._supervisor.workers.get(lane)
+        worker = self._supervisor.worker_on(lane)
         if worker is None:
+            return
+        if worker.draining:
+            # It ends for another task, and nothing new can start there.
+            worker.victims.append(task)
+            self._watch_drain(worker)
             return
         # Told to retire, the worker claims nothing after this task. Still running it then, it runs
         # nothing else when the signal arrives. A task that has just ended keeps its worker, unless
@@ -78,7 +88,40 @@ class Ladder:
                 reopen_lane(scheduler, lane)
             return
         worker.expected = True
-        worker.victim = task
+        worker.victims.append(task)
+        if len(worker.lanes) > 1:
+            self.drain(worker)
+        else:
+            self._end(worker)
+
+    def drain(self, worker: Worker) -> None:
+        """End a worker of several threads: it takes no more tasks, and those it runs have a grace.
+
+        Another takes its place meanwhile. What is to be stopped by force is not waited for.
+        """
+        worker.draining = worker.expected = True
+        self._pool.roster.retire(worker.lane)
+        self._watch_drain(worker)
+
+    def _watch_drain(self, worker: Worker) -> None:
+        until = time.monotonic() + self._pool.graces.terminate
+        stopping = bool(worker.victims)
+
+        def look() -> None:
+            if self._supervisor.workers.get(worker.lane) is not worker:
+                return
+            lanes = [self._pool.scheduler.lane_of_task(task, True) for task in worker.victims]
+            stuck = sum(lane in worker.lanes for lane in lanes)
+            if stopping and not stuck:
+                return  # They ended after all: now the worker ends by itself after the others.
+            if time.monotonic() >= until or self._pool.roster.running(worker.lane) <= stuck:
+                self._end(worker)
+            else:
+                self._supervisor.after(min(DRAIN_LOOK, self._pool.graces.terminate), look)
+
+        look()
+
+    def _end(self, worker: Worker) -> None:
         strays = [pid for pid in descendants(worker.pid) if group_of(pid) != worker.pid]
         worker.send(signal.SIGTERM)
         self._supervisor.kill_later(worker)

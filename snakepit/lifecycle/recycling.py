@@ -81,7 +81,8 @@ class Recycler:
         self._errands: list[Errand] = []
         self._told_of_memory = False
         # Spares at once; staggered, and a few lanes are left for workers on their way out.
-        self._most_spares = max(1, min(pool.size, (pool.lanes - pool.size) // 2))
+        places = pool.lanes // pool.threads
+        self._most_spares = max(1, min(pool.size, (places - pool.size) // 2))
 
     # -- what is due -------------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Recycler:
 
     def worn(self, lane: int) -> None:
         """A worker said that it has run as many tasks as it should."""
-        worker = self._supervisor.workers.get(lane)
+        worker = self._supervisor.worker_on(lane)
         if worker is not None:
             self.mark(worker, self.policy.reason_when_worn())
 
@@ -174,45 +175,67 @@ class Recycler:
             return None
         serving, held = self._roster.census()
         workers = self._supervisor.workers
+        capacity, threads = self._pool.capacity, self._pool.threads
+        for worker in workers.values():
+            if worker.draining:
+                serving -= self._roster.serving(worker.lane)
         if held:
-            spares = [worker for worker in workers.values() if self._roster.holds(worker.lane)]
-            # Ready ones first.
-            spares.sort(key=lambda worker: not worker.ready)
-            while spares and serving < self._pool.size:
-                serving += self._let_in(spares.pop(0))
+            spares = [worker for worker in workers.values() if self._roster.held(worker.lane)]
+            # Ready ones first, and of those the ones that serve with some of their lanes.
+            spares.sort(key=lambda worker: (not worker.ready, self._roster.holds(worker.lane)))
+            for spare in spares:
+                if serving < capacity:
+                    serving += self._let_in(spare, capacity - serving)
+            spares = [spare for spare in spares if self._roster.holds(spare.lane)]
         else:
             spares = []
-        if serving < self._pool.size:
-            return False
+        if serving < capacity:
+            # Where fewer lanes are missing than a worker has, the rest of them is held.
+            return serving + threads > capacity
         wanted = self._wanted_spares()
         while len(spares) > wanted:
             spare = spares.pop()
             # One that is still starting will be ready soon; then we look again.
-            if spare.ready and self._roster.send_away(spare.lane):
+            if spare.ready and self._send_away(spare):
                 spare.expected = True
         return True if len(spares) < wanted else None
 
     def _wanted_spares(self) -> int:
-        due = sum(
-            worker.due is not None and not self._roster.has_left(worker.lane)
-            for worker in self._supervisor.workers.values()
-            if not self._roster.holds(worker.lane)
-        )
-        return min(due, self._most_spares)
+        threads = self._pool.threads
+        lanes = 0
+        for worker in self._supervisor.workers.values():
+            held = self._roster.held(worker.lane)
+            if held == threads or worker.draining:
+                continue
+            if worker.due is not None:
+                lanes += self._roster.serving(worker.lane)
+            # What a spare that serves already with a part of its lanes has left is for them.
+            lanes -= held
+        return min(-(-max(0, lanes) // threads), self._most_spares)
 
-    def _let_in(self, spare: Worker) -> bool:
+    def _let_in(self, spare: Worker, most: int) -> int:
         self._supervisor.hurry(spare)
-        return self._roster.let_in(spare.lane)
+        return self._roster.let_in(spare.lane, most)
+
+    def _send_away(self, spare: Worker) -> bool:
+        if self._roster.send_away(spare.lane):
+            return True
+        if self._roster.held(spare.lane) == 0 and self._pool.threads > 1:
+            # One of its lanes was let in at that moment, and the others are gone: no whole worker.
+            spare.draining = True
+            self._roster.retire(spare.lane)
+            return True
+        return False
 
     def _spare_is_ready(self) -> bool:
         return any(
-            worker.ready and self._roster.holds(worker.lane)
+            worker.ready and self._roster.held(worker.lane)
             for worker in self._supervisor.workers.values()
         )
 
     def ready(self, spare: Worker) -> None:
         """A worker is ready: if it is a spare, whoever is due may exchange with it."""
-        if self._roster.holds(spare.lane):
+        if self._roster.held(spare.lane):
             for worker in list(self._supervisor.workers.values()):
                 if worker is not spare:
                     self._offer(worker)
@@ -232,7 +255,7 @@ class Recycler:
         # Killed between letting a spare in and waking it, a worker leaves that to us.
         for other in self._supervisor.workers.values():
             if other.spare and not self._roster.holds(other.lane):
-                other.spare = False
+                other.spare = self._roster.held(other.lane) > 0
                 self._roster.ring(other.lane)
 
     def end(self) -> None:

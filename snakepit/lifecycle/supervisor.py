@@ -186,7 +186,8 @@ class Supervisor:
         while (spare := self.recycler.next_start()) is not None:
             if self.preparation.is_awaited(spare=spare):
                 return
-            free = (lane for lane in range(self._pool.lanes) if lane not in self.workers)
+            firsts = range(0, self._pool.lanes, self._pool.threads)
+            free = (lane for lane in firsts if lane not in self.workers)
             choice = self.burial.tainted.choose(free)
             if choice is None:
                 return  # Without a lane, the next burial makes room.
@@ -215,7 +216,8 @@ class Supervisor:
             release_client(client)
             self.start_failed(error, spare=spare)
             return False
-        worker = Worker(lane, client, process, self._pool.recordings.pop(lane, None))
+        recording = self._pool.recordings.pop(lane, None)
+        worker = Worker(lane, client, process, recording, self._pool.threads)
         worker.spare = spare
         worker.row = row
         self.workers[lane] = worker
@@ -241,6 +243,10 @@ class Supervisor:
                 late.send(signal.SIGKILL, f"not ready after {self._pool.start_timeout:g} s")
 
         self.after(self._pool.start_timeout, end)
+
+    def worker_on(self, lane: int) -> Worker | None:
+        """Return the worker to which a lane belongs, if it is there."""
+        return self.workers.get(lane - lane % self._pool.threads)
 
     def holds(self, worker: Worker) -> bool:
         """Whether a worker is a spare that waits for a place."""

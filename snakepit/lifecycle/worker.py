@@ -19,13 +19,19 @@ class Worker:
     """The owner's view of one worker process.
 
     Only the supervisor reaps it. Until then its pid, and the process group of that number, can be
-    nobody else's.
+    nobody else's. It is known by the first of its lanes, of which it has one a thread.
     """
 
     def __init__(
-        self, lane: int, client: int, process: Any, recording: Recording | None = None
+        self,
+        lane: int,
+        client: int,
+        process: Any,
+        recording: Recording | None = None,
+        threads: int = 1,
     ) -> None:
         self.lane = lane
+        self.lanes = range(lane, lane + threads)
         self.client = client
         self.process = process
         self.recording = recording
@@ -36,7 +42,8 @@ class Worker:
         self.row = 0  # of the process registry
         self.ready = False
         self.expected = False  # its end was asked for
-        self.victim: Task | None = None  # the task because of which we end it
+        self.victims: list[Task] = []  # the tasks because of which we end it
+        self.draining = False  # of several threads: it ends for one task, and takes no others
         self.reason: str | None = None  # why we end it
         self.sent: set[int] = set()  # signals that it had from us
         self.reaped = False

@@ -17,7 +17,7 @@ from snakepit.lifecycle.recycling import RecyclingPolicy
 from snakepit.lifecycle.template import can_use_template
 from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool.local import LocalConfig, LocalPool
-from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool
+from snakepit.pool.pool import MOST_LANES, START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 1000
 START_METHODS = ("template", "forkserver", "spawn", "fork")
-PROFILES = ("process", "local")
+PROFILES = ("process", "thread", "local")
+THREADS_PER_WORKER = 10
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -82,6 +83,7 @@ def make_engine(
     start_timeout: float | None = None,
     blas_threads: int | str | None = None,
     session_store: SessionStore | None = None,
+    threads_per_worker: int | None = None,
     limits: Mapping[str, Any] | None = None,
 ) -> ProcessPool | LocalPool:
     """Make what runs a pool's calls; nothing starts yet (see `Executor` for the options).
@@ -97,6 +99,7 @@ def make_engine(
         worker_ttl, worker_max_requests, memory_threshold_mb, max_tasks_per_child
     )
     health = _checked_health(heartbeat_interval, heartbeat_timeout, max_missed)
+    threads = _checked_threads(profile, threads_per_worker, size)
     if profile == "local":
         _refuse_for_threads(
             mp_context=mp_context,
@@ -115,7 +118,7 @@ def make_engine(
                 **(limits or {}),
             )
         )  # fmt: skip
-    if profile != "process":
+    if profile not in ("process", "thread"):
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
     context = _chosen_context(mp_context, start_method)
     return ProcessPool(
@@ -134,9 +137,30 @@ def make_engine(
             blas_threads=checked_blas_threads(blas_threads),
             graces=graces,
             session_store=session_store,
+            threads=threads,
             **(limits or {}),
         )
     )
+
+
+def _checked_threads(profile: str, value: object, size: int) -> int:
+    """Return how many threads run calls in each worker; 0: its main thread does."""
+    if profile != "thread":
+        if value is not None:
+            raise ValueError(
+                f"threads_per_worker is for profile='thread'; with profile={profile!r} the number "
+                "of calls that run at once is that of the workers"
+            )
+        return 0
+    threads = THREADS_PER_WORKER if value is None else checked_count("threads_per_worker", value)
+    lanes = lanes_for(size, threads)
+    if lanes > MOST_LANES:
+        raise ValueError(
+            f"{size} workers with threads_per_worker={threads} need {lanes} threads, those of "
+            f"spare workers included; a pool can have at most {MOST_LANES}: take fewer workers, or "
+            "fewer threads in each"
+        )
+    return threads
 
 
 def _check_store(store: object) -> None:

@@ -24,7 +24,6 @@ logger = logging.getLogger("snakepit")
 SOON = 0.002  # seconds that a host tool has to end before anything is lent
 LOOK = 0.05  # seconds between two looks while anybody waits
 KEPT = 8
-WAIT, LOAN = "wait", "loan"
 
 
 class Lender:
@@ -34,16 +33,19 @@ class Lender:
         self._pool = pool
         # Re-entrant: a finaliser may drop the last reference to a task's future anywhere.
         self._lock = threading.RLock()
-        # By lane, latest last: what waits there for a host tool, and what was lent on top of that.
-        self._stacks: dict[int, list[tuple[str, int]]] = {}
-        self._loans: dict[int, tuple[int, Any]] = {}  # by number: lane, task
+        # By worker (its first lane) and number: the waits there, each with what was lent on top.
+        self._waits: dict[int, dict[int, int | None]] = {}
+        self._loans: dict[int, tuple[int, int, Any]] = {}  # by number: worker, wait, task
         self._numbers = itertools.count(1)
         self._looking = False
 
+    def _worker_of(self, lane: int) -> int:
+        return lane - lane % self._pool.threads
+
     def waits(self, lane: int, number: int) -> None:
-        """A worker waits for a host tool."""
+        """A worker waits for a host tool, in one of its threads."""
         with self._lock:
-            self._stacks.setdefault(lane, []).append((WAIT, number))
+            self._waits.setdefault(self._worker_of(lane), {})[number] = None
             begin, self._looking = not self._looking, True
             starved = self._all_wait()
         if begin:
@@ -53,47 +55,49 @@ class Lender:
 
     def waits_no_more(self, lane: int, number: int) -> None:
         """The host tool has ended. Nothing is lent under this number after this."""
+        worker = self._worker_of(lane)
         with self._lock:
-            self._drop(lane, (WAIT, number))
-
-    def _drop(self, lane: int, entry: tuple[str, int]) -> None:
-        stack = self._stacks.get(lane, [])
-        if entry in stack:
-            stack.remove(entry)
-        if not stack:
-            self._stacks.pop(lane, None)
+            waits = self._waits.get(worker, {})
+            waits.pop(number, None)
+            if not waits:
+                self._waits.pop(worker, None)
 
     def forget(self, lane: int) -> list[Any]:
         """The lane's worker is dead; returns the tasks that were lent to it, to be failed."""
+        worker = self._worker_of(lane)
         with self._lock:
-            self._stacks.pop(lane, None)
-            numbers = [number for number, loan in self._loans.items() if loan[0] == lane]
-            return [self._loans.pop(number)[1] for number in numbers]
+            self._waits.pop(worker, None)
+            numbers = [number for number, loan in self._loans.items() if loan[0] == worker]
+            return [self._loans.pop(number)[2] for number in numbers]
 
     def has(self, task: Any) -> bool:
         """Whether the task is lent to a worker."""
         with self._lock:
-            return any(lent is task for _, lent in self._loans.values())
+            return any(lent is task for _, _, lent in self._loans.values())
 
-    def _idle_waiters(self) -> list[int]:
-        """Return the lanes whose latest call waits for a host tool and runs nothing for others."""
-        return [lane for lane, stack in self._stacks.items() if stack[-1][0] == WAIT]
+    def _idle_waits(self, worker: int) -> list[int]:
+        """Return the numbers under which the worker's threads wait and run nothing for others."""
+        waits = self._waits.get(worker, {})
+        return [number for number, loan in waits.items() if loan is None]
 
     def _all_wait(self) -> bool:
         scheduler, roster = self._pool.scheduler, self._pool.roster
-        idle = set(self._idle_waiters())
-        ready = [
-            lane
-            for lane in range(self._pool.lanes)
-            if scheduler.lane_info(lane)["state"] == "ready" and roster.serves(lane)
-        ]
-        return bool(idle) and all(lane in idle for lane in ready)
+        some = False
+        for worker in range(0, self._pool.lanes, self._pool.threads):
+            idle = len(self._idle_waits(worker))
+            for lane in range(worker, worker + self._pool.threads):
+                if scheduler.lane_info(lane)["state"] == "ready" and roster.serves(lane):
+                    idle -= 1
+            if idle < 0:
+                return False
+            some = some or worker in self._waits
+        return some
 
     def _keep_looking(self) -> None:
         """Look now and then while anybody waits: the last other worker may just have ended."""
         self._look()
         with self._lock:
-            self._looking = bool(self._stacks)
+            self._looking = bool(self._waits)
         if self._looking:
             self._pool.supervisor.after(LOOK, self._keep_looking)
 
@@ -102,15 +106,16 @@ class Lender:
         with self._lock:
             if not self._all_wait():
                 return
-            for lane in self._idle_waiters():
-                loan = self._lend_to(lane)
-                if loan is None:
-                    break
-                # Under the lock, so that it is under way before the host tool's answer is.
-                self._pool.nested.send(*loan)
+            for worker in list(self._waits):
+                for waiter in reversed(self._idle_waits(worker)):
+                    loan = self._lend_to(worker, waiter)
+                    if loan is None:
+                        return
+                    # Under the lock, so that it is under way before the host tool's answer is.
+                    self._pool.nested.send(*loan)
 
-    def _lend_to(self, lane: int) -> Any:
-        """Take a task out of the queues for a lane; returns what to send, None without one."""
+    def _lend_to(self, worker: int, waiter: int) -> Any:
+        """Take a task out of the queues for a worker; returns what to send, None without one."""
         scheduler = self._pool.scheduler
         for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
             parts = scheduler.loan_of(task)
@@ -120,18 +125,18 @@ class Lender:
             if not scheduler.take_back(task):
                 continue
             number = next(self._numbers)
-            self._loans[number] = (lane, task)
-            waiter = self._stacks[lane][-1][1]
-            self._stacks[lane].append((LOAN, number))
+            self._loans[number] = (worker, waiter, task)
+            self._waits[worker][waiter] = number
             message = encoding, flags, payload, segment, length
-            return lane, LEND, waiter, message, (number, kind, definition, epoch, session)
+            return worker, LEND, waiter, message, (number, kind, definition, epoch, session)
         return None
 
     def ran(self, number: int, message: tuple[int, Any, Any, int]) -> None:
         """Settle a task that was lent, by what its worker says; callbacks run in this thread."""
         with self._lock:
-            lane, task = self._loans.pop(number, (0, None))
-            self._drop(lane, (LOAN, number))
+            worker, waiter, task = self._loans.pop(number, (0, 0, None))
+            if self._waits.get(worker, {}).get(waiter) == number:
+                self._waits[worker][waiter] = None
             starved = self._all_wait()
         if starved:
             self._pool.supervisor.after(0.0, self._look)

@@ -113,7 +113,7 @@ class LocalPool:
 
     def __init__(self, config: LocalConfig) -> None:
         self.name = config.name
-        self.size = config.size
+        self.size = self.capacity = config.size
         self._config = config
         self.graces = config.graces
         self.queue = LocalQueue(self._on_idle, self._judge)

@@ -119,6 +119,8 @@ class NestedTasks:
 
     def knows(self, lane: int, number: int) -> bool:
         """Whether the lane's worker is the one that gave something this number."""
+        # The threads of a worker have one link together, known by its first lane.
+        lane -= lane % self._pool.threads
         incarnation = self._pool.scheduler.lane_info(lane)["incarnation"]
         return lane in self._links and number >> 32 == incarnation
 

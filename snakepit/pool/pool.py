@@ -23,7 +23,7 @@ from snakepit._core.stopping import tasks_of_session
 from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
-from snakepit.lifecycle.blas import blas_environment
+from snakepit.lifecycle.blas import SHARE, blas_environment
 from snakepit.lifecycle.deadlines import ProcessDeadlines, SweptDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
@@ -65,6 +65,7 @@ logger = logging.getLogger("snakepit")
 CALL = 0
 MAIL_CHUNK = 8  # a stream has a chunk for a reader that must not block
 SLOTS = 1024
+MOST_LANES = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
@@ -101,6 +102,16 @@ class PoolConfig:
     startup_batch_size: int = 0  # workers that start together; 0: all
     startup_batch_delay: float = 0.0  # seconds between two batches
     template_hook: bytes | None = None  # what the template calls once it has imported all
+    threads: int = 0  # that run calls in each worker; 0: its main thread does, one at a time
+
+
+def lanes_for(size: int, threads: int) -> int:
+    """Return how many lanes a pool has: those of its workers, and of a few more.
+
+    A replacement can then start before the old worker is gone.
+    """
+    lanes = threads * (size + max(2, size // 8))
+    return min(lanes, MOST_LANES) if threads == 1 else lanes
 
 
 class ProcessPool:
@@ -109,22 +120,28 @@ class ProcessPool:
     def __init__(self, config: PoolConfig) -> None:
         self.name = config.name
         self.size = config.size
-        # A few lanes more than workers, so that a replacement can start before the old worker is
-        # gone.
-        self.lanes = min(config.size + max(2, config.size // 8), 1024)
+        self.threads = max(1, config.threads)  # lanes of one worker
+        self.capacity = config.size * self.threads  # calls that run at once
+        self.lanes = lanes_for(config.size, self.threads)
         self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self.streams: ProcessStreams | None = None  # made with the first
         self._config = config
         self._env = {
-            **blas_environment(config.blas_threads, config.size, {**os.environ, **config.env}),
+            **blas_environment(
+                SHARE if config.blas_threads is None and config.threads else config.blas_threads,
+                config.size,
+                {**os.environ, **config.env},
+            ),
             **config.env,
         }
         self._initializer = self._pickle_initializer(config)
         self._template: Template | None = None
         self._context: BaseContext
         if config.context is None:
-            self._template = Template(config.preload, self._env, config.template_hook)
+            # What only workers of several threads need is imported once for all of them, too.
+            needs = ("snakepit.worker.threads",) if config.threads else ()
+            self._template = Template((*needs, *config.preload), self._env, config.template_hook)
             self._context = TemplateContext(self._template)
         else:
             self._context = config.context
@@ -139,6 +156,7 @@ class ProcessPool:
             usable_cpus(),
             SPIN_NS,
             config.name,
+            self.threads,
         )
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
@@ -534,10 +552,12 @@ class ProcessPool:
             env=self._env,
             max_tasks=self._config.recycling.max_tasks,
             worn_after=self._config.recycling.tasks_until_worn() or None,
-            workers=self.size,
+            workers=self.capacity,
+            threads=self._config.threads,
             run_id=run_ids.current(),
         )
-        self.scheduler.prepare_lane(lane, client)
+        for each in range(lane, lane + self.threads):
+            self.scheduler.prepare_lane(each, client)
         if spare:
             self.roster.hold(lane)
         try:
@@ -778,7 +798,9 @@ class ProcessPool:
 
     def stats(self) -> PoolStats:
         """Read the counters."""
-        return PoolStats.read(self.scheduler, self.size, self.ready_workers(), self.supervisor)
+        return PoolStats.read(
+            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
+        )
 
 
 _running: LivingSet[ProcessPool] = LivingSet()

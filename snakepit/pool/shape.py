@@ -11,11 +11,11 @@ from snakepit.adapters.tools import name_of_adapter
 from snakepit.errors import AdapterError
 from snakepit.options import checked_count
 from snakepit.pool.affinity import MODES
-from snakepit.pool.engine import MOST_WORKERS, PROFILES, checked_size
+from snakepit.pool.engine import MOST_WORKERS, checked_size
 from snakepit.resources import usable_cpus
 
 # Whose engines are processes of several threads each.
-PROFILES_OF_THREADS = tuple(name for name in PROFILES if name == "thread")
+PROFILES_OF_THREADS = ("thread",)
 
 _warned: weakref.WeakSet[type] = weakref.WeakSet()
 

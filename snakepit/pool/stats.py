@@ -35,9 +35,12 @@ class PoolStats:
     latency_p99: float
     run_p50: float  # inside the worker
     run_p99: float
+    lanes: int = 0  # calls that can run at once: workers × threads of each
 
     @classmethod
-    def read(cls, queue: Any, workers: int, ready: int, supervisor: Any = None) -> PoolStats:
+    def read(
+        cls, queue: Any, workers: int, ready: int, supervisor: Any = None, lanes: int | None = None
+    ) -> PoolStats:
         """Read the counters of a scheduler or local queue."""
         counts = queue.counts()
         return cls(
@@ -57,6 +60,7 @@ class PoolStats:
             latency_p99=queue.latency.quantile(0.99),
             run_p50=queue.running_time.quantile(0.5),
             run_p99=queue.running_time.quantile(0.99),
+            lanes=workers if lanes is None else lanes,
         )
 
 
@@ -71,8 +75,10 @@ class WorkerStats:
     requests: int  # tasks that it has completed
     memory: int  # bytes resident
     due: str | None  # why it is to be replaced
-    task: int | None  # the number of the task that it runs
+    task: int | None  # the number of the task that it runs: of several, the one that runs longest
     running: float  # for how long it has run that
+    lanes: int = 1  # its threads that run tasks
+    busy: int = 0  # those that do now
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,25 @@ class LifecycleStats:
         now = time.monotonic()
         found = []
         for worker in list(supervisor.workers.values()):
-            info = scheduler.lane_info(worker.lane)
+            infos = [scheduler.lane_info(lane) for lane in worker.lanes]
+            info = max(infos, key=lambda info: (info["task"] is not None, info["running_seconds"]))
+            # Threads that have left do not tell for the others; all of them are ready together.
+            states = [info["state"] for info in infos if info["state"] != "retiring"]
+            leaving = worker.draining or not states
+            state = "retiring" if leaving else states[0]
             found.append(
                 WorkerStats(
                     id=worker.lane,
                     pid=worker.pid,
-                    state=_state(info["state"], supervisor.holds(worker), info["task"]),
+                    state=_state(state, supervisor.holds(worker), info["task"]),
                     age=now - worker.born,
-                    requests=info["completed"],
+                    requests=sum(info["completed"] for info in infos),
                     memory=resident_memory(worker.pid),
                     due=worker.due,
                     task=info["task"],
                     running=info["running_seconds"],
+                    lanes=len(infos),
+                    busy=sum(info["task"] is not None for info in infos),
                 )
             )
         return cls(

@@ -68,15 +68,17 @@ def _worker(executor: Any, pid: int | None) -> int:
 def crash(how: int | str = signal.SIGKILL) -> NoReturn:
     """End the process that calls this, a worker in whose task it stands, at once.
 
-    `how`: a signal (its default action is restored first), or "exit" for exit status 1 without
-    any clean-up. Raises ValueError for anything else, and for a signal that ends no process.
+    `how`: a signal (its default action is restored first, which works in the main thread only), or
+    "exit" for exit status 1 without any clean-up. Raises ValueError for anything else, and for a
+    signal that ends no process.
     """
     if how == "exit":
         os._exit(1)
     if isinstance(how, str):
         raise ValueError(f"how must be a signal or 'exit', not {how!r}")
     number = signal.Signals(how)
-    if number not in (signal.SIGKILL, signal.SIGSTOP):
+    ours = threading.current_thread() is threading.main_thread()
+    if ours and number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     raise ValueError(f"{number.name} does not end a process")

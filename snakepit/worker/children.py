@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -22,9 +23,10 @@ def keep_those_so_far() -> None:
     _kept = frozenset(children_of(os.getpid()))
 
 
-def end_those_since(claimed_ns: int) -> None:
+def end_those_since(claimed_ns: int, *, of_process: bool = True) -> None:
     """Kill the children that were started since a monotonic time, with all that they started.
 
+    `of_process`: all of this process's; False: those that the calling thread has started.
     The kernel tells when a process started to a hundredth of a second, in the time since boot.
     """
     age = time.monotonic_ns() - claimed_ns
@@ -33,7 +35,7 @@ def end_those_since(claimed_ns: int) -> None:
         spared = _kept | set(_helpers())
         found = [
             pid
-            for pid in children_of(os.getpid())
+            for pid in (children_of(os.getpid()) if of_process else children_of_thread())
             if pid not in spared and (_started(pid) or 0) >= tick
         ]
         if not found:
@@ -99,6 +101,16 @@ def children_of(pid: int) -> list[int]:
             ):
                 found.extend(map(int, file.read().split()))
     return found
+
+
+def children_of_thread() -> list[int]:
+    """Return the children that the calling thread has started; the kernel knows."""
+    with (
+        contextlib.suppress(OSError),
+        open(f"/proc/self/task/{threading.get_native_id()}/children", "rb") as file,
+    ):
+        return [int(pid) for pid in file.read().split()]
+    return []
 
 
 def _started(pid: int) -> int | None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from snakepit._core.interrupts import stop_requested
+from snakepit._core.interrupts import HELD, stop_requested
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -23,15 +23,19 @@ INTERRUPT_SIGNAL = signal.SIGURG
 # What an orderly end of this worker runs first; its tasks are over then.
 at_end: list[Callable[[], object]] = []
 
-_lane: WorkerLane | None = None
-_link: Any = None
-_workers = 0
-_pool: Any = None
 _context_of: Any = None
 
 # Whether there ever were calls on top of others; and, in a thread that has some, their sessions.
 _inner_calls = False
 _here = threading.local()
+
+_lane: WorkerLane | None = None  # of a worker with one thread
+_home: WorkerLane | None = None  # of one with several: the lane whose mail all may use
+_link: Any = None
+_workers = 0
+_pool: Any = None
+_making = threading.RLock()
+_lanes = threading.local()  # in a worker with several threads: the lane of each
 
 
 def enter(lane: WorkerLane, link: int, workers: int) -> None:
@@ -53,14 +57,41 @@ def run_at_end() -> None:
 
 def running_lane() -> WorkerLane:
     """Return the lane that runs the calling thread's task. Raises RuntimeError outside a worker."""
-    if _lane is None:
+    lane = lane_here()
+    if lane is None:
         raise RuntimeError("this is only there inside a task that a worker process runs")
-    return _lane
+    return lane
+
+
+def enter_crew(home: WorkerLane, link: int, workers: int) -> None:
+    """Make this process one whose tasks run on several threads, each on a lane of its own."""
+    global _home, _link, _workers
+    _home, _link, _workers = home, link, workers
+
+
+def enter_thread(lane: WorkerLane) -> None:
+    """Make `lane` the one on which the calling thread runs tasks, beside others of its process."""
+    _lanes.mine = lane
+
+
+def lane_here() -> WorkerLane | None:
+    """Return the lane that runs the calling thread's task; None outside a worker.
+
+    In a worker with one thread that is its only lane, whichever thread asks.
+    """
+    return _lane if _lane is not None else getattr(_lanes, "mine", None)
+
+
+def nested_pool() -> Any:
+    """Return what `current_pool` gave in this process, or None."""
+    return _pool
 
 
 def load_definition(number: int, epoch: int) -> Any:
     """Return the function or class behind a number; pickles of arguments call this."""
     if _lane is None:
+        if _home is not None:
+            return _home.definitions.find(number, epoch)
         raise RuntimeError(f"definition {number} can only be loaded in a worker of its pool")
     return _lane.definitions.find(number, epoch)
 
@@ -82,6 +113,8 @@ def current_pool() -> Any:
     worker.
     """
     global _pool
+    if _home is not None:
+        return _crew_pool(_home)
     if _lane is None:
         from snakepit.pool.local import pool_of_this_thread
 
@@ -102,7 +135,7 @@ def current_session() -> SessionContext | None:
     process the threads that it starts have it too. What a call submits in turn has none of itself.
     """
     global _context_of
-    lane = _lane
+    lane = _lane if _lane is not None else lane_here()
     if lane is None:
         from snakepit.pool.local import session_of_this_thread
 
@@ -136,3 +169,16 @@ def inner_call(session: int) -> Iterator[None]:
         yield
     finally:
         del sessions[depth:]
+
+
+def _crew_pool(home: WorkerLane) -> Any:
+    global _pool
+    # Several tasks may ask for it at once, and one that is interrupted must not leave it half made.
+    with HELD, _making:
+        if _pool is None:
+            import socket
+
+            from snakepit.worker.threads import CrewPool
+
+            _pool = CrewPool(home, socket.socket(fileno=_link), _workers)
+    return _pool

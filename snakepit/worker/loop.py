@@ -74,7 +74,7 @@ def _run_call(
         answer_error(lane, _judge(lane, error))
     else:
         if lane.interrupted:
-            children.end_those_since(lane.claimed_ns)
+            children.end_those_since(lane.claimed_ns, of_process=lane.alone)
         _answer(lane, result, 1)
 
 
@@ -104,7 +104,7 @@ def _judge(lane: WorkerLane, error: BaseException) -> BaseException:
     if not lane.interrupted:
         return error
     # What the task was waiting for may be a process of its own, which nobody waits for now.
-    children.end_those_since(lane.claimed_ns)
+    children.end_those_since(lane.claimed_ns, of_process=lane.alone)
     if not isinstance(error, TaskInterrupt):
         return error
     stopped = TaskStoppedError(

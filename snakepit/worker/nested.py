@@ -50,6 +50,9 @@ class NestedFuture(concurrent.futures.Future[Any]):
         super().__init__()
         self._pool = pool
         self.number = number
+        condition = pool.make_condition()
+        if condition is not None:
+            self._condition = condition
         self.run_ns = 0
         self._waiters = _Waiters(self)
         self._call: Any = None  # taken back: the call to run here
@@ -83,18 +86,23 @@ class NestedFuture(concurrent.futures.Future[Any]):
         """Run a call that the owner lends: only to calls of host tools (`HostCall`)."""
         raise NotImplementedError
 
+    def _has_news(self) -> bool:
+        return self.done() or self._call is not None
+
     def _help(self, timeout: float | None) -> None:
         """Wait until the outcome is there, or the call comes back to be run here."""
         if self.done():
             return
         self._pool.want(self)
         with self._condition:
-            self._condition.wait_for(lambda: self.done() or self._call is not None, timeout)
+            self._condition.wait_for(self._has_news, timeout)
         self._pool.run_returned(self)
 
 
 class NestedPool:
     """The pool that runs the current task, seen from inside the task."""
+
+    make_future = NestedFuture
 
     def __init__(self, lane: WorkerLane, link: socket.socket, workers: int) -> None:
         self._lane = lane
@@ -106,6 +114,10 @@ class NestedPool:
         self._chains: dict[int, list[NestedFuture]] = {}
         self._lock = threading.Lock()
         self._listener: threading.Thread | None = None
+
+    def make_condition(self) -> threading.Condition | None:
+        """Return the condition of a new future; None for one of the standard library's own."""
+        return None
 
     # -- the task's side ---------------------------------------------------------------------------
 
@@ -120,12 +132,13 @@ class NestedPool:
     ) -> NestedFuture:
         if self._listener is None:
             self._start_listener()
-        future = NestedFuture(self, next(self._numbers))
+        future = self.make_future(self, next(self._numbers))
         self._futures[future.number] = future
         try:
             self._lane.post_call(future.number, fn, args, kwargs)
         except BaseException:
-            del self._futures[future.number]
+            # Interrupted after it was posted, it may have been answered already.
+            self._futures.pop(future.number, None)
             raise
         return future
 

@@ -44,8 +44,9 @@ class WorkerSpec:
     env: dict[str, str]
     max_tasks: int | None
     worn_after: int | None  # tasks after which it says that it needs a successor
-    workers: int
+    workers: int  # calls that the pool runs at once
     run_id: str
+    threads: int = 0  # that run tasks, on the lanes from `lane` on; 0: the main thread alone does
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -72,18 +73,18 @@ def worker_main(spec: WorkerSpec) -> None:
     set_arena(arena)
     control = Control(spec.control.fd)
     channel = Channel(arena, spec.threshold, spec.patience, _careful_dumps)
-    lane = WorkerLane(control, channel, DefinitionReader(control, arena, pickle.loads), spec.lane)
+    definitions = DefinitionReader(control, arena, pickle.loads)
+    if spec.threads:
+        from snakepit.worker.threads import Crew
+
+        Crew(spec, control, arena, definitions).run()
+        return
+    lane = WorkerLane(control, channel, definitions, spec.lane)
     context.enter(lane, spec.link.fd, spec.workers)
     priority.become_ordinary()
     serve_stacks(control, spec.lane, os.getpid())
-    if spec.initializer is not None:
-        try:
-            initializer, initargs = pickle.loads(spec.initializer)
-            initializer(*initargs)
-        except BaseException as error:
-            report_failure(lane, error)
-            return
-        del initializer, initargs
+    if not run_initializer(spec, lane):
+        return
     lane.announce(os.getpid())
     lane.post(MAIL_READY, os.getpid())
     if spec.worn_after is not None:
@@ -113,6 +114,18 @@ def _end(lane: Any) -> None:
 
 
 MAIL_READY, MAIL_FAILED, MAIL_WORN = 3, 4, 9
+
+
+def run_initializer(spec: WorkerSpec, lane: Any) -> bool:
+    """Run the pool's initializer, if it has one; False, and the owner told, if it raised."""
+    if spec.initializer is not None:
+        try:
+            initializer, initargs = pickle.loads(spec.initializer)
+            initializer(*initargs)
+        except BaseException as error:
+            report_failure(lane, error)
+            return False
+    return True
 
 
 def leave_owner(spec: WorkerSpec) -> None:

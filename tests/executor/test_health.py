@@ -102,6 +102,8 @@ def test_looks_can_be_switched_off(make: Make) -> None:
 @dataclass
 class FakeWorker:
     lane: int = 0
+    lanes: range = range(1)
+    draining: bool = False
     pid: int = 12345
     ready: bool = True
     expected: bool = False
@@ -128,6 +130,9 @@ class FakePool:
     def __post_init__(self) -> None:
         self.roster = self.scheduler = self.supervisor = self
         self.workers = {self.worker.lane: self.worker}
+
+    def worker_on(self, lane: int) -> FakeWorker | None:
+        return self.workers.get(lane)
 
     def heartbeat(self, _lane: int) -> int:
         return self.beat
