@@ -30,7 +30,7 @@ from snakepit.pool.shape import (
     checked_name,
     checked_shape,
 )
-from snakepit.pool.terms import PRIORITIES, Terms, checked_terms, session_key
+from snakepit.pool.terms import PRIORITIES, Terms, bounded_terms, checked_terms, session_key
 from snakepit.pool.toolcalls import (
     NO_NAMES,
     LocalCalls,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
     from snakepit.pool.retry import RetryPolicy
+    from snakepit.pool.streams import Stream
     from snakepit.sessions.session import Session
     from snakepit.sessions.store import SessionStore
     from snakepit.sessions.tools import HostTool
@@ -365,13 +366,15 @@ class Pool:
         session: str | None = None,
         affinity: Affinity | None = None,
         priority: Priority | None = None,
-        **bounds: Any,
-    ) -> Any:
+        max_chunks: int | None = None,
+        max_bytes: float | str | None = None,
+    ) -> Stream[Any]:
         """Run a streaming tool; return an iterator of its chunks, also for `async for`.
 
         Leaving it, or its `close()`, ends the generator in the worker. `timeout`: seconds for the
         whole stream (None: the tool's, else the pool's `stream_timeout`). `max_chunks`,
-        `max_bytes`: what may be under way before the generator is made to wait.
+        `max_bytes`: what may be under way before the generator is made to wait, by default 100
+        chunks or 16 MiB.
         """
         plan = self._plans.get(tool) or self._plan(tool)
         if not plan.streaming:
@@ -381,8 +384,8 @@ class Pool:
         if values is None:
             values, named = (), plan.named(args)
         terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
-        engine: Any = self._engine
-        return engine.stream(plan.target, values, named, terms, **bounds)
+        terms = bounded_terms(terms, max_chunks, max_bytes)
+        return self._engine.stream(plan.target, values, named, terms)
 
     def map(
         self,

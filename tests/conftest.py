@@ -73,6 +73,12 @@ else:
 
 CHEAP_KINDS = ("template", "thread", "local")
 ALL_KINDS = ("template", "thread", "local", "fork", "forkserver", "spawn")
+# Whose behaviours are tried on workers of several threads each time; those of the other modules with
+# --all-kinds.
+THREADED_MODULES = {
+    "test_callbacks", "test_context", "test_errors", "test_nested", "test_reading", "test_release",
+    "test_shutdown", "test_stats", "test_stop", "test_stop_options", "test_submit", "test_values",
+}  # fmt: skip
 HANG_LIMIT = 150.0
 SLOW_HANG_LIMIT = 280.0
 
@@ -118,8 +124,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     everything = "all_kinds" in marks or metafunc.config.getoption("--all-kinds")
     kinds = ALL_KINDS if everything else CHEAP_KINDS
     without = {"local"} if "processes" in marks else set()
+    threaded = metafunc.module.__name__.rpartition(".")[2] in THREADED_MODULES
     if "main_thread" in marks or (
-        "processes" in marks and not metafunc.config.getoption("--all-kinds")
+        ("processes" in marks or not threaded) and not metafunc.config.getoption("--all-kinds")
     ):
         without.add("thread")
     metafunc.parametrize("kind", [kind for kind in kinds if kind not in without])

@@ -54,6 +54,10 @@ class ToolHandle:
     def __reduce__(self) -> tuple[Any, ...]:
         return load_tool, (self.name,)
 
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Refuse: only workers have an instance of the adapter."""
+        raise TypeError(f"{self.__qualname__} runs in workers; call it by the pool's execute()")
+
 
 class Host:
     """One instance of an adapter, and its tools as calls run them."""

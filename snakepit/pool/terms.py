@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from snakepit.options import checked_bytes, checked_count, checked_seconds
@@ -91,6 +91,18 @@ def checked_terms(
         max_chunks=MAX_CHUNKS if max_chunks is None else checked_count("max_chunks", max_chunks),
         max_bytes=MAX_BYTES if max_bytes is None else checked_bytes("max_bytes", max_bytes),
     )
+
+
+def bounded_terms(terms: Terms, max_chunks: int | None, max_bytes: float | str | None) -> Terms:
+    """Return the terms of a stream with so much in flight; None: as they are.
+
+    Raises TypeError, ValueError.
+    """
+    if max_chunks is not None:
+        terms = replace(terms, max_chunks=checked_count("max_chunks", max_chunks))
+    if max_bytes is not None:
+        terms = replace(terms, max_bytes=checked_bytes("max_bytes", max_bytes))
+    return terms
 
 
 class SessionName(str):
