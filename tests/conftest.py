@@ -73,7 +73,7 @@ else:
 
 CHEAP_KINDS = ("template", "thread", "local")
 ALL_KINDS = ("template", "thread", "local", "fork", "forkserver", "spawn")
-# Whose behaviours are tried on workers of several threads each time; those of the other modules with
+# Whose behaviours are tried on workers of several threads each time; those of the others only with
 # --all-kinds.
 THREADED_MODULES = {
     "test_callbacks", "test_context", "test_errors", "test_nested", "test_reading", "test_release",
