@@ -115,10 +115,20 @@ class MapRun:
         One that does not tell its length is read all the same where nobody has asked for results
         yet, as the standard library's `map` has it; not with `only_sized`.
         """
-        if self.total is not None or not (self.started or only_sized):
+        if self._abandoned:
+            return
+        if self.total is not None:
             self.submit_rest()
-        elif not self.started:
+        elif self.started:
+            return
+        elif only_sized:
             self.abandon()
+        elif self._reading.acquire(blocking=False):
+            # Else a thread is just reading, in `map` itself, and may be kept waiting by its source.
+            try:
+                self.submit_rest()
+            finally:
+                self._reading.release()
 
     def _is_forked(self) -> bool:
         return os.getpid() != self._pid

@@ -324,7 +324,7 @@ def test_a_block_that_fails_does_not_read_an_endless_source(kind: str) -> None:
     with pytest.raises(ZeroDivisionError), new_executor(kind) as executor:
         unread = executor.map(tasks.square, source)
         raise ZeroDivisionError
-    assert source.taken == 0
+    assert source.taken < 100  # what its buffer holds
     del unread
 
 
