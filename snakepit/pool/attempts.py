@@ -305,6 +305,8 @@ class GuardedCall(Future[Any]):
     def _explained(self, error: BaseException) -> BaseException:
         """Say in the error of the last attempt that it was not the only one."""
         if self._attempts < 2:
+            if isinstance(error, TaskTimeoutError):
+                error.details["timeout"] = self.terms.timeout
             return error
         if isinstance(error, TaskTimeoutError):
             # The attempt only knows what was left for it.

@@ -9,6 +9,7 @@ awaited.
 from __future__ import annotations
 
 import os
+import contextlib
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import ForkedPoolError
+
+from snakepit.errors import PoolShutdownError
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
@@ -269,4 +272,6 @@ class MapResults:
 
     def __del__(self) -> None:
         if not self._wanted:
-            self._run.submit_rest()
+            # Of a pool that has been closed meanwhile nobody expects the rest.
+            with contextlib.suppress(PoolShutdownError):
+                self._run.submit_rest()
