@@ -8,8 +8,8 @@ awaited.
 
 from __future__ import annotations
 
-import os
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -17,9 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from snakepit.errors import ForkedPoolError
-
-from snakepit.errors import PoolShutdownError
+from snakepit.errors import ForkedPoolError, PoolShutdownError
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
