@@ -7,6 +7,7 @@ look at private attributes, and those in which a crash is meant to break the who
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import unittest
 from typing import Any, ClassVar
 
@@ -49,6 +50,7 @@ LEFT_OUT = {
     "test_del_shutdown": PRIVATE,
     "test_shutdown_no_wait": PRIVATE,
     "test_cancel_futures_wait_false": SCRIPT,
+    "test_traceback": "asks for a private class; tests/executor/test_errors.py has the case",
     "test_free_reference": "looks for references in private attributes",
 }
 
@@ -62,6 +64,12 @@ class OnSnakepit(unittest.TestCase):
     def setUp(self) -> None:
         self.executor_type = snakepit.Executor
         self.executor: Any = snakepit.Executor(self.worker_count, **self.options)
+        # That some calls run at once is taken for granted, as it may be of a pool whose workers
+        # exist before `submit` returns.
+        self.executor.wait_ready()
+
+    def get_context(self) -> Any:
+        return multiprocessing.get_context("spawn")
 
     def tearDown(self) -> None:
         self.executor.shutdown(wait=True)
