@@ -50,7 +50,7 @@ LEFT_OUT = {
     "test_del_shutdown": PRIVATE,
     "test_shutdown_no_wait": PRIVATE,
     "test_cancel_futures_wait_false": SCRIPT,
-    "test_cancel_futures": "counts on a call having begun; tests/executor/test_shutdown.py has the case",
+    "test_cancel_futures": "counts on a call having begun by then",
     "test_traceback": "asks for a private class; tests/executor/test_errors.py has the case",
     "test_free_reference": "looks for references in private attributes",
 }
