@@ -125,6 +125,8 @@ class Supervisor:
             self.recycler.end()
             while self._notes:
                 self._notes.popleft()()
+            # What comes to nothing now must not keep alive what it was to act on.
+            self._timers.clear()
 
     def _turn(self) -> None:
         try:
