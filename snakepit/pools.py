@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
@@ -442,8 +442,12 @@ class Pool:
 
     async def astream(
         self, tool: str, args: Mapping[str, Any] = NO_NAMES, **options: Any
-    ) -> AsyncIterator[Any]:
-        """Run a streaming tool and yield its chunks (see `stream`)."""
+    ) -> AsyncGenerator[Any, None]:
+        """Run a streaming tool and yield its chunks (see `stream`).
+
+        A loop that is left before the end does not close it at once, as with any asynchronous
+        generator: `contextlib.aclosing(pool.astream(…))` does.
+        """
         stream = self.stream(tool, args, **options)
         try:
             async for chunk in stream:
