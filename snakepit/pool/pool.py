@@ -461,10 +461,11 @@ class ProcessPool:
         """
         self.scheduler.refuse_in_child()
         with self._claim:
-            # A signal handler may come here on top of this very call: what it submits waits.
+            registry.check()
+            # A signal handler may come here on top of this very call: what it submits waits. None
+            # comes between these two steps, in which nothing is called.
             if self._begun or self._closed:
                 return
-            registry.check()
             self._begun = True
             try:
                 self._start_threads()

@@ -11,7 +11,7 @@ from snakepit.adapters.tools import name_of_adapter
 from snakepit.errors import AdapterError
 from snakepit.options import checked_count
 from snakepit.pool.affinity import MODES
-from snakepit.pool.engine import MOST_WORKERS, checked_size
+from snakepit.pool.engine import MOST_WORKERS, PROFILES, checked_size
 from snakepit.resources import usable_cpus
 
 # Whose engines are processes of several threads each.
@@ -31,6 +31,8 @@ def checked_shape(
     profile: str, pool_size: int | None, threads_per_worker: int | None
 ) -> tuple[int, int]:
     """Return the number of workers of the engine, and the threads of each."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
     if profile == "process" and threads_per_worker is not None:
         raise ValueError("threads_per_worker is for profile='thread' or 'local'")
     threads = 10 if threads_per_worker is None else threads_per_worker

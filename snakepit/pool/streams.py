@@ -205,26 +205,27 @@ class ProcessStream(ChunkReader, Stream[T]):
     def close(self) -> None:
         ring = self.end_reading()
         if ring is not None:
-            _give_up(self.future, ring)
+            self._give_up(ring)
+
+    # A method, since at the interpreter's end a module has no functions any more.
+    def _give_up(self, ring: ChunkRing) -> None:
+        """Cancel the call whose chunks nobody wants, and stop it if it does not notice that."""
+        future = self.future
+        if future.cancel() or future.done():
+            return
+        pool: ProcessPool = future.context
+        if pool.scheduler.lane_of_task(future) < 0 or not future.mark_cancelled():
+            return
+
+        def insist() -> None:
+            # A generator that is being closed is given all the time that its clean-up takes.
+            if not ring.ended:
+                pool.supervisor.ladder.stop_task(future)
+
+        pool.supervisor.after(pool.graces.flag, insist)
 
     def __repr__(self) -> str:
         return f"<snakepit.Stream of {self.future!r}>"
-
-
-def _give_up(future: Future[int], ring: ChunkRing) -> None:
-    """Cancel a call whose chunks nobody wants, and stop it if it does not notice that itself."""
-    if future.cancel() or future.done():
-        return
-    pool: ProcessPool = future.context
-    if pool.scheduler.lane_of_task(future) < 0 or not future.mark_cancelled():
-        return
-
-    def insist() -> None:
-        # A generator that is being closed is given all the time that its clean-up takes.
-        if not ring.ended:
-            pool.supervisor.ladder.stop_task(future)
-
-    pool.supervisor.after(pool.graces.flag, insist)
 
 
 class ProcessStreams:
