@@ -38,6 +38,7 @@ QUESTIONS = (
     "threads",
     "imports",
     "session_store",
+    "sessions",
 )
 # Far more than a question takes: it ends a run in which even the limits inside the question did not
 # help.

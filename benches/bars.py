@@ -164,6 +164,15 @@ def _store_bar(case: str) -> Bar:
     )
 
 
+def _variable_bar(case: str, bar: float, goal: float) -> Bar:
+    share = quotient(own("sessions", case), own("sessions", "no-op call"))
+    return Bar(
+        f"a session's variable in a worker ({case}), vs a no-op call",
+        at_most(bar, share, text.times),
+        (at_most(goal, share, text.times),),
+    )
+
+
 def _affinity_bar(case: str) -> Bar:
     ratio = quotient(own("affinity", case), own("affinity", "no session"))
     return Bar(
@@ -264,6 +273,8 @@ BARS = (
     _local_bar("no-op tasks a second", "no-ops, submitted then gathered"),
     _import_bar("import snakepit"),
     _import_bar("from snakepit import Executor"),
+    _variable_bar("get, cached", 1 / 5, 1 / 15),
+    _variable_bar("get, asked for", 2, 1.2),
     _store_bar("create"),
     _store_bar("fetch"),
     _store_bar("delete"),

@@ -204,6 +204,12 @@ TABLES = (
         ratios=False,
         remark="5,000 sessions made, fetched and deleted, in a store that holds 2,500 others.",
     ),
+    Table(
+        "sessions",
+        "A session's variables and host tools, from a worker, beside a call",
+        _columns("no-op call", "get, cached", "get, asked for", "set", "host tool"),
+        ratios=False,
+    ),
 )
 
 
