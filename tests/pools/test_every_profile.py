@@ -1,4 +1,4 @@
-"""What holds of a pool whatever runs its calls: processes, processes of threads, or threads here."""
+"""What holds of a pool whatever runs its calls: processes, their threads, or threads here."""
 
 from __future__ import annotations
 
