@@ -8,7 +8,6 @@
 The slot's claim word decides every race: between the answer and an asker that gives up (TaskInterrupt), one compare-and-
 swap from POSTED wins, and whoever loses frees the slot. Any thread of a worker may ask; each has a slot of its own.
 """
-import os
 import pickle
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -18,6 +17,7 @@ from snakepit._core.arena cimport Segment
 from snakepit._core.atomics cimport (
     cas64, fence, load64, now_ns, pause, popcount64, sleep_on, store32, store64,
 )
+from snakepit._core.forks cimport forks
 from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport (
     FREE, GIVEN_UP, IN_SEGMENT, IS_ERROR, MAIL_ASK, NOBODY, POSTED, REVISIONS, Header, Slot, claim_generation,
@@ -34,17 +34,9 @@ cdef enum:
     MOST_ENTRIES = 4096                 # of a cache
     LARGEST_PICKLE = 1 << 20            # that a cache keeps
 
-cdef uint32_t forks = 0                 # how often this process is a fork of the one that imported us
 cdef object loads = pickle.loads
 cdef object dumps = pickle.dumps
 
-
-def _forked():
-    global forks
-    forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 cdef class Missing:

@@ -21,6 +21,7 @@ from snakepit._core.channel cimport Channel
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport DefinitionReader
+from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport (
     CALL, CALLED, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
     MAIL_SUBMIT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT,
@@ -49,15 +50,7 @@ cdef enum:
     LEAST_SPIN_NS = 4_000
     MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
 
-cdef uint32_t forks = 0                 # how often this process is a fork of the one that imported us
 
-
-def _forked():
-    global forks
-    forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 def _leave(code):

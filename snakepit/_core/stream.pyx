@@ -7,7 +7,6 @@ The end of a stream, or its error, is the answer of its call, and comes like eve
 as it is known, that no chunk follows. So a deadline, a stop or a crash need nothing of their own here. What is there
 when the call is settled is read first.
 """
-import os
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -19,6 +18,7 @@ from snakepit._core.arena cimport Segment
 from snakepit._core.atomics cimport (
     add64, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, swap32,
 )
+from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport Header
 from snakepit._core.ring cimport (
     ASLEEP, AWAKE, BRIEF, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, may_spin, next_spin, record_at, record_size,
@@ -34,15 +34,7 @@ from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, Tas
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
 
-cdef uint32_t forks = 0                 # how often this process is a fork of the one that imported us
 
-
-def _forked():
-    global forks
-    forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 cdef class NotYet:

@@ -3,7 +3,6 @@
 
     put:    encode -> wait for room -> record -> `produced` -> wake the reader if it sleeps
 """
-import os
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
@@ -14,6 +13,7 @@ from snakepit._core.arena cimport Segment
 from snakepit._core.atomics cimport (
     cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, swap32,
 )
+from snakepit._core.forks cimport forks
 from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport CHUNK, STOP_MASK
 from snakepit._core.queue cimport NO_SLOT
@@ -25,15 +25,7 @@ from snakepit._core.task cimport Message
 
 from snakepit.errors import EncodeError, TaskStoppedError
 
-cdef uint32_t forks = 0                 # how often this process is a fork of the one that imported us
 
-
-def _forked():
-    global forks
-    forks += 1
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 cdef class ChunkWriter:
