@@ -10,24 +10,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, mod
 
 from snakepit.config import checks
 from snakepit.config.checks import Check, choice, count, count_up_to, optional, seconds, table_for
+from snakepit.pool.limits import PROFILES as TIMEOUT_PROFILES
 from snakepit.resources import usable_cpus
 
-__all__ = ["DEFAULT_POOL", "PROFILES", "TIMEOUTS", "PoolSettings", "ProcessSettings"]
+__all__ = ["DEFAULT_POOL", "PROFILES", "PoolSettings", "ProcessSettings"]
 
 DEFAULT_POOL = "default"
 PROFILES = ("process", "thread", "local")
 MOST_WORKERS = 1000
 MOST_THREADS = 1000
 
-# Seconds for a call, a stream, and the wait for a worker; None: no limit.
-TIMEOUTS: dict[str, tuple[float, float | None, float]] = {
-    "balanced": (300.0, 900.0, 10.0),
-    "production": (300.0, 900.0, 10.0),
-    "production_strict": (60.0, 300.0, 5.0),
-    "development": (900.0, 3600.0, 60.0),
-    "ml_inference": (900.0, 3600.0, 60.0),
-    "batch": (3600.0, None, 300.0),
-}
 TIMEOUT_SETTINGS = ("timeout", "stream_timeout", "queue_timeout")
 
 # What only makes sense for workers that can be counted, replaced and given an environment.
@@ -90,7 +82,7 @@ class PoolSettings(BaseModel):
     adapter_args: Annotated[dict[str, Any], _by(checks.adapter_args)] = {}
     adapter_env: Annotated[dict[str, str], _by(checks.environment)] = {}
     affinity: Annotated[str, _by(choice("hint", "strict_queue", "strict_fail_fast"))] = "hint"
-    timeout_profile: Annotated[str, _by(choice(*TIMEOUTS))] = "balanced"
+    timeout_profile: Annotated[str, _by(choice(*TIMEOUT_PROFILES))] = "balanced"
     timeout: TimeLimit = None
     stream_timeout: TimeLimit = None
     queue_timeout: TimeLimit = None
@@ -157,8 +149,9 @@ class PoolSettings(BaseModel):
             values["pool_size"] = default_pool_size(self.max_workers)
         if self.profile == "process":
             values["threads_per_worker"] = 1
-        times = dict(zip(TIMEOUT_SETTINGS, TIMEOUTS[self.timeout_profile], strict=True))
-        return values | {key: times[key] for key in times.keys() - self.model_fields_set}
+        limits = TIMEOUT_PROFILES[self.timeout_profile]
+        unset = set(TIMEOUT_SETTINGS) - self.model_fields_set
+        return values | {key: getattr(limits, key) for key in unset}
 
 
 # `name` is there already, and the others mean something to the configuration alone.
