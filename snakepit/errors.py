@@ -210,6 +210,15 @@ class PoolSaturatedError(SnakepitError, queue.Full):
     """As many calls wait for a worker of the pool as may. `details`: pool, max_queue_size."""
 
 
+def saturation_error(pool: str, limit: int) -> PoolSaturatedError:
+    """Return the error of a call for which a pool has no place left."""
+    return PoolSaturatedError(
+        f"pool {pool!r} is saturated: {limit} calls wait for a worker, as many as max_queue_size "
+        "lets wait; submit again later, or give the pool more workers or a longer queue",
+        details={"pool": pool, "max_queue_size": limit},
+    )
+
+
 class QueueTimeoutError(TaskTimeoutError):
     """No worker was free for the call within the pool's `queue_timeout`; it never ran.
 

@@ -20,9 +20,10 @@ from snakepit._core.layout cimport (
     ANSWERED, DONE, IN_SEGMENT, LANE_VACANT, MAIL, MAIL_ASK, NOBODY, POSTED, PRIORITIES, QUEUED, RUNNING, Header, Lane,
     Ring, Slot, cell_generation, cell_slot, claim_lane, claim_state, claim_word,
 )
+from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.points cimport BURIAL_BEGUN, BURIAL_COLLECTED, BURIAL_SWEPT, point
 from snakepit._core.queue cimport ring_push
-from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.task cimport Task
 
 

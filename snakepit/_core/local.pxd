@@ -3,8 +3,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.counters cimport Histogram
 from snakepit._core.interrupts cimport Runner
+from snakepit._core.mutex cimport pthread_mutex_t
 from snakepit._core.queue cimport PendingList
-from snakepit._core.scheduler cimport pthread_mutex_t
 from snakepit._core.task cimport Owner, Task
 
 

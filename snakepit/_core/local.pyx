@@ -10,10 +10,10 @@ from snakepit._core.forks cimport forks
 from snakepit._core.interrupts cimport (
     ASKED, ENDED, INTERRUPTED, LEFT_BEHIND, RUNS, Runner, hold, release,
 )
-from snakepit._core.queue cimport PendingList
-from snakepit._core.scheduler cimport (
+from snakepit._core.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from snakepit._core.queue cimport PendingList
 from snakepit._core.task cimport Owner, Task, deadline_after, refuse_in_child
 from cpython.exc cimport PyErr_CheckSignals
 

@@ -10,7 +10,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport load64, now_ns
 from snakepit._core.layout cimport PRIORITIES, RUNNING, claim_state
-from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.task cimport Task
 
 cdef uint64_t NEVER = <uint64_t>-1

@@ -97,6 +97,23 @@ cdef class Roster:
                 return False
         return True
 
+    def prepare(self, uint32_t lane, uint32_t client) -> None:
+        """Make a worker's lanes ready for the process that is about to start, the arena's `client`."""
+        cdef Lane *each
+        cdef uint32_t i, first = lane - lane % self.threads
+        for i in range(first, first + self.threads):
+            each = &self.control.lanes[i]
+            each.retire = ORDER_SERVE
+            each.wake = 0
+            each.claimed = 0
+            each.completed = 0
+            each.busy_ns = 0
+            each.pid = 0
+            each.client = client
+            each.incarnation += 1
+            self.control.stacks[i].pid = 0
+            store32(&each.state, LANE_STARTING)
+
     def hold(self, uint32_t lane) -> None:
         """Make a worker that has not started yet a spare."""
         cdef Lane *first = self.first_of(lane)
@@ -149,6 +166,13 @@ cdef class Roster:
             store32(&first[i].retire, ORDER_RETIRE)
         self.ring(lane)
 
+    def end_all(self) -> None:
+        """Tell every worker to end once nothing is queued."""
+        cdef uint32_t first
+        store32(&self.control.header.closing, 1)
+        for first in range(0, self.control.n_lanes, self.threads):
+            self.ring(first)
+
     def offer(self, uint32_t lane) -> bool:
         """Tell a worker that serves to end as soon as a spare takes over; False if it serves no more."""
         cdef Lane *first = self.first_of(lane)
@@ -169,6 +193,23 @@ cdef class Roster:
             clear_bit(self.control.header.sleeping, i)
             store32(&self.control.lanes[i].wake, 1)
             wake(&self.control.lanes[i].wake, 1)
+
+    def lane_info(self, uint32_t lane) -> dict:
+        """Read a lane's words: state, pid, completed tasks, busy seconds, current task number, its seconds so far."""
+        cdef Lane *words = &self.control.lanes[lane]
+        cdef uint64_t claimed = load64(&words.claimed)
+        cdef uint64_t now = now_ns()
+        return {
+            "state": ("vacant", "starting", "ready", "retiring")[load32(&words.state)],
+            "pid": words.pid,
+            "client": words.client,
+            "incarnation": words.incarnation,
+            "completed": words.completed,
+            "busy_seconds": words.busy_ns * 1e-9,
+            "task": self.control.slots[claimed - 1].task if claimed else None,
+            "running_seconds": (now - words.started_ns) * 1e-9 if claimed and now > words.started_ns else 0.0,
+            "heartbeat_age": (now - words.heartbeat_ns) * 1e-9 if words.heartbeat_ns else None,
+        }
 
     def heartbeat(self, uint32_t lane) -> int:
         """When this lane's loop last came round, in monotonic nanoseconds; 0 before it is ready."""

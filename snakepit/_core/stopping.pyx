@@ -6,8 +6,9 @@ from snakepit._core.atomics cimport cas32, load32, load64, swap32
 from snakepit._core.layout cimport (
     CALLED, RETURNED, RUNNING, STOP_FLAG, STOP_INTERRUPT, STOP_MASK, claim_generation, claim_state,
 )
+from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.queue cimport NO_SLOT
-from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.task cimport Task, refuse_in_child
 
 

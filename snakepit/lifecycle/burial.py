@@ -49,7 +49,7 @@ class Burial:
         self._step(worker, lambda: self._supervisor.forget(worker))
         self._step(worker, worker.reap)
         self._step(worker, lambda: registry.release(worker.row))
-        info = self._step(worker, lambda: self._pool.scheduler.lane_info(worker.lane)) or {}
+        info = self._step(worker, lambda: self._pool.roster.lane_info(worker.lane)) or {}
         served = worker.ready or info.get("state") in ("ready", "retiring")
         lost = self._empty_lanes(worker)
         autopsy = self._step(worker, lambda: self._examine(worker, served, lost)) or Autopsy(

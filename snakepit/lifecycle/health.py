@@ -122,8 +122,7 @@ class Health:
         worker.stuck = worker.expected = True
         # From now on it claims nothing. If it has come to life and claimed a task just before, it
         # ends after that.
-        for lane in worker.lanes:
-            self._pool.scheduler.retire_lane(lane)
+        self._roster.retire(worker.lane)
         if self._roster.running_since(worker.lane) and not suspicion.stopped:
             if len(worker.lanes) > 1:
                 # The tasks of its other threads have time to end; the one that is stuck will not.

@@ -341,7 +341,7 @@ class Supervisor:
         if self.ending or not self._pool.is_over():
             return
         self.ending = True
-        self._pool.scheduler.end_lanes()
+        self._pool.roster.end_all()
         for worker in self.workers.values():
             worker.expected = True
             if not worker.ready:

@@ -41,7 +41,7 @@ class Asks:
     def __init__(self, pool: ProcessPool, store: Any = None) -> None:
         self._pool = pool
         self._answerer = Answerer(pool.scheduler, self._respond, explain)
-        pool.scheduler.on_ask = self._answerer.answer
+        pool.scheduler.mailbox.on_ask = self._answerer.answer
         self.desk = SessionDesk(store, self._answerer.note_change, pool.forget_session)
         self.handlers: dict[str, Callable[..., Any]] = dict(self.desk.handlers)
         self.slow_handlers: dict[str, Callable[..., Any]] = {}

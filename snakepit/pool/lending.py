@@ -81,12 +81,12 @@ class Lender:
         return [number for number, loan in waits.items() if loan is None]
 
     def _all_wait(self) -> bool:
-        scheduler, roster = self._pool.scheduler, self._pool.roster
+        roster = self._pool.roster
         some = False
         for worker in range(0, self._pool.lanes, self._pool.threads):
             idle = len(self._idle_waits(worker))
             for lane in range(worker, worker + self._pool.threads):
-                if scheduler.lane_info(lane)["state"] == "ready" and roster.serves(lane):
+                if roster.lane_info(lane)["state"] == "ready" and roster.serves(lane):
                     idle -= 1
             if idle < 0:
                 return False

@@ -21,11 +21,11 @@ from snakepit._core.interrupts import HELD, Runner, session_of_task
 from snakepit._core.local import LocalQueue
 from snakepit.errors import (
     PoolNotReadyError,
-    PoolSaturatedError,
     PoolShutdownError,
     TaskInterrupt,
     TaskStoppedError,
     TaskTimeoutError,
+    saturation_error,
 )
 from snakepit.lifecycle.deadlines import Deadlines, Timekeeper, queue_timeout_error
 from snakepit.lifecycle.graces import Graces
@@ -562,15 +562,6 @@ class LocalPool:
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Refuse: what a thread leaves behind stays in the process."""
         raise ValueError("recycling is for workers that are processes; profile='local' has none")
-
-
-def saturation_error(pool: str, limit: int) -> PoolSaturatedError:
-    """Return the error of a call for which a pool has no place left."""
-    return PoolSaturatedError(
-        f"pool {pool!r} is saturated: {limit} calls wait for a worker, as many as max_queue_size "
-        "lets wait; submit again later, or give the pool more workers or a longer queue",
-        details={"pool": pool, "max_queue_size": limit},
-    )
 
 
 class _Substitute:

@@ -121,7 +121,7 @@ class NestedTasks:
         """Whether the lane's worker is the one that gave something this number."""
         # The threads of a worker have one link together, known by its first lane.
         lane -= lane % self._pool.threads
-        incarnation = self._pool.scheduler.lane_info(lane)["incarnation"]
+        incarnation = self._pool.roster.lane_info(lane)["incarnation"]
         return lane in self._links and number >> 32 == incarnation
 
     def reply(

@@ -557,8 +557,7 @@ class ProcessPool:
             threads=self._config.threads,
             run_id=run_ids.current(),
         )
-        for each in range(lane, lane + self.threads):
-            self.scheduler.prepare_lane(each, client)
+        self.roster.prepare(lane, client)
         if spare:
             self.roster.hold(lane)
         try:
@@ -795,7 +794,7 @@ class ProcessPool:
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Read who works, and what became of those who did."""
-        return LifecycleStats.read(self.name, self.size, self.scheduler, self.supervisor)
+        return LifecycleStats.read(self.name, self.size, self.roster, self.supervisor)
 
     def stats(self) -> PoolStats:
         """Read the counters."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from snakepit.lifecycle.recycling import REASONS, resident_memory
 
 if TYPE_CHECKING:
-    from snakepit._core.scheduler import Scheduler
+    from snakepit._core.roster import Roster
     from snakepit.lifecycle.supervisor import Supervisor
 
 __all__ = ["LifecycleStats", "PoolStats", "WorkerStats"]
@@ -96,15 +96,15 @@ class LifecycleStats:
 
     @classmethod
     def read(
-        cls, name: str, size: int, scheduler: Scheduler | None, supervisor: Supervisor | None
+        cls, name: str, size: int, roster: Roster | None, supervisor: Supervisor | None
     ) -> LifecycleStats:
         """Read the words that workers keep in shared memory, and the supervisor's counters."""
-        if scheduler is None or supervisor is None:
+        if roster is None or supervisor is None:
             return cls(name, size, 0, (), dict.fromkeys(REASONS, 0), 0, 0, 0)
         now = time.monotonic()
         found = []
         for worker in list(supervisor.workers.values()):
-            infos = [scheduler.lane_info(lane) for lane in worker.lanes]
+            infos = [roster.lane_info(lane) for lane in worker.lanes]
             info = max(infos, key=lambda info: (info["task"] is not None, info["running_seconds"]))
             # Threads that have left do not tell for the others; all of them are ready together.
             states = [info["state"] for info in infos if info["state"] != "retiring"]

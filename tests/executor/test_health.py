@@ -144,7 +144,7 @@ class FakePool:
     def running_since(self, _lane: int) -> int:
         return self.running
 
-    def retire_lane(self, _lane: int) -> None:
+    def retire(self, _lane: int) -> None:
         pass
 
     def overdue(self, _grace: int) -> tuple[list[int], list[int]]:

@@ -68,8 +68,8 @@ def test_hundred_killed_askers() -> None:
 
 
 def _pid_of(executor: snakepit.Executor) -> int:
-    scheduler: Any = executor._pool.scheduler  # type: ignore[union-attr]
-    lanes = [scheduler.lane_info(lane) for lane in range(executor._pool.lanes)]  # type: ignore[union-attr]
+    roster: Any = executor._pool.roster  # type: ignore[union-attr]
+    lanes = [roster.lane_info(lane) for lane in range(executor._pool.lanes)]  # type: ignore[union-attr]
     return int(next(lane["pid"] for lane in lanes if lane["task"] is not None))
 
 

@@ -1,0 +1,350 @@
+# cython: language_level=3
+"""Where the calls of a pool stand until they are settled, and how a lane comes to hear of them.
+
+    place    a free slot, its cell on a ring: the private one of the idle lane that last ran the session, the bound one
+             of the lane that a strict call must have, or the shared one of its priority
+    else     the pending list, or the strict calls' own (`bindings.pyx`), until `free_slot` refills the slot
+    wake     as many sleeping lanes as there are calls that no searching lane will take
+
+A lane that is free takes the oldest call itself (`claimant.pyx`), so the owner never has to guess who will be free
+first, nobody holds work in advance, and workers go on while the owner's interpreter is busy elsewhere.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from snakepit._core.atomics cimport cas64, fence, load32, load64, store32, store64, wake
+from snakepit._core.bindings cimport ANYWHERE, AT_HOME, Bindings
+from snakepit._core.completions cimport Completions
+from snakepit._core.control cimport Control
+from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
+from snakepit._core.layout cimport (
+    FILLING, FREE, LANE_READY, NOBODY, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_word,
+    claim_generation, claim_lane, claim_state, claim_word,
+)
+from snakepit._core.memory cimport map_private, unmap_private
+from snakepit._core.mutex cimport (
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
+from snakepit._core.points cimport (
+    PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED, PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
+)
+from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
+from snakepit._core.task cimport Task, refuse_in_child
+
+cdef enum:
+    AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
+    SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
+
+
+cdef class Placement(Completions):
+    def __cinit__(self):
+        pthread_mutex_init(&self.mutex, NULL)
+
+    def __init__(self, Control control):
+        cdef uint32_t i
+        self.control = control
+        self.n_slots = control.n_slots
+        self.spin_ns = control.header.spin_limit_ns
+        # Behind one another, those of the widest entries first: each begins where its entries may.
+        self.tables_size = (
+            <uint64_t>AFFINITY * (sizeof(uint64_t) + sizeof(uint16_t))
+            + <uint64_t>control.n_slots * (sizeof(void *) + sizeof(uint32_t) + 1) + control.n_mail
+        )
+        self.tasks = <void **>map_private(self.tables_size)
+        self.session_of = <uint64_t *>(self.tasks + control.n_slots)
+        self.free_slots = <uint32_t *>(self.session_of + AFFINITY)
+        self.lane_of = <uint16_t *>(self.free_slots + control.n_slots)
+        self.taken = <char *>(self.lane_of + AFFINITY)
+        for i in range(control.n_slots):
+            self.free_slots[i] = control.n_slots - 1 - i
+        self.n_free = control.n_slots
+        self.pending = PendingList()
+        self.open = True
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.tasks:
+            for i in range(self.n_slots):
+                if self.tasks[i]:
+                    Py_DECREF(<object>self.tasks[i])
+            unmap_private(<char *>self.tasks, self.tables_size)
+        pthread_mutex_destroy(&self.mutex)
+
+    # -- placing -------------------------------------------------------------------------------------------------------
+
+    cdef int admit(self, Task task) noexcept:
+        """Queue a strict call, or refuse it (see `Bindings.admit`). Under the mutex."""
+        cdef int verdict = self.bindings.admit(task)
+        if verdict == ANYWHERE:
+            if not self.place(task):
+                self.pending.append(task)
+        elif verdict == AT_HOME:
+            if self.bindings.must_wait(task) or not self.place(task):
+                self.bindings.wait(task)
+        # Its session may just have got a worker, and with it what waited for that.
+        self.refill()
+        return verdict
+
+    cdef bint place(self, Task task) noexcept:
+        """Put the task into a slot and on a ring; False when there is no room. Under the mutex."""
+        cdef Control control = self.control
+        cdef Ring *ring = &control.header.queues[task.priority]
+        cdef uint32_t index
+        cdef uint64_t generation
+        cdef Slot *slot
+        if self.n_free == 0:
+            return False
+        if task.home:
+            ring = &control.lanes[task.home - 1].bound[task.priority]
+            if not self.bindings.has_room(task.home - 1):
+                return False
+        if ring.tail - load64(&ring.head) > ring.mask:
+            ring_skip_dead(ring, control.cells(ring), control.slots)
+            if ring.tail - load64(&ring.head) > ring.mask:
+                return False
+        self.n_free -= 1
+        index = self.free_slots[self.n_free]
+        point(PLACE_CHOSEN)
+        slot = &control.slots[index]
+        generation = claim_generation(slot.claim) + 1
+        store64(&slot.claim, claim_word(generation, NOBODY, FILLING))
+        slot.kind = task.kind
+        slot.encoding = task.encoding
+        slot.flags = task.flags
+        slot.priority = task.priority
+        slot.length = task.length
+        slot.definition = task.definition
+        slot.definition_epoch = task.epoch
+        slot.items = task.items
+        slot.cancel = 0
+        slot.task = task.number
+        slot.deadline_ns = task.deadline_ns
+        slot.session = task.session
+        slot.parent = task.parent
+        slot.attempt = task.attempt
+        if task.segment is not None:
+            slot.segment = task.segment.index + 1
+        else:
+            slot.segment = 0
+            if task.length:
+                memcpy(control.payload(index, task.length), PyBytes_AS_STRING(task.inline), task.length)
+        self.bytes_in += task.length
+        Py_INCREF(task)
+        self.tasks[index] = <void *>task
+        task.slot = index
+        task.generation = generation
+        point(PLACE_FILLED)
+        store64(&slot.claim, claim_word(generation, NOBODY, QUEUED))
+        point(PLACE_QUEUED)
+        if task.home:
+            ring_push(ring, control.cells(ring), cell_word(generation, index))
+            self.bindings.entered(task)
+        elif not (task.session and self.push_private(task, cell_word(generation, index))):
+            ring_push(ring, control.cells(ring), cell_word(generation, index))
+        point(PLACE_PUSHED)
+        return True
+
+    cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil:
+        """Offer the task to the idle lane that last ran its session; False when that lane is busy or unknown."""
+        cdef Header *header = self.control.header
+        cdef uint32_t at = <uint32_t>(task.session % AFFINITY)
+        cdef uint32_t index = self.lane_of[at]
+        cdef Lane *lane
+        if self.session_of[at] != task.session or index >= self.control.n_lanes:
+            return False
+        if test_bit(header.running, index):
+            return False
+        if not test_bit(header.searching, index) and not test_bit(header.sleeping, index):
+            return False
+        lane = &self.control.lanes[index]
+        if not ring_push(&lane.private, self.control.cells(&lane.private), cell):
+            return False
+        point(PLACE_OFFERED)
+        fence()
+        if clear_bit(header.sleeping, index):
+            set_bit(header.searching, index)
+            store32(&lane.wake, 1)
+            wake(&lane.wake, 1)
+        # The lane may have taken other work meanwhile; then the shared ring gets the task too, and the first claim
+        # wins.
+        return not test_bit(header.running, index)
+
+    cdef void wake_lanes(self) noexcept nogil:
+        """Wake as many sleeping lanes as there are queued tasks that no searching lane will take."""
+        cdef Header *header = self.control.header
+        cdef uint32_t lanes = self.control.n_lanes
+        cdef uint32_t index, searching
+        cdef uint64_t queued = 0
+        cdef int i
+        # Pairs with the fence of a lane that goes to sleep: it sees the task or we see its bit.
+        fence()
+        index = idlest_sleeper(header.sleeping, header.running, header.searching, lanes, header.threads)
+        if index >= lanes:
+            return
+        # Waking costs more than a short task takes: while lanes run those, a lane that dozes is soon enough.
+        # It passes on what it does not take itself (`WorkerLane.note_claim`).
+        if (0 < load32(&header.typical_ns) < SHORT_NS and lowest_bit(header.drowsy, lanes) < lanes
+                and lowest_bit(header.running, lanes) < lanes):
+            return
+        for i in range(PRIORITIES):
+            queued += ring_length(&header.queues[i])
+        searching = count_bits(header.searching, lanes)
+        while queued > searching and index < lanes:
+            if clear_bit(header.sleeping, index):
+                point(WAKE_CHOSE)
+                set_bit(header.searching, index)
+                point(WAKE_COUNTED)
+                store32(&self.control.lanes[index].wake, 1)
+                wake(&self.control.lanes[index].wake, 1)
+                searching += 1
+            index = idlest_sleeper(header.sleeping, header.running, header.searching, lanes, header.threads)
+
+    cdef void refill(self) noexcept:
+        """Move pending tasks into free slots. Under the mutex."""
+        cdef Task task
+        while self.n_free:
+            task = None
+            # In turn with the calls that wait for one lane each, so that neither keeps the other waiting.
+            self.home_turn = not self.home_turn
+            if self.bindings is not None and (self.home_turn or self.pending.length == 0):
+                task = self.bindings.next_waiting()
+                if task is not None:
+                    self.place(task)    # There is a slot, and that lane has room.
+                    continue
+            if self.pending.length == 0:
+                return
+            task = self.pending.pop()
+            if not self.place(task):
+                self.pending.put_back(task)
+                return
+
+    cdef void free_slot(self, uint32_t index) noexcept:
+        """Return a slot and use it for a pending task. Under the mutex."""
+        cdef Slot *slot = &self.control.slots[index]
+        store64(&slot.claim, claim_word(claim_generation(slot.claim), NOBODY, FREE))
+        self.taken[index] = 0
+        if index < self.control.n_slots:
+            self.free_slots[self.n_free] = index
+            self.n_free += 1
+            self.refill()
+
+    cdef bint is_full(self) noexcept:
+        """Whether as many calls wait for a worker as may. Under the mutex."""
+        cdef Control control = self.control
+        cdef uint64_t queued = self.pending.length + (0 if self.bindings is None else self.bindings.length)
+        cdef uint32_t i
+        # Mostly there are fewer under way than may wait, and no word that workers write has to be read to know it.
+        if queued + (self.n_slots - self.n_free) < self.most_queued:
+            return False
+        # Those that a worker without a task is about to take do not count.
+        for i in range(self.n_slots):
+            if claim_state(load64(&control.slots[i].claim)) == QUEUED:
+                queued += 1
+        for i in range(control.n_lanes):
+            if (load32(&control.lanes[i].state) == LANE_READY and not load32(&control.lanes[i].retire)
+                    and not test_bit(control.header.running, i) and queued):
+                queued -= 1
+        return queued >= self.most_queued
+
+    # -- taking back ---------------------------------------------------------------------------------------------------
+
+    cpdef bint take_back(self, Task task) except -1:
+        """Take a task that has not started out of the queues, its message intact; False when it started."""
+        cdef bint withdrawn = False
+        cdef bint placed = False
+        cdef uint64_t word
+        cdef Task successor
+        refuse_in_child(self)
+        pthread_mutex_lock(&self.mutex)
+        if task.listed:
+            if task.affinity and not task.founder:
+                self.bindings.unlist(task)
+            else:
+                self.pending.remove(task)
+            withdrawn = True
+        elif task.slot != NO_SLOT and self.tasks[task.slot] == <void *>task:
+            word = claim_word(task.generation, NOBODY, QUEUED)
+            if cas64(&self.control.slots[task.slot].claim, word, claim_word(task.generation, NOBODY, FILLING)):
+                self.tasks[task.slot] = NULL
+                if task.affinity:
+                    self.bindings.left_slot(task)
+                self.free_slot(task.slot)
+                withdrawn = True
+                placed = True
+        if withdrawn and task.founder:
+            successor = self.bindings.succeed(task)
+            if successor is not None and not self.place(successor):
+                self.pending.append(successor)
+        pthread_mutex_unlock(&self.mutex)
+        if placed:
+            Py_DECREF(task)
+            self.wake_lanes()
+        return withdrawn
+
+    cdef bint is_running(self, Task task) noexcept:
+        return self.lane_of_task(task) >= 0
+
+    cpdef int lane_of_task(self, Task task, bint even_settled=False) noexcept:
+        """The lane that runs the task now, or -1; a task that timed out is settled but may run on."""
+        cdef uint64_t word
+        if task.slot == NO_SLOT or (task.is_settled() and not even_settled):
+            return -1
+        word = load64(&self.control.slots[task.slot].claim)
+        if claim_generation(word) == task.generation and claim_state(word) == RUNNING:
+            return <int>claim_lane(word)
+        return -1
+
+    def in_slots(self) -> list:
+        """Return the tasks that stand in slots: queued there, running, or completed but not collected."""
+        cdef uint32_t index
+        cdef list found = []
+        cdef Task task
+        for index in range(self.control.n_slots):
+            task = None
+            pthread_mutex_lock(&self.mutex)
+            if self.tasks[index]:
+                task = <Task>self.tasks[index]
+            pthread_mutex_unlock(&self.mutex)
+            if task is not None:
+                found.append(task)
+        return found
+
+    # -- sessions ------------------------------------------------------------------------------------------------------
+
+    cdef void remember_lane(self, uint64_t session, uint32_t lane) noexcept nogil:
+        """The next call of the session is offered to this lane."""
+        self.session_of[session % AFFINITY] = session
+        self.lane_of[session % AFFINITY] = <uint16_t>lane
+
+    def prefer_lane(self, uint64_t session, uint32_t lane) -> None:
+        """Have the next call of a session offered to a lane, as if that had run the last."""
+        self.remember_lane(session, lane)
+
+    cdef int begin_bindings(self) except -1:
+        cdef Bindings bindings = Bindings(self.control)
+        pthread_mutex_lock(&self.mutex)
+        if self.bindings is None:
+            self.bindings = bindings
+        pthread_mutex_unlock(&self.mutex)
+        return 0
+
+    def forget_session(self, uint64_t session) -> bool:
+        """Let a strict session begin anew with its next call; False when it is unknown."""
+        cdef bint known = False
+        if self.bindings is not None:
+            pthread_mutex_lock(&self.mutex)
+            known = self.bindings.forget(session)
+            pthread_mutex_unlock(&self.mutex)
+        return known
+
+    def sessions_of_lane(self, uint32_t lane) -> list:
+        """Keys of the strict sessions of a lane's worker, which is dead and has no successor yet."""
+        if self.bindings is None:
+            return []
+        pthread_mutex_lock(&self.mutex)
+        try:
+            return self.bindings.sessions_of(lane, self.control.lanes[lane].incarnation)
+        finally:
+            pthread_mutex_unlock(&self.mutex)
