@@ -28,6 +28,7 @@ QUESTIONS = (
     "arena",
     "startup",
     "memory",
+    "preload",
     "idle",
     "blocking",
     "tools",

@@ -41,9 +41,9 @@ class Bar:
     goals: tuple[Check, ...] = ()
 
 
-def own(question: str, case: str, share: float = 0.5) -> Measure:
+def own(question: str, case: str, share: float = 0.5, *, peer: str = OWN) -> Measure:
     """Measure Snakepit's own figure: its median, or the quantile `share`."""
-    return lambda results: results.at(question, case, OWN, share)
+    return lambda results: results.at(question, case, peer, share)
 
 
 def quotient(above: Measure, below: Measure) -> Measure:
@@ -242,6 +242,11 @@ BARS = (
         "memory of an idle worker (PSS), of 16",
         at_most(5, own("memory", "16 workers"), megabytes),
         (at_most(4, own("memory", "16 workers"), megabytes),),
+    ),
+    Bar(
+        "memory of a worker beyond what preload() holds (PSS), of 8",
+        at_most(8, own("preload", "8 workers", peer=TOOLS), megabytes),
+        (at_most(5, own("preload", "8 workers", peer=TOOLS), megabytes),),
     ),
     Bar(
         "CPU of an idle pool of 16",

@@ -59,8 +59,8 @@ def measure(kind: str, key: str, workers: int, seconds: float) -> dict[str, floa
             return {"seconds": elapsed}
         time.sleep(SETTLE)
         if kind == "memory":
-            shares = sorted(_pss(pid) for pid in pids)
-            return {"worker": shares[len(shares) // 2], "all": sum(map(_pss, _children()))}
+            shares = sorted(pss(pid) for pid in pids)
+            return {"worker": shares[len(shares) // 2], "all": sum(map(pss, _children()))}
         before, begun = _cpu_seconds(), time.perf_counter()
         time.sleep(seconds)
         return {"percent": 100 * (_cpu_seconds() - before) / (time.perf_counter() - begun)}
@@ -90,7 +90,7 @@ def _children() -> list[int]:
     return [process.pid for process in processes.descendants()]
 
 
-def _pss(pid: int) -> float:
+def pss(pid: int) -> float:
     """Return the proportional set size of a process, in MB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):

@@ -121,6 +121,13 @@ TABLES = (
         lambda value: f"{text.significant(value)} MB",
     ),
     Table(
+        "preload",
+        "Memory of a worker beyond what its adapter's preload() holds (PSS)",
+        _columns("8 workers"),
+        lambda value: f"{text.significant(value)} MB",
+        ratios=False,
+    ),
+    Table(
         "idle",
         "CPU of an idle pool, % of a core",
         _columns("16 workers"),

@@ -10,8 +10,6 @@ Pools of any kinds run side by side under their names; `snakepit.Pool` is the sa
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import os
 import sys
 import threading
@@ -70,11 +68,12 @@ def start(config: Any = None, **options: Any) -> dict[str, Pool]:
 
 def _settings(config: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
     if isinstance(config, str | os.PathLike) or hasattr(config, "pools"):
-        if importlib.util.find_spec("snakepit.config") is None:
-            raise ValueError(f"start() takes a dict or keyword arguments here, not {config!r}")
-        module = importlib.import_module("snakepit.config")
-        loaded = config if hasattr(config, "pools") else module.load_config(config, **options)
-        return [pool.to_options() for pool in loaded.pools]
+        # Lazily: what checks configurations is heavy, and an extra.
+        from snakepit.config import Config, load_config
+
+        loaded = config if isinstance(config, Config) else load_config(config, **options)
+        loaded.apply_process_settings()
+        return [{"adapter": pool.adapter, **pool.to_options()} for pool in loaded.pools]
     if config is not None and not isinstance(config, Mapping):
         raise TypeError(f"start() takes a dict, a path or a Config, not {config!r}")
     given = {**(config or {}), **options}

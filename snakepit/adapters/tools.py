@@ -76,7 +76,8 @@ def _import(text: str) -> Any:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
         raise AdapterError(
-            f"the adapter {text!r} cannot be imported: {type(error).__name__}: {error}",
+            f"the adapter {text!r} cannot be imported: {type(error).__name__}: {error}"
+            f"{_remedy(error, module_name)}",
             details=details,
         ) from error
     for name in path.split("."):
@@ -91,6 +92,15 @@ def _import(text: str) -> Any:
                 details=details,
             ) from None
     return found
+
+
+def _remedy(error: Exception, module: str) -> str:
+    """Return what is to be done about a module that is not there; other errors say it."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    if f"{module}.".startswith(f"{error.name}."):
+        return "; correct the name, or put the folder of the module into PYTHONPATH"
+    return f"; install it where {module} is to run"
 
 
 def name_of_adapter(cls: type) -> str:

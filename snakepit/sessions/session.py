@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
+from snakepit._core.leases import Lease
 from snakepit.errors import HostToolNotFoundError
 from snakepit.sessions.kinds import shortened
 from snakepit.sessions.programs import ProgramTable
@@ -15,7 +16,6 @@ from snakepit.sessions.watches import CallbackWatch, IteratorWatch, Watch
 
 if TYPE_CHECKING:
     from snakepit.sessions.journal import Journal
-    from snakepit.sessions.store import SessionStore
     from snakepit.sessions.watches import Notifier
 
 __all__ = ["Contents", "Session"]
@@ -41,52 +41,20 @@ class Contents:
         del tools
 
 
-class Session:
+class Session(Lease):
     """Variables, programs and host tools that are kept under one id; made by a `SessionStore`.
 
     Every use of a session but `id`, `ttl`, `alive` and `revision` begins its time to live anew, and
     raises SessionNotFoundError once it was deleted or has expired. Thread-safe.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_contents",
-        "_expires",
-        "_metadata",
-        "_number",
-        "_saved",
-        "_store",
-        "id",
-        "ttl",
-    )
+    __slots__ = ("__weakref__",)
 
-    id: str
-    ttl: float  # seconds
-    # What follows is the store's, and changes under its lock.
-    _store: SessionStore
-    _expires: float  # on the store's clock; -inf once the session has ended
-    _metadata: Any
-    _contents: Contents | None
-    # Only where the store has a file: the session's row in it, and what `_expires` was when that
-    # was written.
-    _number: int
-    _saved: float
+    if TYPE_CHECKING:
+        id: str
+        ttl: float  # seconds
 
-    def __init__(
-        self, store: SessionStore, id: str, ttl: float, expires: float, metadata: Any
-    ) -> None:
-        # Making a session is measured in hundreds of nanoseconds, so it makes nothing else.
-        self.id = id
-        self.ttl = ttl
-        self._store = store
-        self._expires = expires
-        self._metadata = metadata
-        self._contents = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it was neither deleted nor has expired."""
-        return self._store._is_alive(self)
+        def _used(self) -> Contents: ...
 
     @property
     def revision(self) -> int:
@@ -97,15 +65,11 @@ class Session:
     @property
     def metadata(self) -> dict[str, Any]:
         """The session's metadata, a copy; `update_metadata` changes them."""
-        return self._store._metadata_of(self)
+        return self._store._metadata_of(self)  # type: ignore[no-any-return]
 
     def update_metadata(self, function: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
         """Replace the metadata by `function(metadata)`, as `SessionStore.update_session` does."""
         self._store._update(self, function)
-
-    def _used(self) -> Contents:
-        """Begin the time to live anew and return the contents. Raises SessionNotFoundError."""
-        return self._store._contents_of(self)
 
     # -- variables ---------------------------------------------------------------------------------
 

@@ -6,14 +6,13 @@ create --> alive --(get, or use: the time to live begins anew)--> alive
              |                                                    needed)--> ended
              +-- delete -------------------------------------------------------> ended
 
-Making, fetching and deleting a session each cost a fraction of the cheapest call, so these paths
-are written out: one dict, one lock, no object that a plain session does not need.
+The quick ways of making, fetching and deleting are `snakepit._core.leases`; here is the rest of
+them, and all that happens to sessions beside.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.leases import LeaseTable
 from snakepit.errors import (
     SessionExistsError,
     SessionNotFoundError,
@@ -45,10 +45,8 @@ __all__ = ["SessionStore"]
 
 logger = logging.getLogger("snakepit")
 
-ENDED = -math.inf
 
-
-class SessionStore:
+class SessionStore(LeaseTable):
     """Keeps sessions, in memory or in a file.
 
     `max_sessions`: how many there may be, by default 10,000; the log warns at 80 % and 100 %.
@@ -77,80 +75,31 @@ class SessionStore:
         self._default_ttl = checked_seconds("default_ttl", default_ttl)
         self._sweep_interval = checked_seconds("sweep_interval", sweep_interval)
         self._clock = clock
-        # Re-entrant, for a signal handler or finaliser that comes here while its thread is in here.
-        # No user's code, no input or output runs under it.
+        # Of the hooks, the marks, and the order in which a file hears of things. Re-entrant, for a
+        # signal handler or finaliser that comes here while its thread is in here. No user's code,
+        # no input or output runs under it.
         self._lock = threading.RLock()
-        self._sessions: dict[str, Session] = {}
-        # No session expires before: it only ever lies too early, as times to live begin anew.
-        self._earliest = math.inf
-        # So that making and deleting compare one number each: below and above which count of
-        # sessions they have more to do.
-        self._warn_at = 0  # the first has to start the sweeper
-        self._calm_below = -1
-        self._full_at = self._max_sessions
-        self._loaded = self._deleted = self._expired = 0
+        self._loaded = 0
         self._hooks: list[Callable[[str], object]] = []
         self._sweeper: Sweeper | None = None
-        self._closed = False
         self._notifier = Notifier()
         self._file = self._open_file(backend) if backend is not None else None
         self._globals = ProgramTable(None, self._journal(0))
+        self._open_table(Session, self._max_sessions, self._default_ttl, clock, self._file is None)
         if self._file is not None:
             self._load(self._file)
 
     # -- sessions ----------------------------------------------------------------------------------
 
-    def create_session(
-        self,
-        id: str | None = None,
-        ttl: float | str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Session:
-        """Make a session and return it.
+    if TYPE_CHECKING:
 
-        `id`: by default a random one. `ttl`: seconds, or text; by default the store's. Raises
-        SessionExistsError if there is one of this id, and SessionQuotaError if the store is full.
-        """
-        if type(id) is not str or not id:
-            id = checked_id(id)
-        if ttl is None:
-            ttl = self._default_ttl
-        else:
-            ttl = checked_seconds("ttl", ttl)
-        if metadata is not None:
-            metadata = checked_metadata(metadata)
-        expires = self._clock() + ttl
-        session = Session(self, id, ttl, expires, metadata)
-        if self._file is not None:
-            session._number = 0
-            if metadata is not None:
-                session._metadata = self._file.encode(metadata, f"metadata of session {id!r}")
-        while True:
-            with self._lock:
-                sessions = self._sessions
-                count = len(sessions)
-                if count < self._full_at and id not in sessions:
-                    sessions[id] = session
-                    if expires < self._earliest:
-                        self._earliest = expires
-                    if count < self._warn_at and self._file is None:
-                        return session
-                    if self._file is not None:
-                        self._file.note_session(session)
-                    break
-            self._make_room(id)
-        self._made()
-        return session
-
-    def get_session(self, id: str) -> Session:
-        """Return a session; its time to live begins anew. Raises SessionNotFoundError."""
-        now = self._clock()
-        with self._lock:
-            session = self._sessions.get(id)
-            if session is not None and session._expires > now:
-                session._expires = now + session.ttl
-                return session
-        raise self._not_found(id)
+        def create_session(
+            self,
+            id: str | None = None,
+            ttl: float | str | None = None,
+            metadata: Mapping[str, Any] | None = None,
+        ) -> Session: ...
+        def get_session(self, id: str) -> Session: ...
 
     def ensure_session(
         self,
@@ -163,12 +112,9 @@ class SessionStore:
         Raises SessionQuotaError if it has to be made and the store is full.
         """
         while True:
-            now = self._clock()
-            with self._lock:
-                session = self._sessions.get(id)
-                if session is not None and session._expires > now:
-                    session._expires = now + session.ttl
-                    return session
+            session = self._find(id)
+            if session is not None:
+                return session
             try:
                 return self.create_session(checked_id(id, needed=True), ttl, metadata)
             except SessionExistsError:
@@ -186,68 +132,26 @@ class SessionStore:
         self._update(session, function)
         return session
 
-    def delete_session(self, id: str) -> bool:
-        """End a session; return whether there was one."""
-        now = self._clock()
-        with self._lock:
-            session = self._sessions.pop(id, None)
-            if session is None:
-                if self._closed:
-                    raise self._not_found(id)
-                return False
-            alive = session._expires > now
-            session._expires = ENDED
-            if alive:
-                self._deleted += 1
-            else:
-                self._expired += 1
-            if len(self._sessions) < self._calm_below:
-                self._calm()
-            if self._file is not None:
-                self._file.note_session_deleted(session)
-        if session._contents is not None or self._hooks or self._file is not None:
-            self._finish([session])
-        return alive
-
     def session_exists(self, id: str) -> bool:
         """Return whether there is such a session; its time to live goes on."""
-        now = self._clock()
-        with self._lock:
-            self._check_open()
-            session = self._sessions.get(id)
-            return session is not None and session._expires > now
+        self._check_open()
+        return self._is_alive(id)
 
     def list_sessions(self) -> list[str]:
         """Return the ids of all sessions, in the order in which they were made."""
-        now = self._clock()
-        with self._lock:
-            self._check_open()
-            return [id for id, session in self._sessions.items() if session._expires > now]
+        self._check_open()
+        return [session.id for session in self._living()]
 
     def cleanup_expired_sessions(self) -> int:
         """End the sessions whose time is over, without waiting for the sweep; return how many."""
-        now = self._clock()
-        ended = []
+        self._check_open()
         with self._lock:
-            self._check_open()
-            if now < self._earliest:
-                return 0
-            earliest = math.inf
-            for id, session in list(self._sessions.items()):
-                expires = session._expires
-                if expires <= now:
-                    del self._sessions[id]
-                    session._expires = ENDED
-                    ended.append(session)
-                    if self._file is not None:
-                        self._file.note_session_deleted(session)
-                elif expires < earliest:
-                    earliest = expires
-            self._earliest = earliest
-            self._expired += len(ended)
-            if len(self._sessions) < self._calm_below:
-                self._calm()
-        self._finish(ended)
+            ended = self._take_expired()
+            if self._file is not None:
+                for session in ended:
+                    self._file.note_session_deleted(session)
+        if ended:
+            self._finish(ended)
         return len(ended)
 
     def get_stats(self) -> dict[str, Any]:
@@ -257,12 +161,9 @@ class SessionStore:
         file has is counted once the session is used), global_programs, created, deleted, expired
         (since the store was made), backend ("memory" or the path).
         """
-        now = self._clock()
-        with self._lock:
-            self._check_open()
-            alive = [session for session in self._sessions.values() if session._expires > now]
-            deleted, expired = self._deleted, self._expired
-            created = len(self._sessions) + deleted + expired - self._loaded
+        self._check_open()
+        count, deleted, expired = self._counts()
+        alive = self._living()
         held = [session._contents for session in alive if session._contents is not None]
         return {
             "sessions": len(alive),
@@ -271,11 +172,58 @@ class SessionStore:
             "programs": sum(len(contents.programs) for contents in held),
             "tools": sum(len(contents.tools) for contents in held),
             "global_programs": len(self._globals),
-            "created": created,
+            "created": count + deleted + expired - self._loaded,
             "deleted": deleted,
             "expired": expired,
             "backend": "memory" if self._file is None else str(self._file.path),
         }
+
+    # -- the ways that are not quick: terms of its own, or a file ----------------------------------
+
+    def _create(
+        self, id: str | None, ttl: float | str | None, metadata: Mapping[str, Any] | None
+    ) -> Session:
+        file = self._file
+        id = checked_id(id)
+        seconds = self._default_ttl if ttl is None else checked_seconds("ttl", ttl)
+        kept: Any = None if metadata is None else checked_metadata(metadata)
+        if file is not None and kept is not None:
+            kept = file.encode(kept, f"metadata of session {id!r}")
+        session: Session = self._new(id, seconds, kept)
+        more = -1
+        while more < 0:
+            with self._lock:
+                more = self._admit(session)
+                if more >= 0 and file is not None:
+                    file.note_session(session)
+            if more < 0:
+                self._make_room(id)
+        if more:
+            self._made()
+        if file is not None:
+            file.write()
+        return session
+
+    def _find(self, id: str) -> Session | None:
+        """Use a session; None if there is none."""
+        session: Session | None
+        if self._file is None:
+            session = self._fetch(id)
+            return session
+        with self._lock:  # it is not found before it is noted
+            session = self._fetch(id)
+        return session
+
+    def _delete(self, id: str) -> bool:
+        with self._lock:
+            session, alive = self._take(id)
+            if session is not None and self._file is not None:
+                self._file.note_session_deleted(session)
+        if session is not None:
+            self._finish([session])
+        elif self._closed:
+            raise self._not_found(id)
+        return alive
 
     def on_end(self, callback: Callable[[str], object]) -> Callable[[], None]:
         """Have `callback(id)` run after a session was deleted or has expired.
@@ -288,6 +236,7 @@ class SessionStore:
             raise TypeError(f"callback must be callable with a session's id, not {callback!r}")
         with self._lock:
             self._hooks = [*self._hooks, callback]
+            self._hear(True)
 
         def forget() -> None:
             with self._lock:
@@ -295,6 +244,7 @@ class SessionStore:
                 if callback in hooks:
                     hooks.remove(callback)
                 self._hooks = hooks
+                self._hear(bool(hooks))
 
         return forget
 
@@ -350,20 +300,16 @@ class SessionStore:
         What a file has stays there, for the next store.
         """
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._full_at = -1
-            sweeper, self._sweeper = self._sweeper, None
-            if self._file is not None:
+            if self._file is not None and not self._closed:
                 self._note_uses(self._file)
-            sessions, self._sessions = self._sessions, {}
-            for session in sessions.values():
-                session._expires = ENDED
+            sessions = self._take_all()
+            if sessions is None:
+                return
+            sweeper, self._sweeper = self._sweeper, None
         try:
             if sweeper is not None:
                 sweeper.end()
-            for session in sessions.values():
+            for session in sessions:
                 if session._contents is not None:
                     session._contents.close()
         finally:
@@ -382,53 +328,27 @@ class SessionStore:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self._sessions)} of {self._max_sessions}"
+        state = "closed" if self._closed else f"{self._count()} of {self._max_sessions}"
         where = "memory" if self._file is None else str(self._file.path)
         return f"<snakepit.SessionStore in {where}: {state}>"
 
     # -- for Session -------------------------------------------------------------------------------
 
-    def _is_alive(self, session: Session) -> bool:
-        now = self._clock()
-        with self._lock:
-            return session._expires > now
-
-    def _touch(self, session: Session) -> Any:
-        """Use a session: begin its time to live anew, and return its metadata as they are kept."""
-        now = self._clock()
-        with self._lock:
-            if session._expires > now:
-                session._expires = now + session.ttl
-                return session._metadata
-        raise self._not_found(session.id)
-
-    def _contents_of(self, session: Session) -> Contents:
-        """Use a session: begin its time to live anew, and return what it holds."""
-        now = self._clock()
-        with self._lock:
-            alive = session._expires > now
-            if alive:
-                session._expires = now + session.ttl
-                if session._contents is not None:
-                    return session._contents
-        if not alive:
-            raise self._not_found(session.id)
-        # Made outside the lock, since it may read the file. Whoever is first wins; nobody can have
+    def _make_contents(self, session: Session) -> Contents:
+        """Return what a session holds, which is made with its first use."""
+        # Made outside the locks, since it may read the file. Whoever is first wins; nobody can have
         # written through the others' meanwhile.
         journal = self._journal(session._number) if self._file is not None else None
         made = Contents(session.id, journal, self._notifier)
         if journal is not None:
             journal.load(made)
-        with self._lock:
-            if session._contents is None and session._expires > ENDED:
-                session._contents = made
-            contents = session._contents
+        contents: Contents | None = session._keep_contents(made)
         if contents is None:
             raise self._not_found(session.id)
         return contents
 
     def _metadata_of(self, session: Session) -> dict[str, Any]:
-        return self._plain_metadata(session, self._touch(session))
+        return self._plain_metadata(session, session._used_metadata())
 
     def _plain_metadata(self, session: Session, kept: Any) -> dict[str, Any]:
         if self._file is not None and isinstance(kept, bytes):
@@ -440,18 +360,18 @@ class SessionStore:
     ) -> None:
         done = False
         while not done:
-            seen = self._touch(session)
+            # Each change puts another object there: what is still the same was not changed.
+            seen = session._used_metadata()
             metadata: Any = checked_metadata(function(self._plain_metadata(session, seen)))
-            if self._file is not None:
-                # Kept as the file keeps it, so that it comes back the same after a restart.
-                metadata = self._file.encode(metadata, f"metadata of session {session.id!r}")
+            if self._file is None:
+                done = session._replace_metadata(seen, metadata)
+                continue
+            # Kept as the file keeps it, so that it comes back the same after a restart.
+            metadata = self._file.encode(metadata, f"metadata of session {session.id!r}")
             with self._lock:
-                # Each change puts another object there: what is still the same was not changed.
-                done = session._metadata is seen and session._expires > ENDED
+                done = session._replace_metadata(seen, metadata)
                 if done:
-                    session._metadata = metadata
-                    if self._file is not None:
-                        self._file.note_session(session)
+                    self._file.note_session(session)
         if self._file is not None:
             self._file.write()
 
@@ -462,22 +382,20 @@ class SessionStore:
         if self.cleanup_expired_sessions():
             return
         error: Exception
-        with self._lock:
-            if id in self._sessions:
-                error = SessionExistsError(
-                    f"there is a session {id!r} already: fetch it with get_session() or "
-                    "ensure_session()",
-                    details={"session": id},
-                )
-            elif len(self._sessions) >= self._full_at:
-                error = SessionQuotaError(
-                    f"session {id!r} cannot be made: the store holds {self._max_sessions} "
-                    "sessions, as many as it may; delete some, let them expire sooner, or raise "
-                    "max_sessions",
-                    details={"session": id, "max_sessions": self._max_sessions},
-                )
-            else:
-                return  # somebody else has made room
+        if self._is_taken(id):
+            error = SessionExistsError(
+                f"there is a session {id!r} already: fetch it with get_session() or "
+                "ensure_session()",
+                details={"session": id},
+            )
+        elif self._is_full():
+            error = SessionQuotaError(
+                f"session {id!r} cannot be made: the store holds {self._max_sessions} sessions, as "
+                "many as it may; delete some, let them expire sooner, or raise max_sessions",
+                details={"session": id, "max_sessions": self._max_sessions},
+            )
+        else:
+            return  # somebody else has made room
         raise error
 
     def _made(self) -> None:
@@ -485,11 +403,12 @@ class SessionStore:
         sweeper = None
         warning = ""
         with self._lock:
-            count = len(self._sessions)
             if self._sweeper is None and not self._closed:
                 sweeper = self._sweeper = Sweeper(self, self._sweep_interval)
+            count = self._count()
             if count > self._warn_at:
-                self._warn_at, self._calm_below, warning = marks(count, self._max_sessions)
+                warn_at, calm_below, warning = marks(count, self._max_sessions)
+                self._mark(warn_at, calm_below)
         if sweeper is not None:
             try:
                 sweeper.start()
@@ -499,12 +418,15 @@ class SessionStore:
                 logger.debug("the thread that sweeps sessions could not be started", exc_info=True)
         if warning:
             logger.warning(warning)
-        if self._file is not None:
-            self._file.write()
 
     def _calm(self) -> None:
-        """Warn again when there are more sessions again. Under the lock."""
-        self._warn_at, self._calm_below, _ = marks(len(self._sessions), self._max_sessions)
+        """Warn again when there are more sessions again."""
+        with self._lock:
+            warn_at, calm_below, _ = marks(self._count(), self._max_sessions)
+            self._mark(warn_at, calm_below)
+            if self._count() <= warn_at:
+                return
+        self._made()  # many have come meanwhile, too soon to know of these marks
 
     def _finish(self, sessions: list[Session]) -> None:
         """What the end of sessions has to do outside the lock."""
@@ -561,12 +483,10 @@ class SessionStore:
         self._globals.fill(file.load_programs(0))
         now = self._clock()
         for number, id, ttl, left, metadata in file.load_sessions():
-            session = Session(self, id, ttl, now + left, metadata)
+            session = self._new(id, ttl, metadata)
             session._number = number
-            session._saved = session._expires
-            self._sessions[id] = session
-            self._earliest = min(self._earliest, session._expires)
-        self._loaded = len(self._sessions)
+            self._adopt(session, now + left)
+        self._loaded = self._count()
         if self._loaded:
             self._made()
 
@@ -579,5 +499,5 @@ class SessionStore:
 
     def _note_uses(self, file: SessionFile) -> None:
         """Note for the file which sessions were used since it was last told. Under the lock."""
-        for session in self._sessions.values():
+        for session in self._all():
             file.note_use(session)

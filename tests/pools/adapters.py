@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import snakepit
@@ -222,3 +223,70 @@ class Unsafe(snakepit.Adapter):
     @tool
     def ping(self) -> str:
         return "pong"
+
+
+class Probe(snakepit.Adapter):
+    """Tools that show how a pool treats its calls."""
+
+    __thread_safe__ = True
+
+    @tool
+    def echo(self, value: Any) -> Any:
+        return value
+
+    @tool
+    def append(self, items: list[int]) -> list[int]:
+        items.append(1)
+        return items
+
+    @tool
+    def fail(self, text: str) -> None:
+        raise ValueError(text)
+
+    @tool
+    def wait_for(self, path: str, began: str | None = None) -> str:
+        if began is not None:
+            Path(began).touch()
+        while not Path(path).exists() and not snakepit.cancelled():
+            threading.Event().wait(0.002)
+        return "cancelled" if snakepit.cancelled() else "came"
+
+    @tool(streaming=True)
+    def count(self, up_to: int, ended: str | None = None, fail: bool = False) -> Iterator[int]:
+        try:
+            yield from range(up_to)
+            if fail:
+                raise ValueError("after the chunks")
+        finally:
+            if ended is not None:
+                Path(ended).touch()
+
+    @tool(streaming=True)
+    def count_after(self, path: str) -> Iterator[int]:
+        while not Path(path).exists():
+            threading.Event().wait(0.002)
+        yield from range(3)
+
+    @tool
+    def session_id(self) -> str | None:
+        return None if self.session is None else self.session.id
+
+    @tool
+    def add_to(self, name: str, amount: int) -> int:
+        assert self.session is not None
+        return int(self.session.update_variable(name, lambda value: value + amount))
+
+    @tool
+    def set_to(self, name: str, value: Any) -> int:
+        assert self.session is not None
+        return self.session.set_variable(name, value)
+
+    @tool
+    def read(self, name: str) -> Any:
+        assert self.session is not None
+        return self.session.get_variable(name)
+
+    @tool
+    def ask_host(self, tool: str, value: Any) -> Any:
+        assert self.session is not None
+        return self.session.call_tool(tool, value)

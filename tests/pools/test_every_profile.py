@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 import snakepit
 from snakepit import errors
+from tests.pools.adapters import Probe
 from tests.support import LONG, wait_until
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -25,62 +25,6 @@ NOT_PROMISED = {
     ("a task that is stuck in C is ended", "local"): "a thread is left behind, not ended",
     ("arguments are the tool's own", "local"): "nothing is copied: the objects are the caller's",
 }
-
-
-class Probe(snakepit.Adapter):
-    """Tools that show how a pool treats its calls."""
-
-    __thread_safe__ = True
-
-    @snakepit.tool
-    def echo(self, value: Any) -> Any:
-        return value
-
-    @snakepit.tool
-    def append(self, items: list[int]) -> list[int]:
-        items.append(1)
-        return items
-
-    @snakepit.tool
-    def fail(self, text: str) -> None:
-        raise ValueError(text)
-
-    @snakepit.tool
-    def wait_for(self, path: str, began: str | None = None) -> str:
-        if began is not None:
-            Path(began).touch()
-        while not Path(path).exists() and not snakepit.cancelled():
-            threading.Event().wait(0.002)
-        return "cancelled" if snakepit.cancelled() else "came"
-
-    @snakepit.tool(streaming=True)
-    def count(self, up_to: int, ended: str | None = None, fail: bool = False) -> Iterator[int]:
-        try:
-            yield from range(up_to)
-            if fail:
-                raise ValueError("after the chunks")
-        finally:
-            if ended is not None:
-                Path(ended).touch()
-
-    @snakepit.tool
-    def session_id(self) -> str | None:
-        return None if self.session is None else self.session.id
-
-    @snakepit.tool
-    def add_to(self, name: str, amount: int) -> int:
-        assert self.session is not None
-        return int(self.session.update_variable(name, lambda value: value + amount))
-
-    @snakepit.tool
-    def read(self, name: str) -> Any:
-        assert self.session is not None
-        return self.session.get_variable(name)
-
-    @snakepit.tool
-    def ask_host(self, tool: str, value: Any) -> Any:
-        assert self.session is not None
-        return self.session.call_tool(tool, value)
 
 
 @pytest.fixture(params=PROFILES)
@@ -243,7 +187,7 @@ def test_a_call_that_waits_too_long_never_runs(profile: Any, tmp_path: Path) -> 
 
 def test_pools_of_every_profile_in_one_program(tmp_path: Path) -> None:
     pools = [
-        {"name": name, "adapter": "tests.pools.test_every_profile:Probe", "profile": name, **shape}
+        {"name": name, "adapter": "tests.pools.adapters:Probe", "profile": name, **shape}
         for name, shape in PROFILES.items()
     ]
     snakepit.start({"pools": pools})

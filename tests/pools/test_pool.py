@@ -12,8 +12,6 @@ import pytest
 
 import snakepit
 from snakepit.errors import (
-    AdapterError,
-    PoolNotReadyError,
     PoolShutdownError,
     TaskTimeoutError,
     ToolArgumentError,
@@ -22,9 +20,6 @@ from snakepit.errors import (
 )
 from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import (
-    BadPreload,
-    BadSetup,
-    Counter,
     Hooked,
     SlowTeardown,
     Turns,
@@ -263,24 +258,6 @@ def test_preload_of_a_class_of_the_main_module_is_seen_in_workers(tmp_path: Any)
     assert outcome.stdout == "True\nTrue\n", outcome.stderr
 
 
-@pytest.mark.parametrize(
-    ("adapter", "options", "words"),
-    [
-        (BadSetup, {}, r"BadSetup.*setup\(\) raised OSError: no such model"),
-        (BadPreload, {}, r"BadPreload.*preload\(\) raised OSError: no such file"),
-        (Counter, {"adapter_args": {"begin": 1}}, "Counter.*its constructor raised TypeError"),
-    ],
-)
-def test_an_adapter_that_cannot_start_is_named(
-    new_pool: NewPool, profile: str, adapter: Any, options: dict[str, Any], words: str
-) -> None:
-    pool = new_pool(profile, adapter, thread_safety=None, **options)
-    with pytest.raises(PoolNotReadyError, match=f"(?s){words}"):
-        pool.await_ready(LONG)
-    with pytest.raises(PoolNotReadyError, match=f"(?s){words}"):
-        pool.execute("pid")
-
-
 def test_a_worker_that_dies_fails_its_call_alone(new_pool: NewPool) -> None:
     pool = new_pool()
     with pytest.raises(WorkerCrashedError):
@@ -310,14 +287,6 @@ def test_thread_sensitive_tools_run_one_at_a_time(new_pool: NewPool) -> None:
     pool = new_pool("local", Turns, threads_per_worker=4)
     futures = [pool.submit("alone") for _ in range(20)]
     assert max(future.result(LONG) for future in futures) == 1
-
-
-def test_an_adapter_that_is_not_thread_safe_is_reported(new_pool: NewPool) -> None:
-    with pytest.warns(RuntimeWarning, match="Unsafe does not declare"):
-        new_pool("local", Unsafe).stop()
-    with pytest.raises(AdapterError, match="Unsafe does not declare"):
-        new_pool("local", Unsafe, thread_safety="strict")
-    assert new_pool("local", Unsafe, thread_safety="strict", threads_per_worker=1).execute("ping")
 
 
 def test_a_stopped_pool_takes_no_calls(new_pool: NewPool, profile: str, gates: Gates) -> None:
