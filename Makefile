@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13 VENV=path   use another interpreter and virtual environment
 #   make test SNAKEPIT_DEBUG=1              build the core so that it counts what it opens
 #   make test ARGS='-k crash -x'            arguments for pytest, the benchmarks or the example
-#   make test JOBS=0                        all tests in one process; JOBS is "auto" or a number of processes
+#   make test JOBS=0                        all tests in pytest's own process; else a number of them, or "auto"
 
 PYTHON ?= python3
 VENV ?= .venv
