@@ -4,14 +4,18 @@
 #   make test PYTHON=python3.13 VENV=path   use another interpreter and virtual environment
 #   make test SNAKEPIT_DEBUG=1              build the core so that it counts what it opens
 #   make test ARGS='-k crash -x'            arguments for pytest, the benchmarks or the example
+#   make test JOBS=0                        all tests in pytest's own process; else a number of them, or "auto"
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= auto
 SNAKEPIT_DEBUG ?= 0
 
 export SNAKEPIT_DEBUG
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A run of the tests starts thousands of interpreters: none of them is to compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq
@@ -46,7 +50,7 @@ run: $(BUILT)
 	@$(PY) -m examples.stdlib_report $(ARGS)
 
 test: $(BUILT) $(STAMPS)/extra-test
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 bench: $(BUILT) $(STAMPS)/extra-bench
 	@$(PY) -m benches $(ARGS)

@@ -45,8 +45,10 @@ GIL_BEFORE_IMPORT = gil_is_enabled()
 
 import snakepit  # noqa: E402 - the state of the GIL before this import is what is compared
 
+from snakepit.resources import usable_cpus  # noqa: E402
+
 from .executor.tasks import Gate, Log  # noqa: E402
-from .support import new_executor, own_processes  # noqa: E402
+from .support import new_executor, own_pids  # noqa: E402
 
 try:
     import hypothesis
@@ -105,7 +107,21 @@ def pytest_configure(config: pytest.Config) -> None:
         "all_kinds: runs with every start method, not only with the quick kinds",
     ):
         config.addinivalue_line("markers", line)
+    if hasattr(config, "workerinput"):
+        # A process of pytest-xdist has inherited the environment of the one that directs it. With
+        # a registry in common, a pool of one would end what the dead owner of another has left,
+        # which may be what a test there looks at.
+        folder = os.path.join(
+            os.environ["SNAKEPIT_TEST_DATA_DIR"], os.environ["PYTEST_XDIST_WORKER"]
+        )
+        os.environ["SNAKEPIT_TEST_DATA_DIR"] = os.environ["SNAKEPIT_DATA_DIR"] = folder
     gil_must_stay_off("importing snakepit enabled the GIL")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run so many tests at once: most of a test is waiting, for processes and events."""
+    return min(usable_cpus() + 1, 16)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -114,6 +130,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage pass over what lives to the end of the run.
+
+    The audits collect garbage thousands of times; with all that was imported it takes 0.2 s.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -247,8 +272,9 @@ permanent = Permanent()
 
 
 def look_at_processes() -> Iterator[tuple[int, float, str]]:
-    for process in own_processes().values():
+    for pid in own_pids():
         try:
+            process = psutil.Process(pid)
             yield process.pid, process.create_time(), " ".join(process.cmdline())[-200:]
         except psutil.ZombieProcess:
             yield process.pid, process.create_time(), "(a zombie)"
@@ -285,7 +311,7 @@ def used_elsewhere(name: str) -> bool:
         return True
     # By inode, since a semaphore is mapped under a temporary name and linked to its own later.
     mapped = f" {os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x} {status.st_ino} "
-    own = {os.getpid(), *own_processes()}
+    own = {os.getpid(), *own_pids()}
     for pid in set(psutil.pids()) - own:
         try:
             if mapped in Path(f"/proc/{pid}/maps").read_text():
@@ -313,7 +339,9 @@ def find_leaks(before: Holdings, grace: float = 20.0) -> dict[str, list[Any]]:
                 return {}
         if time.monotonic() > deadline:
             break
-        gc.collect()
+        # Garbage may hold anything but what has ended already and is only being waited for.
+        if leaks.keys() != {"processes"} or pause > 0.05:
+            gc.collect()
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
     return leaks

@@ -75,24 +75,64 @@ def new_executor(kind: str, max_workers: int | None = 2, **options: Any) -> snak
 def marked_processes(variable: str, value: str) -> dict[int, psutil.Process]:
     """Return the living processes that were started with `variable=value`, without this one."""
     mark = f"{variable}={value}".encode()
-    found: dict[int, psutil.Process] = {}
-    for pid in psutil.pids():
-        if pid == os.getpid():
-            continue
-        try:
-            entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if mark in entries:
-                found[pid] = psutil.Process(pid)
-        except (OSError, psutil.NoSuchProcess):
-            continue
-    return found
+    return as_processes(pid for pid in all_pids() if is_marked(pid, mark) and pid != os.getpid())
 
 
 def own_processes() -> dict[int, psutil.Process]:
     """Return what this test run started and still exists, reparented orphans included."""
-    found = marked_processes(RUN_VARIABLE, os.environ[RUN_VARIABLE])
-    for process in psutil.Process().children(recursive=True):
-        found.setdefault(process.pid, process)
+    return as_processes(own_pids())
+
+
+def own_pids() -> set[int]:
+    """Return the pids of what this test run started, whether it runs or is a zombie.
+
+    Every test asks several times, and psutil takes three times as long to answer.
+    """
+    mark = f"{RUN_VARIABLE}={os.environ[RUN_VARIABLE]}".encode()
+    own = {os.getpid()}
+    parents: dict[int, int] = {}
+    for pid in all_pids():
+        # The name, in parentheses, may hold anything; the state and the parent follow it.
+        fields = read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        if fields:
+            parents[pid] = int(fields[1])
+        if is_marked(pid, mark):
+            own.add(pid)
+    # A zombie has no environment, and a child may have been given another.
+    while more := {pid for pid, parent in parents.items() if parent in own} - own:
+        own |= more
+    return own - {os.getpid()}
+
+
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def is_marked(pid: int, mark: bytes) -> bool:
+    return mark in read_file(f"/proc/{pid}/environ").split(b"\0")
+
+
+def read_file(path: str) -> bytes:
+    """Return what a file of /proc says at the moment; nothing if its process is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        content = os.read(descriptor, 1 << 17)
+    except OSError:
+        content = b""
+    os.close(descriptor)
+    return content
+
+
+def as_processes(pids: Iterable[int]) -> dict[int, psutil.Process]:
+    found: dict[int, psutil.Process] = {}
+    for pid in pids:
+        try:
+            found[pid] = psutil.Process(pid)
+        except psutil.NoSuchProcess:
+            continue
     return found
 
 
@@ -107,7 +147,7 @@ def send_signal(pid: int, number: int = signal.SIGKILL) -> bool:
     except OSError:
         return False
     try:
-        if pid not in own_processes():
+        if pid not in own_pids():
             return False
         signal.pidfd_send_signal(descriptor, number)
         return True
