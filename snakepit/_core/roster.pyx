@@ -170,6 +170,20 @@ cdef class Roster:
             store32(&self.control.lanes[i].wake, 1)
             wake(&self.control.lanes[i].wake, 1)
 
+    def examine(self, uint32_t lane) -> bool:
+        """Have a worker that serves and runs nothing looked at, by its first lane; False: it is not idle."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        if self.running(lane) or not self.serves(lane):
+            return False
+        for i in range(self.threads):
+            if load32(&first[i].state) == LANE_READY and load32(&first[i].retire) == ORDER_SERVE:
+                store32(&first[i].examine, 1)
+                # Awake or about to sleep, it looks for work, and then sees the word.
+                self.ring(lane)
+                return True
+        return False
+
     def heartbeat(self, uint32_t lane) -> int:
         """When this lane's loop last came round, in monotonic nanoseconds; 0 before it is ready."""
         return self.control.lanes[lane].heartbeat_ns

@@ -31,6 +31,7 @@ cdef class Scheduler(Completions):
     cdef dict known
     cdef object on_mail, on_idle        # what the pool wants to hear
     cdef public object on_ask           # `Answerer.answer`: answers a worker in the slot of its question
+    cdef public object on_enclosed      # takes what an answer encloses, where sessions move
     cdef pthread_mutex_t mutex
     cdef uint64_t tables_size           # bytes of the mapping in which the tables below lie
     cdef void **tasks                   # by slot: the task that is in it, with one reference

@@ -23,6 +23,7 @@ class Scheduler(Completions):
         on_idle: Callable[[], object],
     ) -> None: ...
     on_ask: Callable[[int], object]
+    on_enclosed: Callable[[list[Any]], object]
     @property
     def arena(self) -> Arena: ...
     @property

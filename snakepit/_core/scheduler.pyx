@@ -25,7 +25,7 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram, clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    CALL, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_STARTING, MAIL_ASK, NOBODY, PRIORITIES, QUEUED, RUNNING,
+    CALL, ENCLOSED, FILLING, FREE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_STARTING, MAIL_ASK, NOBODY, PRIORITIES, QUEUED, RUNNING,
     Header, Lane, Ring, Slot, cell_word, claim_generation, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.memory cimport map_private, unmap_private
@@ -396,6 +396,7 @@ cdef class Scheduler(Completions):
         slot.deadline_ns = task.deadline_ns
         slot.session = task.session
         slot.parent = task.parent
+        slot.tenure = task.tenure
         slot.attempt = task.attempt
         if task.segment is not None:
             slot.segment = task.segment.index + 1
@@ -613,6 +614,10 @@ cdef class Scheduler(Completions):
         point(FINISH_BEGUN)
         try:
             outcome = self.take_outcome(index)
+            if flags & ENCLOSED:
+                outcome, enclosed = outcome
+                # Before the call counts as settled: from then on its session may begin elsewhere.
+                self.on_enclosed(enclosed)
         except BaseException as problem:
             # Whatever a result does while it is rebuilt, even SystemExit, is the matter of its task alone; only a
             # Ctrl-C that came just now is not, and comes again.
@@ -748,6 +753,7 @@ cdef class Scheduler(Completions):
         if task.listed:
             if task.affinity and not task.founder:
                 self.bindings.unlist(task)
+                self.refill()
             else:
                 self.pending.remove(task)
             withdrawn = True
@@ -929,6 +935,7 @@ cdef class Scheduler(Completions):
         lane.completed = 0
         lane.busy_ns = 0
         lane.pid = 0
+        lane.examine = 0
         lane.client = client
         lane.incarnation += 1
         self.control.stacks[index].pid = 0
