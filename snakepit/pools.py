@@ -592,12 +592,18 @@ class Pool:
 
     def get_stats(self) -> dict[str, Any]:
         """Return what the pool saw so far, as plain values (see `snakepit.PoolStats`)."""
+        lifecycle = self._engine.lifecycle_stats()
+        mover = self._mover
         return {
             "pool": self.name,
             "profile": self.profile,
             "adapter": name_of_adapter(self.adapter),
             **asdict(self._engine.stats()),
             "max_queue_size": self._limits.max_queue_size,
+            "recycled": lifecycle.recycled,
+            "health_check_failed": lifecycle.health_check_failed,
+            "sessions_moved": 0 if mover is None else mover.moved,
+            "snapshot_bytes": 0 if mover is None else mover.bytes,
         }
 
     def list_workers(self) -> list[dict[str, Any]]:

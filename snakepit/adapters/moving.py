@@ -54,12 +54,12 @@ def load_moving_tool(name: str) -> Callable[..., Any]:
     return residence().tool(name)
 
 
-def save_session(leave: bool) -> None:
-    """Save the session of the running call, unless the owner has it; its worker forgets it then.
+def save_session() -> None:
+    """Save the session of the running call, unless the owner has all of it.
 
     What `Pool.snapshot_session` and `Pool.move_session` run. Raises AdapterError.
     """
-    residence().save(leave)
+    residence().save()
 
 
 def residence() -> Residence:
@@ -109,7 +109,7 @@ class Residence:
 
         return stream if marks is not None and marks.streaming else call
 
-    def save(self, leave: bool) -> None:
+    def save(self) -> None:
         """Enclose the state of the running call's session, if the owner lacks it."""
         lane = running_lane()
         guest = self._take_up(lane)
@@ -119,9 +119,6 @@ class Residence:
                 raise self._error("snapshot", guest.name, problem[0]) from problem[1]
             lane.enclosed = [guest.key, guest.tenure, guest.version, state, None]
             self._note_saved(guest)
-        if leave:
-            with self._lock:
-                self._guests.pop(guest.key, None)
 
     # -- before and after a call -------------------------------------------------------------------
 

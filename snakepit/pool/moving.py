@@ -26,7 +26,7 @@ from snakepit.errors import (
     WorkerBusyError,
     WorkerCrashedError,
 )
-from snakepit.pool.affinity import PARTING
+from snakepit.pool.affinity import MODES, PARTING
 from snakepit.pool.terms import Terms
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Mover:
     def snapshot(self, session: str, key: int, timeout: float) -> int:
         """Have a session saved now; return the size of its state in bytes."""
         kept = self._known(session, key)
-        self._call(session, key, False, timeout)
+        self._call(session, key, MODES["strict_queue"], timeout)
         return len(kept.state or b"")
 
     def move(self, session: str, key: int, worker: int | None, timeout: float) -> int:
@@ -203,25 +203,23 @@ class Mover:
         return target - target % self._engine.threads
 
     def _part(self, session: str, key: int, until: float, timeout: float) -> None:
-        """Have the worker save a session and forget it, after the calls that it owes."""
+        """Have the worker save a session, which it may do before the last call that it owes."""
         left = until - time.monotonic()
         if left <= 0:
             raise TimeoutError(
                 f"session {session!r} was not moved within {timeout:g} s: its calls have not ended"
             )
         try:
-            self._call(session, key, True, left)
+            self._call(session, key, PARTING, left)
         except (SessionWorkerUnavailableError, WorkerCrashedError, CancelledError):
             # Not at once: its burial may take a moment yet.
             time.sleep(0.002)
 
-    def _call(self, session: str, key: int, leave: bool, timeout: float) -> None:
+    def _call(self, session: str, key: int, affinity: int, timeout: float) -> None:
         from snakepit.adapters.moving import save_session
 
-        terms = Terms(
-            timeout=timeout, session=key, affinity=PARTING if leave else 1, session_name=session
-        )
-        self._engine.submit(save_session, (leave,), {}, terms).result()
+        terms = Terms(timeout=timeout, session=key, affinity=affinity, session_name=session)
+        self._engine.submit(save_session, (), {}, terms).result()
 
     def _known(self, session: str, key: int) -> Kept:
         kept = self._kept.get(key)

@@ -49,6 +49,9 @@ def test_options_of_a_pool_with_everything() -> None:
             "retry": {"max_attempts": 2},
             "breaker": {"failures": 3},
             "capacity_strategy": "pool",
+            "snapshot_every": "30s",
+            "snapshot_memory_mb": "2GB",
+            "health_interval": "never",
         }
     )
     options = pool.to_options()
@@ -68,6 +71,10 @@ def test_options_of_a_pool_with_everything() -> None:
         "max_missed": 5,
         "startup_batch_delay_ms": 500.0,
         "stop_grace": snakepit.Graces(terminate=2.0),
+        "capacity_strategy": "pool",
+        "snapshot_every": "30s",
+        "snapshot_memory_mb": 2000.0,
+        "health_interval": math.inf,
     }
 
 
