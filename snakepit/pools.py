@@ -11,12 +11,20 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from snakepit.adapters.adapter import Adapter
-from snakepit.adapters.tools import Tool, find_adapter, name_of_adapter, tools_of, unknown_tool
+from snakepit.adapters.adapter import Adapter, has_health
+from snakepit.adapters.tools import (
+    Tool,
+    can_move_sessions,
+    find_adapter,
+    name_of_adapter,
+    tools_of,
+    unknown_tool,
+)
 from snakepit.errors import AdapterError, PoolNotReadyError, PoolShutdownError
 from snakepit.executor import start_map
+from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
-from snakepit.options import checked_seconds
+from snakepit.options import checked_bytes, checked_seconds
 from snakepit.pool.engine import WorkerOptions, check_options, make_engine
 from snakepit.pool.limits import checked_limits, checked_span
 from snakepit.pool.local import LocalPool
@@ -27,6 +35,7 @@ from snakepit.pool.shape import (
     check_thread_safety,
     checked_affinity,
     checked_batches,
+    checked_every,
     checked_name,
     checked_shape,
 )
@@ -45,6 +54,7 @@ from snakepit.pool.toolcalls import (
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
+    from snakepit.pool.moving import Mover
     from snakepit.pool.retry import RetryPolicy
     from snakepit.pool.streams import Stream
     from snakepit.sessions.session import Session
@@ -85,6 +95,14 @@ class Pool:
     `session_store`: a `snakepit.SessionStore`; None: one of its own, in memory. The other options
     are those of `Executor`.
 
+    `snapshot_every`: where the adapter has `snapshot` and `restore`, after how many calls of a
+    strict session it is saved (1), or text such as "30s"; None: only before its worker leaves and
+    on request. `snapshot_memory_mb`: what all its snapshots may take here (1024; or text such as
+    "2GiB"). `health_interval`: seconds between two looks at the health of idle workers, where the
+    adapter has `health`; None: as `heartbeat_interval`; math.inf: never. `capacity_strategy`: how
+    many calls a worker of several threads is given at once: "pool", "hybrid": one a thread;
+    "profile": one, which may use the threads itself.
+
     `cancel()` of a pool's futures also stops a call that runs. The workers start with `start`,
     `with`, or the first call. Raises AdapterError, ValueError, TypeError.
     """
@@ -112,6 +130,10 @@ class Pool:
         startup_batch_delay_ms: float = 0.0,
         stop_grace: Graces | Mapping[str, float] | None = None,
         session_store: SessionStore | None = None,
+        snapshot_every: int | str | None = 1,
+        snapshot_memory_mb: float | str = 1024,
+        health_interval: float | str | None = None,
+        capacity_strategy: Literal["pool", "profile", "hybrid"] = "pool",
         **options: Unpack[WorkerOptions],
     ) -> None:
         check_options(options, Pool)
@@ -140,7 +162,7 @@ class Pool:
             terms, timeout=self._limits.timeout, queue_timeout=self._limits.queue_timeout
         )
         self._patience_ns = int((self._limits.queue_timeout or 0) * 1e9)
-        size, threads = checked_shape(profile, pool_size, threads_per_worker)
+        size, threads = checked_shape(profile, pool_size, threads_per_worker, capacity_strategy)
         shared = profile != "process" and threads > 1
         if shared:
             check_thread_safety(self.adapter, thread_safety, profile)
@@ -149,7 +171,13 @@ class Pool:
         spec = adapter_spec(
             self.adapter, adapter_args, local=local, shared=shared, grace=graces.terminate
         )
-        self._calls = LocalCalls(self.adapter, spec) if local else ProcessCalls(self.adapter, spec)
+        spec = replace(spec, snapshot_every=checked_every(snapshot_every))
+        most_bytes = checked_bytes("snapshot_memory_mb", snapshot_memory_mb, 10**6)
+        moves = can_move_sessions(self.adapter) and not local
+        fitness = checked_health_interval(health_interval, options.get("heartbeat_interval", 1.0))
+        self._calls = (
+            LocalCalls(self.adapter, spec) if local else ProcessCalls(self.adapter, spec, moves)
+        )
         limits: dict[str, Any] = {"max_queue_size": self._limits.max_queue_size or 0}
         if isinstance(self._calls, ProcessCalls):
             limits |= {
@@ -172,6 +200,15 @@ class Pool:
             **({"threads_per_worker": threads} if profile in PROFILES_OF_THREADS else {}),
             **options,
         )
+        # What keeps the states of sessions that move, and what asks after the health of workers.
+        self._mover = self._fitness = None
+        if isinstance(self._engine, ProcessPool):
+            if moves:
+                from snakepit.pool.moving import Mover
+
+                self._mover = Mover(self._engine, spec.name, most_bytes)
+            if fitness is not None and has_health(self.adapter):
+                self._fitness = Fitness(self._engine, fitness)
         self._all_plans = plans_of(self.adapter, self._terms, self._limits.stream_timeout)
         # Empty until the start, so that the first call finds no plan, and starts the pool.
         self._plans: dict[str, Plan] = {}
@@ -202,6 +239,8 @@ class Pool:
                         f"pool {self.name!r} cannot start: {error}", details=error.details
                     ) from error
                 self._engine.start()
+                if self._fitness is not None:
+                    self._fitness.begin()
                 self._plans = self._all_plans
         return self
 
@@ -323,7 +362,8 @@ class Pool:
         if plan.streaming:
             raise usage_error(plan.name, "streams; read it by stream(), not execute()")
         terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
-        return self._engine.submit(plan.target, values, named, terms)
+        target = plan.moving if terms.affinity and self._mover is not None else plan.target
+        return self._engine.submit(target, values, named, terms)
 
     def _terms_of(
         self, plan: Plan, values: tuple[Any, ...], named: dict[str, Any],
@@ -385,7 +425,8 @@ class Pool:
             values, named = (), plan.named(args)
         terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
         terms = bounded_terms(terms, max_chunks, max_bytes)
-        return self._engine.stream(plan.target, values, named, terms)
+        target = plan.moving if terms.affinity and self._mover is not None else plan.target
+        return self._engine.stream(target, values, named, terms)
 
     def map(
         self,
@@ -474,8 +515,43 @@ class Pool:
         return self._engine.desk.owned(session_id)
 
     def forget_session(self, session_id: str) -> bool:
-        """Forget which worker a session is strictly bound to (see `Executor.forget_session`)."""
+        """Forget which worker a session is strictly bound to (see `Executor.forget_session`).
+
+        What was saved of it for another worker is dropped.
+        """
         return self._engine.forget_session(session_key(session_id))
+
+    def snapshot_session(self, session_id: str, *, timeout: float = 30.0) -> int:
+        """Have a strict session saved now, after its calls that are queued; return the bytes.
+
+        It can go on from there in another worker. Raises AdapterError when `snapshot` fails,
+        SessionNotFoundError, TaskTimeoutError, ValueError where sessions do not move.
+        """
+        seconds = checked_seconds("timeout", timeout)
+        return self._mover_or_raise().snapshot(session_id, session_key(session_id), seconds)
+
+    def move_session(
+        self, session_id: str, worker_id: int | None = None, *, timeout: float = 30.0
+    ) -> int:
+        """Move a strict session to another worker (`id` in `list_workers`); return its id.
+
+        None: to the one with least to do. Calls that are queued end where it is; later ones run
+        where it goes, in the state that the former left. Raises AdapterError when `snapshot` fails,
+        and it stays; SessionNotFoundError, SessionWorkerUnavailableError, WorkerBusyError,
+        TimeoutError, ValueError where sessions do not move.
+        """
+        seconds = checked_seconds("timeout", timeout)
+        key = session_key(session_id)
+        return self._mover_or_raise().move(session_id, key, worker_id, seconds)
+
+    def _mover_or_raise(self) -> Mover:
+        if self._mover is not None:
+            return self._mover
+        if isinstance(self._engine, LocalPool):
+            why = "with profile='local' there is one process, in which they all are"
+        else:
+            why = f"{self.adapter.__qualname__} has no snapshot() and restore()"
+        raise ValueError(f"the sessions of pool {self.name!r} do not move: {why}")
 
     def register_tool(
         self,
@@ -516,12 +592,18 @@ class Pool:
 
     def get_stats(self) -> dict[str, Any]:
         """Return what the pool saw so far, as plain values (see `snakepit.PoolStats`)."""
+        lifecycle = self._engine.lifecycle_stats()
+        mover = self._mover
         return {
             "pool": self.name,
             "profile": self.profile,
             "adapter": name_of_adapter(self.adapter),
             **asdict(self._engine.stats()),
             "max_queue_size": self._limits.max_queue_size,
+            "recycled": lifecycle.recycled,
+            "health_check_failed": lifecycle.health_check_failed,
+            "sessions_moved": 0 if mover is None else mover.moved,
+            "snapshot_bytes": 0 if mover is None else mover.bytes,
         }
 
     def list_workers(self) -> list[dict[str, Any]]:

@@ -21,17 +21,23 @@ cdef enum:
     UNDECIDED = 0                       # its founder is under way, and nobody has seen who claimed it
     BOUND = 1
     LOST = 2
+    MOVING = 3                          # its calls wait until it may begin elsewhere (`moving.pyx`)
 
 
 cdef struct Binding:
     uint64_t key                        # the session's; 0: the entry is free
     void *founder                       # UNDECIDED: a task that some queue or slot keeps alive
-    void *first_waiter                  # UNDECIDED: a chain of tasks, each with one reference
+    void *first_waiter                  # UNDECIDED, MOVING: a chain of tasks, each with one reference
     void *last_waiter
-    uint32_t incarnation                # BOUND, LOST: of the worker ...
+    uint32_t incarnation                # BOUND, LOST, MOVING: of the worker ...
     uint16_t lane                       # ... and its lane
     uint8_t state
-    bint forgotten                      # to be struck off once its waiters have a worker
+    uint8_t forgotten                   # to be struck off once its waiters have a worker
+    # Where sessions move:
+    uint32_t in_flight                  # calls that its present worker owes, and its founder, once that is claimed
+    uint8_t unsaved                     # that worker alone has all of its state
+    uint8_t held                        # it begins nowhere until who moves it says so
+    uint64_t tenure                     # its stay in that worker; another number each time
 
 
 cdef class Bindings:
@@ -69,11 +75,13 @@ cdef class Bindings:
     cdef Task succeed(self, Task founder)
     cdef void lose_founder(self, Task founder, uint32_t lane) noexcept
     cdef void lose_lane(self, uint32_t lane) noexcept
+    cdef void lane_lost(self, uint32_t lane) noexcept
     cdef void doom(self, Task task) noexcept
     cdef Task next_doomed(self)
     cdef bint forget(self, uint64_t key) noexcept
     cdef int gather(self, uint64_t session, bint take, list found) except -1
     cdef uint64_t queued(self) noexcept nogil
+    cdef list sessions_of(self, uint32_t lane, uint32_t incarnation)
 
     cdef Binding *find(self, uint64_t key) noexcept
     cdef Binding *insert(self, uint64_t key) noexcept

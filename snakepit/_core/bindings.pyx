@@ -27,7 +27,7 @@ from snakepit._core.task cimport STRICT_FAIL_FAST, Task
 
 cdef enum:
     LEAST_CAPACITY = 256
-    MOST_SESSIONS = 1 << 20             # some 100 MB of table at worst
+    MOST_SESSIONS = 1 << 20             # 112 MB of table at worst
     NOT_HUNGRY = 0xFFFFFFFF
 
 
@@ -310,6 +310,9 @@ cdef class Bindings:
             self.pay(lane)
             self.doom(task)
 
+    cdef void lane_lost(self, uint32_t lane) noexcept:
+        """The burial of a lane's worker is over."""
+
     cdef void doom(self, Task task) noexcept:
         """Keep a call, which stands nowhere else, until it is failed; `home` tells for which lane it was."""
         Py_INCREF(task)
@@ -345,7 +348,7 @@ cdef class Bindings:
             self.remove(entry)
         return True
 
-    def sessions_of(self, uint32_t lane, uint32_t incarnation) -> list:
+    cdef list sessions_of(self, uint32_t lane, uint32_t incarnation):
         """Mark the sessions of a worker that is gone as lost, and return their keys."""
         cdef uint64_t i
         cdef list found = []
@@ -440,7 +443,7 @@ cdef class Bindings:
         i = mixed(key) & (self.capacity - 1)
         while self.table[i].key:
             i = (i + 1) & (self.capacity - 1)
-        self.table[i] = Binding(key, NULL, NULL, NULL, 0, 0, UNDECIDED, False)
+        self.table[i] = Binding(key, NULL, NULL, NULL, 0, 0, UNDECIDED, False, 0, False, False, 0)
         self.known += 1
         return &self.table[i]
 

@@ -120,6 +120,9 @@ def empty_lane(Scheduler scheduler, uint32_t index) -> Task | None:
     store32(&lane.state, LANE_VACANT)
     lane.pid = 0
     lane.claimed = 0
+    if scheduler.bindings is not None:
+        scheduler.bindings.lane_lost(index)
+        scheduler.refill()
     pthread_mutex_unlock(&scheduler.mutex)
     point(BURIAL_SWEPT)
     if lost is not None:

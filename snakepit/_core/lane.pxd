@@ -36,10 +36,13 @@ cdef class WorkerLane:
     cdef bint owed                      # ... and one came meanwhile
     cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
     cdef object asks                    # its `Asker`, once somebody asked
+    cdef public object enclosed         # None, or what travels with the next answer: a list, for `Scheduler.on_enclosed`
+    cdef public object examiner         # None, or what looks at the worker's health when the owner asks for that
 
     cdef uint32_t take(self) noexcept nogil
     cdef uint32_t obey(self) noexcept nogil
     cdef bint hand_over(self) noexcept nogil
+    cdef int be_examined(self) except -1
     cdef void put_down(self) noexcept nogil
     cdef bint must_obey(self) noexcept nogil
     cdef uint32_t find(self) noexcept nogil
@@ -50,6 +53,7 @@ cdef class WorkerLane:
     cdef void wake_another(self) noexcept nogil
     cdef int leave_as_child(self, problem) except -1
     cdef int await_signal(self) except -1
+    cdef int encode_enclosed(self, Message answer, value, uint64_t deadline_ns) except -1
     cdef void publish_slot(self) noexcept nogil
     cdef void push(self, uint32_t index) noexcept nogil
     cdef uint32_t open_mail(self) noexcept nogil

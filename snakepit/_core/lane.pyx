@@ -23,7 +23,7 @@ from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowe
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport (
-    CALL, CALLED, DONE, DROWSY_NS, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
+    CALL, CALLED, DONE, DROWSY_NS, ENCLOSED, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
     MAIL_SUBMIT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT,
     STOP_MASK, Header, Ring, Slot, claim_generation, claim_state, claim_word,
 )
@@ -37,7 +37,7 @@ from snakepit._core.points cimport (
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
 from snakepit._core.task cimport Message
 
-from snakepit.errors import TaskInterrupt
+from snakepit.errors import ArenaFullError, TaskInterrupt
 
 cdef extern from "Python.h":
     object call_object "PyObject_Call"(object function, object args, object kwargs)
@@ -47,6 +47,7 @@ cdef enum:
     PROMPTLY_NS = 50_000_000            # how long a signal that was announced may take
     RETIRE = 0xFFFFFFFE                 # `take`: the lane shall end
     SIGNALLED = 0xFFFFFFFD              # `take`: a signal came
+    EXAMINE = 0xFFFFFFFC                # `take`: the owner wants to know how the worker is
     LEAST_SPIN_NS = 4_000
     MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
 
@@ -104,6 +105,9 @@ cdef class WorkerLane:
             if found == SIGNALLED:
                 PyErr_CheckSignals()
                 continue
+            if found == EXAMINE:
+                self.be_examined()
+                continue
             if found == RETIRE:
                 store32(&self.me.state, LANE_RETIRING)
                 point(WORKER_RETIRING)
@@ -144,9 +148,27 @@ cdef class WorkerLane:
             if self.sleep() == EINTR:
                 found = SIGNALLED
                 break
+            if load32(&self.me.examine) and not self.control.has_work(self.index):
+                found = EXAMINE
+                break
         if found == RETIRE:
             self.put_down()
         return found
+
+    cdef int be_examined(self) except -1:
+        """Look at the worker's health. That may take time: like one that runs a task, the lane is not counted on."""
+        store32(&self.me.examine, 0)
+        with nogil:
+            self.put_down()
+            set_bit(self.control.header.running, self.index)
+            self.running = True
+            fence()
+            if self.control.has_shared():
+                self.wake_another()         # What came while we were counted as one that searches.
+        if self.examiner is not None:
+            self.examiner()
+        self.me.heartbeat_ns = now_ns()
+        return 0
 
     cdef void put_down(self) noexcept nogil:
         """Claim nothing any more: nobody shall count on this lane."""
@@ -357,7 +379,7 @@ cdef class WorkerLane:
         fence()
         point(LANE_BEDDED)
         if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or self.must_obey()
-                or load32(&header.closing)):
+                or load32(&self.me.examine) or load32(&header.closing)):
             if self.dozes < MOST_DOZES:
                 self.dozes += 1
                 set_bit(header.drowsy, self.index)
@@ -493,8 +515,26 @@ cdef class WorkerLane:
         answer.clear()
         answer.items = items
         point(ENCODE_BEGUN)
-        self.channel.encode_value(answer, value, slot.deadline_ns)
+        if self.enclosed is not None:
+            self.encode_enclosed(answer, value, slot.deadline_ns)
+        else:
+            self.channel.encode_value(answer, value, slot.deadline_ns)
         point(ENCODE_DONE)
+
+    cdef int encode_enclosed(self, Message answer, value, uint64_t deadline_ns) except -1:
+        """Encode an answer together with what the owner is to know of the session, so that it has both or neither."""
+        answer.flags |= ENCLOSED
+        try:
+            self.channel.encode_value(answer, [value, self.enclosed], deadline_ns)
+        except ArenaFullError as error:
+            # The answer is not to fail for want of room for the state. Let the owner know that it lacks that.
+            self.enclosed = [*self.enclosed[:3], None, str(error)]
+            answer.flags = (answer.flags & IS_ERROR) | ENCLOSED
+            answer.length = 0
+            answer.clear()
+            self.channel.encode_value(answer, [value, self.enclosed], deadline_ns)
+        self.enclosed = None
+        return 0
 
     cdef int leave_as_child(self, problem) except -1:
         """End a forked child as Python ends a program, without its clean-up, which is the parent's."""
@@ -676,6 +716,16 @@ cdef class WorkerLane:
     def deadline_ns(self) -> int:
         """The running task's deadline in monotonic nanoseconds, 0 for none."""
         return self.control.slots[self.slot].deadline_ns if self.slot != NO_SLOT else 0
+
+    @property
+    def tenure(self) -> int:
+        """Which stay of its session in a worker the running task belongs to; 0: such are not told apart."""
+        return self.control.slots[self.slot].tenure if self.slot != NO_SLOT else 0
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether this lane ends because its pool does."""
+        return load32(&self.control.header.closing) != 0
 
     @property
     def replaced(self) -> bool:

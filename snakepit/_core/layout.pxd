@@ -21,7 +21,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAGIC = 0x534E414B45504954          # "SNAKEPIT"
-    LAYOUT_VERSION = 3
+    LAYOUT_VERSION = 4
     MAX_LANES = 1024                    # bits of the bitmaps below
     BITMAP_WORDS = MAX_LANES // 64
     PRIORITIES = 3                      # 0 high, 1 normal, 2 low
@@ -62,6 +62,7 @@ cdef enum:
     MAIL_ASK = 10                       # a worker asks its owner, and waits for the answer in the slot
     MAIL_TOOL = 11                      # a worker calls a function of its owner's; the answer comes by the link
     MAIL_RAN = 12                       # how a task ended that was lent to a worker which waits
+    MAIL_UNFIT = 13                     # a worker's adapter is not fit for more: why
 
 # How a payload is encoded.
 cdef enum:
@@ -76,6 +77,7 @@ cdef enum:
     IS_ERROR = 2                        # the result is an exception
     FUNCTION_INSIDE = 4                 # the payload carries the function as well
     KEPT = 8                            # the owner keeps the segment for another attempt: the worker takes a copy
+    ENCLOSED = 16                       # [the answer, what its worker says of the call's session beside]
 
 # What is asked of a task, and how far its worker is with it: the parts of `Slot.cancel`.
 cdef enum:
@@ -157,7 +159,7 @@ cdef struct Lane:
     uint32_t inbox_bell                 # futex word beside it
     uint32_t incarnation
     uint32_t owed                       # strict calls that are this worker's and not settled; the owner's count
-    uint32_t _pad0
+    uint32_t examine                    # 1: the lane shall have its worker's health looked at when it has no work
     uint64_t _pad1[3]
     # ... the second by the worker alone.
     uint64_t completed
@@ -187,7 +189,7 @@ cdef struct Slot:
     uint64_t session                    # the session's key; 0: none
     uint64_t parent                     # of a nested task: lane << 48 | the submitting worker's number of it
     uint64_t run_ns                     # how long the task ran
-    uint64_t sequence                   # chunk number in a stream
+    uint64_t tenure                     # strict: which stay of its session in a worker this is; 0: sessions do not move
     uint64_t length                     # bytes of payload
     uint32_t items                      # map: how many items the payload holds / were done
     uint32_t attempt                    # which attempt at its call this is; 0: nobody counts

@@ -123,6 +123,7 @@ cdef class Placement(Completions):
         slot.deadline_ns = task.deadline_ns
         slot.session = task.session
         slot.parent = task.parent
+        slot.tenure = task.tenure
         slot.attempt = task.attempt
         if task.segment is not None:
             slot.segment = task.segment.index + 1
@@ -261,6 +262,7 @@ cdef class Placement(Completions):
         if task.listed:
             if task.affinity and not task.founder:
                 self.bindings.unlist(task)
+                self.refill()
             else:
                 self.pending.remove(task)
             withdrawn = True

@@ -109,6 +109,7 @@ cdef class Roster:
             each.completed = 0
             each.busy_ns = 0
             each.pid = 0
+            each.examine = 0
             each.client = client
             each.incarnation += 1
             self.control.stacks[i].pid = 0
@@ -210,6 +211,20 @@ cdef class Roster:
             "running_seconds": (now - words.started_ns) * 1e-9 if claimed and now > words.started_ns else 0.0,
             "heartbeat_age": (now - words.heartbeat_ns) * 1e-9 if words.heartbeat_ns else None,
         }
+
+    def examine(self, uint32_t lane) -> bool:
+        """Have a worker that serves and runs nothing looked at, by its first lane; False: it is not idle."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        if self.running(lane) or not self.serves(lane):
+            return False
+        for i in range(self.threads):
+            if load32(&first[i].state) == LANE_READY and load32(&first[i].retire) == ORDER_SERVE:
+                store32(&first[i].examine, 1)
+                # Awake or about to sleep, it looks for work, and then sees the word.
+                self.ring(lane)
+                return True
+        return False
 
     def heartbeat(self, uint32_t lane) -> int:
         """When this lane's loop last came round, in monotonic nanoseconds; 0 before it is ready."""

@@ -15,6 +15,7 @@ cdef class Settlement(Placement):
     cdef readonly Channel channel
     cdef readonly Mailbox mailbox
     cdef object on_idle                 # what the pool wants to hear
+    cdef public object on_enclosed      # takes what an answer encloses, where sessions move
     cdef public object explain          # (task, verdict, lane or -1) -> the error of a strict call that is refused
     cdef uint32_t backlog               # completed slots taken off the shared list, not yet handled: index + 1; under
                                         # the mutex

@@ -20,6 +20,7 @@ class Settlement(Placement):
         ],
         on_idle: Callable[[], object],
     ) -> None: ...
+    on_enclosed: Callable[[list[Any]], object]
     explain: Callable[[Any, int, int], Exception]
     @property
     def arena(self) -> Arena: ...

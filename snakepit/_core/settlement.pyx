@@ -21,7 +21,7 @@ from snakepit._core.channel cimport Channel
 from snakepit._core.completions cimport THREAD_BELL
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram
-from snakepit._core.layout cimport IN_SEGMENT, IS_ERROR, Slot, claim_lane
+from snakepit._core.layout cimport ENCLOSED, IN_SEGMENT, IS_ERROR, Slot, claim_lane
 from snakepit._core.mailbox cimport Mailbox
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.placement cimport Placement
@@ -155,6 +155,10 @@ cdef class Settlement(Placement):
         point(FINISH_BEGUN)
         try:
             outcome = self.take_outcome(index)
+            if flags & ENCLOSED:
+                outcome, enclosed = outcome
+                # Before the call counts as settled: from then on its session may begin elsewhere.
+                self.on_enclosed(enclosed)
         except BaseException as problem:
             # Whatever a result does while it is rebuilt, even SystemExit, is the matter of its task alone; only a
             # Ctrl-C that came just now is not, and comes again.

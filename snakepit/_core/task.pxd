@@ -20,6 +20,7 @@ cdef enum:
     HINT = 0                            # that worker if it is idle
     STRICT_QUEUE = 1                    # no other, however long it takes
     STRICT_FAIL_FAST = 2                # no other, and only if it is free now
+    STRICT_PARTING = 3                  # no other, also when the session is about to leave it
 
 
 cdef class Message:
@@ -90,6 +91,7 @@ cdef class Task(Message):
     cdef uint64_t session
     cdef readonly object session_name   # of a strict call, for messages
     cdef object session_key             # the same as it was given: keeps the session's name known (see `terms.py`)
+    cdef uint64_t tenure                # strict, where sessions move: the stay of its session that it belongs to
     cdef uint64_t parent
     cdef uint64_t submitted_ns
     cdef readonly uint64_t run_ns

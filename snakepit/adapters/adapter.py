@@ -109,6 +109,11 @@ def marks_of(cls: type, name: str) -> Marks | None:
     return None
 
 
+def has_health(cls: type) -> bool:
+    """Whether an adapter has a `health` of its own to ask."""
+    return getattr(cls, "health", None) is not Adapter.health and marks_of(cls, "health") is None
+
+
 class Adapter:
     """Base of the classes whose instances live in the workers of a `snakepit.Pool`.
 
@@ -141,11 +146,27 @@ class Adapter:
         """
 
     def health(self) -> bool:
-        """Return whether this worker is fit for more; `Pool.check_health` asks.
+        """Return whether this worker is fit for more.
 
-        One for which it returns False or raises is replaced.
+        A worker that has nothing to do is asked at each heartbeat, any by `Pool.check_health`. One
+        for which it returns False or raises is replaced, after the call that it may run.
         """
         return True
+
+    def snapshot(self, session: str) -> Any:
+        """Return what another worker needs to go on with a session, a value that can be pickled.
+
+        An adapter that has this and `restore` has strict sessions that move. It runs after calls of
+        the session (see `Pool`, `snapshot_every`) and before its worker leaves.
+        """
+        raise NotImplementedError
+
+    def restore(self, session: str, state: Any) -> None:
+        """Take a session up in this worker with a state that `snapshot` returned in another.
+
+        It runs before the session's next call; of a session that has no state yet, not at all.
+        """
+        raise NotImplementedError
 
     def validate_command(self, command: str, args: dict[str, Any]) -> None:
         """Raise to refuse a call, in the worker, before `prepare_args`."""

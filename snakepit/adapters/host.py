@@ -21,10 +21,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from snakepit.adapters.adapter import Adapter, marks_of
+from snakepit.adapters.adapter import Adapter, has_health, marks_of
 from snakepit.errors import AdapterError
 
 logger = logging.getLogger("snakepit")
+
+MAIL_UNFIT = 13
 
 _loaded: dict[str, type[Adapter]] = {}  # by the pool's key; also in what is forked from here
 _host: Host | None = None
@@ -40,6 +42,7 @@ class AdapterSpec:
     args: dict[str, Any] = field(default_factory=dict)
     teardown_grace: float = 1.0  # seconds
     shared: bool = False  # several threads call its tools
+    snapshot_every: int | float | None = 1  # calls, or seconds; None: never by itself
 
 
 class ToolHandle:
@@ -63,7 +66,10 @@ class Host:
     """One instance of an adapter, and its tools as calls run them."""
 
     def __init__(self, cls: type[Adapter], spec: AdapterSpec) -> None:
-        self._spec = spec
+        self.spec = spec
+        # Made with the first session that may move (see `snakepit.adapters.moving`).
+        self.residence: Any = None
+        self.making = threading.RLock()
         with _step(spec, "construct"):
             self.adapter = cls(**spec.args)
         with _step(spec, "setup"):
@@ -81,7 +87,7 @@ class Host:
         if has_call_hooks(type(self.adapter)):
             tool = tools_of(type(self.adapter))[name]
             method = _with_hooks(self.adapter, name, method, tool.signature, marks.streaming)
-        if marks.thread_sensitive and self._spec.shared:
+        if marks.thread_sensitive and self.spec.shared:
             method = _in_turn(method, self._turn, marks.streaming)
         return method
 
@@ -93,12 +99,24 @@ class Host:
             return os.getpid(), False, f"{type(error).__name__}: {error}"
         return os.getpid(), bool(fit), "" if fit else f"health() returned {fit!r}"
 
+    def examine(self) -> None:
+        """Tell the owner if this worker is not fit for more: what an idle lane does when asked."""
+        try:
+            _, fit, reason = self.check_health()
+        except BaseException as error:
+            # A worker's loop is no place for it to end.
+            fit, reason = False, f"{type(error).__name__}: {error}"
+        if not fit:
+            from snakepit.worker.context import home_lane
+
+            home_lane().post(MAIL_UNFIT, os.getpid(), reason)
+
     def teardown(self) -> None:
         """Run the adapter's `teardown`; what it raises is logged, for nobody is left to care."""
         try:
             self.adapter.teardown()
         except Exception:
-            logger.exception("snakepit: teardown() of adapter %s raised", self._spec.name)
+            logger.exception("snakepit: teardown() of adapter %s raised", self.spec.name)
 
 
 class _step:
@@ -193,16 +211,29 @@ def join(spec: AdapterSpec) -> None:
     from snakepit.worker import context
 
     host = _host = Host(preload_adapter(spec), spec)
+    if has_health(type(host.adapter)):
+        context.home_lane().examiner = host.examine
     context.at_end.append(lambda: _leave(host, spec.teardown_grace))
 
 
 def _leave(host: Host, grace: float) -> None:
+    if host.residence is not None:
+        from snakepit.worker.context import home_lane
+
+        host.residence.hand_in(home_lane())
     # Whoever waits for this worker's end shall not wait for its teardown for ever.
     late = threading.Timer(grace, os._exit, (0,))
     late.daemon = True
     late.start()
     host.teardown()
     late.cancel()
+
+
+def current_host() -> Host:
+    """Return this worker's host. Raises RuntimeError outside a worker of a pool of adapters."""
+    if _host is None:
+        raise RuntimeError("only a worker of a pool of adapters has one")
+    return _host
 
 
 def load_tool(name: str) -> Callable[..., Any]:

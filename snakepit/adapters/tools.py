@@ -147,6 +147,25 @@ def unknown_tool(cls: type[Adapter], name: Any) -> ToolNotFoundError:
     )
 
 
+def can_move_sessions(cls: type[Adapter]) -> bool:
+    """Whether the adapter has both `snapshot` and `restore`. Raises AdapterError for only one.
+
+    A tool of such a name is a tool, and none of them.
+    """
+    has = {
+        name: getattr(cls, name) is not getattr(Adapter, name) and marks_of(cls, name) is None
+        for name in ("snapshot", "restore")
+    }
+    if has["snapshot"] != has["restore"]:
+        there, missing = ("snapshot", "restore") if has["snapshot"] else ("restore", "snapshot")
+        raise AdapterError(
+            f"{cls.__qualname__} has {there}() and no {missing}(): for sessions to move, an "
+            "adapter needs both",
+            details={"adapter": name_of_adapter(cls), "step": "declare"},
+        )
+    return has["snapshot"]
+
+
 def has_call_hooks(cls: type[Adapter]) -> bool:
     """Whether the adapter has a say in each call, so that its arguments travel by name."""
     return any(getattr(cls, name) is not getattr(Adapter, name) for name in _CALL_HOOKS)

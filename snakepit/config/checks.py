@@ -15,6 +15,7 @@ from typing import Any
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds
+from snakepit.pool.shape import checked_every
 
 __all__ = ["nearest"]
 
@@ -185,6 +186,12 @@ def graces(name: str, value: Any) -> Graces:
 def blas_threads(name: str, value: Any) -> int | str | None:
     """A number of threads, or "share"."""
     return checked_blas_threads(value)
+
+
+def snapshot_every(_name: str, value: Any) -> int | str | None:
+    """A number of calls, or a time with a unit."""
+    checked_every(value)
+    return value if isinstance(value, str) else int(value)
 
 
 def thread_safety(name: str, value: Any) -> str | None:

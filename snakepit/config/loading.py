@@ -18,7 +18,6 @@ from snakepit.config.models import (
     TIMEOUT_SETTINGS,
     PoolSettings,
     ProcessSettings,
-    default_pool_size,
 )
 from snakepit.config.sources import (
     FILE,
@@ -157,7 +156,8 @@ def _checked(layers: list[Layer], file: Path | None, problems: list[str]) -> Con
     provenance = {key: item.place for key, item in merged.process.items()}
     for name, items in merged.pools.items():
         provenance.update({f"pools.{name}.{key}": item.place for key, item in items.items()})
-    pools = _with_capacity(pools, provenance) if merged.pooling else []
+    if not merged.pooling:
+        pools = []
     return Config(tuple(pools), process, file, MappingProxyType(provenance))
 
 
@@ -186,36 +186,6 @@ def _validated(
             else:
                 problems.append(item.problem(message))
         return None
-
-
-def _with_capacity(pools: list[PoolSettings], provenance: dict[str, str]) -> list[PoolSettings]:
-    """Give the pools that share the workers of their profile each a part of them.
-
-    With the strategy `pool` each pool has the size that it says, or the usual one. Pools of one
-    profile with `profile` or `hybrid` divide the usual number of workers among themselves: with
-    `profile` evenly, a size that is set being the most; with `hybrid` a size that is set is kept,
-    and the others divide the rest. Each has one worker at least.
-    """
-    found = list(pools)
-    groups: dict[tuple[str, str], list[int]] = {}
-    for place, pool in enumerate(pools):
-        if pool.capacity_strategy != "pool" and pool.profile != "local":
-            groups.setdefault((pool.profile, pool.capacity_strategy), []).append(place)
-    for (profile, strategy), places in groups.items():
-        budget = default_pool_size()
-        sharing = places
-        if strategy == "hybrid":
-            budget -= sum(pools[place].pool_size or 0 for place in places)
-            sharing = [place for place in places if pools[place].pool_size is None]
-        for order, place in enumerate(sharing):
-            pool = pools[place]
-            # What does not divide evenly goes to the first.
-            part = max(1, (budget + len(sharing) - 1 - order) // len(sharing))
-            size = min(part, pool.pool_size or part, pool.max_workers)
-            values = {key: getattr(pool, key) for key in pool.model_fields_set}
-            found[place] = PoolSettings(**{**values, "pool_size": size})
-            provenance[f"pools.{pool.name}.pool_size"] = f"capacity_strategy {strategy}, {profile}"
-    return found
 
 
 def get_pool_configs(source: ConfigSource = None, **overrides: Any) -> tuple[PoolSettings, ...]:

@@ -26,6 +26,7 @@ TIMEOUT_SETTINGS = ("timeout", "stream_timeout", "queue_timeout")
 FOR_PROCESSES = (
     "adapter_env",
     "blas_threads",
+    "capacity_strategy",
     "memory_threshold_mb",
     "pool_size",
     "preload",
@@ -103,6 +104,9 @@ class PoolSettings(BaseModel):
     preload: Annotated[tuple[str, ...], _by(checks.module_names)] = ()
     blas_threads: Annotated[int | str | None, _by(optional(checks.blas_threads))] = None
     stop_grace: Annotated[Any, _by(optional(checks.graces))] = None
+    snapshot_every: Annotated[int | str | None, _by(optional(checks.snapshot_every))] = 1
+    snapshot_memory_mb: Annotated[float, _by(checks.megabytes)] = 1024.0
+    health_interval: TimeLimit = None
     retry: Annotated[Any, _by(optional(table_for("RetryPolicy")))] = None
     breaker: Annotated[Any, _by(optional(table_for("CircuitBreaker")))] = None
 
@@ -155,8 +159,8 @@ class PoolSettings(BaseModel):
 
 
 # `name` is there already, and the others mean something to the configuration alone.
-_NOT_OPTIONS = {"name", "adapter", "capacity_strategy", "max_workers", "thread_safety_checks"}
-_UNLIMITED = {*TIMEOUT_SETTINGS, "max_queue_size"}
+_NOT_OPTIONS = {"name", "adapter", "max_workers", "thread_safety_checks"}
+_UNLIMITED = {*TIMEOUT_SETTINGS, "health_interval", "max_queue_size"}
 
 
 def _made(maker: str, pool: str, arguments: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
-REASONS = ("age", "requests", "memory", "manual", "tasks")
+REASONS = ("age", "requests", "memory", "manual", "tasks", "unhealthy")
 MEMORY_INTERVAL = 1.0  # seconds between two looks at a worker's memory
 JITTER = 0.1  # of the age limit: workers that started together do not end together
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -80,6 +80,7 @@ class Recycler:
         self.counts: Counter[str] = Counter()
         self._errands: list[Errand] = []
         self._told_of_memory = False
+        self.health_checks_failed = 0
         # Spares at once; staggered, and a few lanes are left for workers on their way out.
         places = pool.lanes // pool.threads
         self._most_spares = max(1, min(pool.size, (places - pool.size) // 2))
@@ -98,6 +99,20 @@ class Recycler:
         worker = self._supervisor.worker_on(lane)
         if worker is not None:
             self.mark(worker, self.policy.reason_when_worn())
+
+    def unfit(self, lane: int, pid: int, reason: str) -> None:
+        """A worker's adapter said that it is not fit for more: replace it."""
+        worker = self._supervisor.worker_on(lane)
+        # It may be dead and buried by now, and its lane another's.
+        if worker is None or worker.pid != pid or worker.unfit:
+            return
+        worker.unfit = True
+        self.health_checks_failed += 1
+        logger.warning(
+            "snakepit pool %s: worker %d (pid %d) is not fit and is replaced: %s",
+            self._pool.name, worker.lane, pid, reason,
+        )  # fmt: skip
+        self.mark(worker, "unhealthy")
 
     def mark(self, worker: Worker, reason: str) -> None:
         """Make a worker due, and let it exchange at once if a spare is ready."""

@@ -55,6 +55,7 @@ class Worker:
         self.ends_at: float | None = None  # when it is too old
         self.tasks_when_weighed = -1
         self.stuck = False  # ended because it gave no sign of life
+        self.unfit = False  # its adapter says that it is not fit for more
 
     def _keep_for_us(self) -> None:
         """Take a child of this process out of multiprocessing's hands, which reap whom they see."""

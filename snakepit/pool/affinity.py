@@ -13,10 +13,12 @@ from snakepit.errors import SessionWorkerUnavailableError, SnakepitError, Worker
 
 if TYPE_CHECKING:
     from snakepit._core.scheduler import Scheduler
+    from snakepit.pool.moving import Mover
 
 logger = logging.getLogger("snakepit")
 
 MODES = {"hint": 0, "strict_queue": 1, "strict_fail_fast": 2}
+PARTING = 3  # strict, of the pool itself: also when the session is about to leave its worker
 WORKER_LOST, WORKER_BUSY, TABLE_FULL = 3, 4, 5  # verdicts of `_core/bindings.pxd`
 
 
@@ -27,6 +29,7 @@ class Affinity:
         self._pool = pool
         self._scheduler = scheduler
         scheduler.explain = self.explain
+        self.mover: Mover | None = None  # where sessions outlive their workers
         self.on_session_lost: Callable[[int, int], object] | None = None
         """Called as `on_session_lost(session_key, lane)` for each session of a worker that ended.
 
@@ -35,7 +38,9 @@ class Affinity:
 
     def forget(self, key: int) -> bool:
         """Let a session begin anew with its next call; False when no strict call of it was made."""
-        return self._scheduler.forget_session(key)
+        # The state first: whoever begins the session anew shall not find it.
+        kept = self.mover is not None and self.mover.forget(key)
+        return self._scheduler.forget_session(key) or kept
 
     def explain(self, task: Any, verdict: int, lane: int) -> SnakepitError:
         """Return the error of a strict call that was refused, or whose worker is gone."""

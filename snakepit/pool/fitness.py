@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from concurrent.futures import wait
+from functools import partial
 from typing import TYPE_CHECKING
 
 from snakepit.adapters.host import check_health
@@ -12,8 +12,6 @@ from snakepit.pool.terms import Terms
 
 if TYPE_CHECKING:
     from snakepit.pool.pool import ProcessPool
-
-logger = logging.getLogger("snakepit")
 
 
 def ask_workers(engine: ProcessPool, timeout: float) -> dict[int, bool | None]:
@@ -47,9 +45,5 @@ def ask_workers(engine: ProcessPool, timeout: float) -> dict[int, bool | None]:
             continue
         answers[answered] = fit
         if not fit:
-            logger.warning(
-                "snakepit pool %s: worker %d (pid %d) is not fit and is replaced: %s",
-                engine.name, answered, pid, reason,
-            )  # fmt: skip
-            engine.recycle(answered, False, None)
+            engine.supervisor.tell(partial(engine.supervisor.recycler.unfit, answered, pid, reason))
     return answers

@@ -117,11 +117,14 @@ class Lender:
     def _lend_to(self, worker: int, waiter: int) -> Any:
         """Take a task out of the queues for a worker; returns what to send, None without one."""
         scheduler = self._pool.scheduler
+        moves = self._pool.affinity.mover is not None
         for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
             parts = scheduler.loan_of(task)
             kind, definition, epoch, session, encoding, flags, payload, segment, length = parts
             if flags & KEPT and segment is not None:
                 continue  # Other attempts need the segment.
+            if moves and task.session_name is not None:
+                continue  # Elsewhere it would begin its session a second time.
             if not scheduler.take_back(task):
                 continue
             number = next(self._numbers)

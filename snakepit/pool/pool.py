@@ -70,7 +70,7 @@ DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
-MAIL_TOOL, MAIL_RAN = 11, 12
+MAIL_TOOL, MAIL_RAN, MAIL_UNFIT = 11, 12, 13
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 START_TIMEOUT = 60.0  # seconds
 
@@ -447,6 +447,9 @@ class ProcessPool:
             )
         elif kind == MAIL_TOOL:
             self.asks.hear_tool(lane, number, encoding, payload, segment, length)
+        elif kind == MAIL_UNFIT:
+            reason = self.scheduler.channel.decode_bytes(encoding, payload, segment, length)
+            self.supervisor.tell(lambda: self.supervisor.recycler.unfit(lane, number, reason))
         elif kind == MAIL_RAN:
             self.asks.hear_ran(number, encoding, payload, segment, length)
         else:
@@ -639,18 +642,19 @@ class ProcessPool:
         """Seconds between two batches of first workers."""
         return self._config.startup_batch_delay
 
-    def _serving(self) -> list[Worker]:
+    def serving(self) -> list[Worker]:
+        """Return the workers that are ready for work, without spares."""
         serves = self.roster.serves
         workers = list(self.supervisor.workers.values())
         return [worker for worker in workers if worker.ready and serves(worker.lane)]
 
     def ready_workers(self) -> int:
         """Return how many workers are ready for work; spares are not counted."""
-        return len(self._serving())
+        return len(self.serving())
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the ready workers, without spares."""
-        return [worker.pid for worker in self._serving()]
+        return [worker.pid for worker in self.serving()]
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Replace a worker, or all (see `Executor.recycle_worker`)."""

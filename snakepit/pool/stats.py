@@ -89,10 +89,11 @@ class LifecycleStats:
     size: int  # workers that shall serve
     serving: int  # that do
     workers: tuple[WorkerStats, ...]
-    recycled: dict[str, int]  # by reason: age, requests, memory, manual, tasks
+    recycled: dict[str, int]  # by reason: age, requests, memory, manual, tasks, unhealthy
     crashes: int  # workers that died uncalled for
     stuck: int  # workers that were replaced because they gave no sign of life
     restarts: int  # workers that were started beside the first ones
+    health_check_failed: int = 0  # workers whose adapter said that it was not fit, or raised
 
     @classmethod
     def read(
@@ -134,6 +135,7 @@ class LifecycleStats:
             crashes=supervisor.crashes,
             stuck=supervisor.health.replaced,
             restarts=supervisor.restarts,
+            health_check_failed=supervisor.recycler.health_checks_failed,
         )
 
 

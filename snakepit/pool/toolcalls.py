@@ -41,8 +41,8 @@ class Plan:
     """How calls of one tool are made; slots, for it is read at every call."""
 
     __slots__ = (
-        "asks_timeout", "bind", "name", "number", "packed", "signature", "streaming", "target",
-        "terms", "timeout_ns",
+        "asks_timeout", "bind", "moving", "name", "number", "packed", "signature", "streaming",
+        "target", "terms", "timeout_ns",
     )  # fmt: skip
 
     def __init__(self, tool: Tool, terms: Terms, asks_timeout: bool) -> None:
@@ -56,6 +56,7 @@ class Plan:
         # What the engine calls: the tool, and the tool for the items of `map`.
         self.target: Any = None
         self.packed: Any = None
+        self.moving: Any = None  # in strict calls of sessions that move
         self.number: Published | None = None  # with which a call is one step; None: another way
 
     def named(self, args: Any) -> dict[str, Any]:
@@ -112,9 +113,10 @@ def _unpacking(method: Any) -> Any:
 class ProcessCalls:
     """The tools of an adapter that lives in worker processes."""
 
-    def __init__(self, cls: type[Adapter], spec: AdapterSpec) -> None:
+    def __init__(self, cls: type[Adapter], spec: AdapterSpec, moves: bool = False) -> None:
         self._cls = cls
         self._spec = spec
+        self._moves = moves
         self.initializer = join
         self.initargs = (spec,)
         self._handles: list[Any] = []
@@ -130,6 +132,11 @@ class ProcessCalls:
             plan.packed = PackedHandle(self._cls, plan.name)
             # Numbered or not (the table may be full), the handles stand for the tools.
             published = [engine.number(plan.target), engine.number(plan.packed)]
+            if self._moves:
+                from snakepit.adapters.moving import MovingHandle
+
+                plan.moving = MovingHandle(self._cls, plan.name)
+                published.append(engine.number(plan.moving))
             self._handles.append(published)
             if not plan.terms.guarded and not plan.asks_timeout:
                 plan.number = published[0]

@@ -49,6 +49,14 @@ def enter(lane: WorkerLane, link: int, workers: int) -> None:
     _lane, _link, _workers = lane, link, workers
 
 
+def home_lane() -> WorkerLane:
+    """Return the lane that speaks for all of this worker. Raises RuntimeError outside one."""
+    lane = _lane if _lane is not None else _home
+    if lane is None:
+        raise RuntimeError("this is only there in a worker process")
+    return lane
+
+
 def run_at_end() -> None:
     """Run what `at_end` holds, the last first."""
     while at_end:

@@ -79,6 +79,7 @@ class Crew:
             report_failure(home, error)
             return
         for lane in self._lanes:
+            lane.examiner = home.examiner
             lane.announce(os.getpid())
         home.post(MAIL_READY, os.getpid())
         with self._life:

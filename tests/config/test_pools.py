@@ -14,7 +14,6 @@ from snakepit.config import (
     get_pool_config,
     get_pool_configs,
     load_config,
-    loading,
     models,
     normalize_pool_config,
     thread_profile,
@@ -50,6 +49,9 @@ def test_options_of_a_pool_with_everything() -> None:
             "retry": {"max_attempts": 2},
             "breaker": {"failures": 3},
             "capacity_strategy": "pool",
+            "snapshot_every": "30s",
+            "snapshot_memory_mb": "2GB",
+            "health_interval": "never",
         }
     )
     options = pool.to_options()
@@ -69,6 +71,10 @@ def test_options_of_a_pool_with_everything() -> None:
         "max_missed": 5,
         "startup_batch_delay_ms": 500.0,
         "stop_grace": snakepit.Graces(terminate=2.0),
+        "capacity_strategy": "pool",
+        "snapshot_every": "30s",
+        "snapshot_memory_mb": 2000.0,
+        "health_interval": math.inf,
     }
 
 
@@ -138,31 +144,12 @@ def test_thread_profile() -> None:
     assert not thread_profile({"profile": "local"})
 
 
-@pytest.mark.parametrize(
-    ("strategy", "sizes", "expected"),
-    [
-        ("pool", [None, 3, None], [None, 3, None]),
-        ("profile", [None, None, None], [4, 3, 3]),
-        ("profile", [None, 1, None], [4, 1, 3]),
-        ("hybrid", [None, 7, None], [2, 7, 1]),
-        ("hybrid", [None, 30, None], [1, 30, 1]),
-    ],
-)
-def test_capacity_strategies(
-    monkeypatch: pytest.MonkeyPatch,
-    strategy: str,
-    sizes: list[int | None],
-    expected: list[int | None],
-) -> None:
-    monkeypatch.setattr(loading, "default_pool_size", lambda: 10)
-    pools = [
-        {"name": f"p{place}", **ADAPTER, **({"pool_size": size} if size else {})}
-        for place, size in enumerate(sizes)
-    ]
+@pytest.mark.parametrize("strategy", ["pool", "profile", "hybrid"])
+def test_a_capacity_strategy_goes_to_the_pools_that_have_workers(strategy: str) -> None:
+    pools = [{"name": profile, "profile": profile, **ADAPTER} for profile in ("thread", "local")]
     config = load_config({"pools": pools, "capacity_strategy": strategy})
-    assert [pool.pool_size for pool in config.pools] == expected
-    if strategy != "pool":
-        assert config.provenance["pools.p2.pool_size"] == f"capacity_strategy {strategy}, process"
+    assert config.pool("thread").to_options()["capacity_strategy"] == strategy
+    assert "capacity_strategy" not in config.pool("local").to_options()
 
 
 def test_shared_settings_reach_only_the_pools_that_they_mean_something_for() -> None:
@@ -177,18 +164,6 @@ def test_shared_settings_reach_only_the_pools_that_they_mean_something_for() -> 
     }
     assert normalize_pool_config(config.pool("local"))["pool_size"] is None
     assert normalize_pool_config(config.pool("process"))["threads_per_worker"] == 1
-
-
-def test_capacity_is_shared_within_a_profile_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "default_pool_size", lambda: 10)
-    pools = [
-        {"name": "a", **ADAPTER},
-        {"name": "b", **ADAPTER, "profile": "thread"},
-        {"name": "c", **ADAPTER, "capacity_strategy": "pool"},
-        {"name": "d", **ADAPTER, "profile": "local"},
-    ]
-    config = load_config({"pools": pools, "capacity_strategy": "profile"})
-    assert [pool.pool_size for pool in config.pools] == [10, 10, None, None]
 
 
 def test_error_survives_pickling() -> None:

@@ -104,7 +104,12 @@ def test_value_that_makes_no_sense() -> None:
 
 
 def test_local_pool_has_no_processes_to_configure() -> None:
-    values = {"adapter_env": {"A": "b"}, "preload": ["json"], "start_method": "spawn"}
+    values = {
+        "adapter_env": {"A": "b"},
+        "capacity_strategy": "pool",
+        "preload": ["json"],
+        "start_method": "spawn",
+    }
     for key in FOR_PROCESSES:
         settings = {"adapter": "a:B", "profile": "local", key: values.get(key, 3)}
         assert problems_of(settings) == [

@@ -1,0 +1,226 @@
+"""Sessions that move, as their workers see them: taking one up, and giving its state away.
+
+A strict call of an adapter with `snapshot` and `restore` is a `MovingHandle`'s. It finds in its
+slot the number of the session's stay in this worker, its tenure. A session that is not known under
+that number is asked for at the owner, and restored, before the tool runs. After the tool, what the
+owner is to know of the session is enclosed with the answer: it gets both or neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from snakepit.adapters.host import Host, ToolHandle, current_host
+from snakepit.errors import AdapterError
+from snakepit.worker.context import running_lane
+
+if TYPE_CHECKING:
+    from snakepit._core.lane import WorkerLane
+
+logger = logging.getLogger("snakepit")
+
+LONGEST_HAND_IN = 30.0  # seconds that a worker which leaves has to save its sessions
+MOST_BYTES = 8 << 20  # of states that are handed in together
+
+
+@dataclass
+class Guest:
+    """A session that this worker has taken up. Used by one thread at a time, as its calls are."""
+
+    key: int
+    name: str
+    tenure: int
+    version: int  # calls in all its life, the one that runs included
+    saved: int  # of these, what the owner has a snapshot of
+    saved_at: float  # monotonic
+
+
+class MovingHandle(ToolHandle):
+    """Stands for a tool in strict calls of sessions that move."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_moving_tool, (self.name,)
+
+
+def load_moving_tool(name: str) -> Callable[..., Any]:
+    """Return what a strict call of a tool runs in this worker."""
+    return residence().tool(name)
+
+
+def save_session() -> None:
+    """Save the session of the running call, unless the owner has all of it.
+
+    What `Pool.snapshot_session` and `Pool.move_session` run. Raises AdapterError.
+    """
+    residence().save()
+
+
+def residence() -> Residence:
+    """Return where this worker keeps the sessions that it has taken up."""
+    host = current_host()
+    if host.residence is None:
+        with host.making:
+            if host.residence is None:
+                host.residence = Residence(host)
+    found: Residence = host.residence
+    return found
+
+
+class Residence:
+    """The sessions that one worker has taken up."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._spec = host.spec
+        # By key. Several threads may serve sessions; what the dict itself holds is changed under
+        # the lock, which is re-entrant for an interrupt may come anywhere.
+        self._guests: dict[int, Guest] = {}
+        self._lock = threading.RLock()
+
+    def tool(self, name: str) -> Callable[..., Any]:
+        """Return a tool that takes its session up before, and encloses its state after."""
+        from snakepit.adapters.adapter import marks_of
+
+        method = self._host.tool(name)
+        marks = marks_of(type(self._host.adapter), name)
+
+        def call(*values: Any, **named: Any) -> Any:
+            lane = running_lane()
+            guest = self._enter(lane)
+            try:
+                return method(*values, **named)
+            finally:
+                self._leave(lane, guest)
+
+        def stream(*values: Any, **named: Any) -> Iterator[Any]:
+            lane = running_lane()
+            guest = self._enter(lane)
+            try:
+                yield from method(*values, **named)
+            finally:
+                self._leave(lane, guest)
+
+        return stream if marks is not None and marks.streaming else call
+
+    def save(self) -> None:
+        """Enclose the state of the running call's session, if the owner lacks it."""
+        lane = running_lane()
+        guest = self._take_up(lane)
+        if guest.saved < guest.version:
+            state, problem = self._snapshot(guest)
+            if problem is not None:
+                raise self._error("snapshot", guest.name, problem[0]) from problem[1]
+            lane.enclosed = [guest.key, guest.tenure, guest.version, state, None]
+            self._note_saved(guest)
+
+    # -- before and after a call -------------------------------------------------------------------
+
+    def _enter(self, lane: WorkerLane) -> Guest:
+        guest = self._take_up(lane)
+        guest.version += 1
+        # From here on the owner has too little, and is told so whatever becomes of the call.
+        lane.enclosed = [guest.key, guest.tenure, guest.version, None, None]
+        return guest
+
+    def _take_up(self, lane: WorkerLane) -> Guest:
+        key, tenure = lane.session, lane.tenure
+        guest = self._guests.get(key)
+        if guest is not None and guest.tenure == tenure:
+            return guest
+        name, version, state = lane.ask("resume_session", key, tenure)
+        if state is not None:
+            try:
+                self._host.adapter.restore(name, pickle.loads(state))
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                raise self._error("restore", name, problem) from error
+        guest = Guest(key, name, tenure, version, version, time.monotonic())
+        with self._lock:
+            self._guests[key] = guest
+        return guest
+
+    def _leave(self, lane: WorkerLane, guest: Guest) -> None:
+        if not self._is_time(guest):
+            return
+        state, problem = self._snapshot(guest)
+        text = None if problem is None else problem[0]
+        lane.enclosed = [guest.key, guest.tenure, guest.version, state, text]
+        if problem is None:
+            self._note_saved(guest)
+
+    def _is_time(self, guest: Guest) -> bool:
+        every = self._spec.snapshot_every
+        if every is None:
+            return False
+        if isinstance(every, int):
+            return guest.version - guest.saved >= every
+        return time.monotonic() - guest.saved_at >= every
+
+    def _snapshot(self, guest: Guest) -> tuple[bytes | None, tuple[str, Exception] | None]:
+        """Return the pickled state, or what went wrong."""
+        try:
+            return dumps_state(self._host.adapter.snapshot(guest.name)), None
+        except Exception as error:
+            return None, (f"{type(error).__name__}: {error}", error)
+
+    def _note_saved(self, guest: Guest) -> None:
+        guest.saved = guest.version
+        guest.saved_at = time.monotonic()
+
+    def _error(self, step: str, session: str, problem: str) -> AdapterError:
+        return AdapterError(
+            f"adapter {self._spec.name}: {step}() of session {session!r} raised {problem}",
+            details={"adapter": self._spec.name, "step": step, "session": session},
+        )
+
+    # -- at the end of the worker ------------------------------------------------------------------
+
+    def hand_in(self, lane: WorkerLane) -> None:
+        """Give the owner what it lacks, of a worker that runs no more calls.
+
+        Nobody waits for a pool's sessions when that ends. A snapshot that hangs is given up with
+        the worker, and those sessions go on from their last one.
+        """
+        unsaved = [guest for guest in self._guests.values() if guest.saved < guest.version]
+        if not unsaved or lane.dismissed:
+            return
+        late = threading.Timer(LONGEST_HAND_IN, os._exit, (0,))
+        late.daemon = True
+        late.start()
+        try:
+            batch: list[list[Any]] = []
+            size = 0
+            for guest in unsaved:
+                state, problem = self._snapshot(guest)
+                text = None if problem is None else problem[0]
+                batch.append([guest.key, guest.tenure, guest.version, state, text])
+                size += len(state or b"")
+                if size >= MOST_BYTES:
+                    lane.ask("keep_sessions", batch)
+                    batch, size = [], 0
+            lane.ask("keep_sessions", batch)
+        except Exception:
+            logger.exception("snakepit: sessions of a worker that leaves could not be saved")
+        finally:
+            late.cancel()
+
+
+def dumps_state(state: Any) -> bytes:
+    """Pickle what a snapshot returned, for another worker of the pool to load."""
+    try:
+        data = pickle.dumps(state, 5)
+    except Exception:
+        data = b"__main__"
+    if b"__main__" not in data:
+        return data
+    # Classes of the main module travel by value: workers have no such module to import.
+    from snakepit.pickling import careful_dumps
+
+    return careful_dumps(state)

@@ -1,0 +1,269 @@
+"""Sessions that move, as their owner sees them: what it has of each, and who gets it.
+
+worker: answer, with the session's state enclosed --> kept here, before the call counts as settled
+worker that the session is new to: "resume_session" <-- the state, and from then on only this worker
+                                                        is believed about the session
+worker that leaves: "keep_sessions", what is unsaved --> kept here
+
+When a session may begin elsewhere is decided in `snakepit._core.moving`; here it is only said
+whether its state is saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from snakepit._core import moving
+from snakepit.errors import (
+    AdapterError,
+    SessionNotFoundError,
+    SessionWorkerUnavailableError,
+    WorkerBusyError,
+    WorkerCrashedError,
+)
+from snakepit.pool.affinity import MODES, PARTING
+from snakepit.pool.terms import Terms
+
+if TYPE_CHECKING:
+    from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
+
+LOOK = 0.25  # seconds between two looks at sessions that are unsaved
+NOT_KNOWN, NOT_BEGUN, HELD = -1, -2, -3  # verdicts of `hold_session`
+
+
+@dataclass
+class Kept:
+    """What the owner has of a session."""
+
+    name: str
+    tenure: int = 0  # in whose worker it is
+    reached: int = 0  # calls that are known to have ended in it
+    version: int = 0  # of these, those that `state` knows of
+    state: bytes | None = None
+    problem: str | None = None  # why there is none of what it has reached
+    unsaved: bool = False
+
+
+class Mover:
+    """Keeps the states of a pool's strict sessions, and moves sessions on request."""
+
+    def __init__(self, engine: ProcessPool, adapter: str, most_bytes: int) -> None:
+        self._engine = engine
+        self._adapter = adapter
+        self._most_bytes = most_bytes
+        # Re-entrant: a signal handler may look on top of what it interrupts. What the scheduler is
+        # told is told under it, in the order in which it was found out; nothing is called that
+        # waits, and the scheduler calls nothing of ours under its mutex.
+        self._lock = threading.RLock()
+        self._kept: dict[int, Kept] = {}
+        self._unsaved: set[int] = set()
+        self._looking = False
+        self.bytes = 0
+        self.moved = 0
+        moving.let_sessions_move(engine.scheduler, self.note)
+        engine.affinity.mover = self
+        engine.asks.handlers["resume_session"] = self._resume
+        engine.asks.handlers["keep_sessions"] = self._keep_all
+
+    # -- what workers say --------------------------------------------------------------------------
+
+    def note(self, enclosed: list[Any]) -> None:
+        """Take what an answer encloses: key, tenure, calls so far, state or None, problem or None.
+
+        It runs where answers are collected, and so does nothing that takes time.
+        """
+        key, tenure, version, state, problem = enclosed
+        with self._lock:
+            kept = self._kept.get(key)
+            # Forgotten meanwhile, or gone on from an earlier snapshot in another worker.
+            if kept is None or kept.tenure != tenure or version < kept.reached:
+                return
+            kept.reached = version
+            if state is not None:
+                problem = self._store(kept, version, state)
+            if problem is not None or state is not None:
+                kept.problem = problem
+            unsaved = kept.version < version
+            changed = unsaved != kept.unsaved
+            kept.unsaved = unsaved
+            if unsaved:
+                self._unsaved.add(key)
+            else:
+                self._unsaved.discard(key)
+            look = unsaved and not self._looking
+            self._looking = self._looking or look
+            if changed:
+                moving.note_unsaved(self._engine.scheduler, key, tenure, unsaved)
+        if look:
+            self._engine.supervisor.after(LOOK, self._look)
+
+    def _store(self, kept: Kept, version: int, state: bytes) -> str | None:
+        """Keep a state if there is room for it; else return what is to be said of that."""
+        size = self.bytes - len(kept.state or b"") + len(state)
+        if size > self._most_bytes:
+            return (
+                f"its snapshot of {len(state)} bytes would have made those of the pool more than "
+                f"the {self._most_bytes} bytes of snapshot_memory_mb"
+            )
+        self.bytes = size
+        kept.state, kept.version = state, version
+        return None
+
+    def _look(self) -> None:
+        """Let unsaved sessions go on whose workers were to leave and do not; now and then."""
+        with self._lock:
+            keys = list(self._unsaved)
+            self._looking = bool(keys)
+        if keys:
+            moving.look_again(self._engine.scheduler, keys)
+            self._engine.supervisor.after(LOOK, self._look)
+
+    def _resume(self, name: str | None, key: int, tenure: int) -> list[Any]:
+        """Answer a worker that a session is new to: its name, its calls so far, its state."""
+        if name is None:
+            raise SessionNotFoundError("the call that asks belongs to no session that is in use")
+        with self._lock:
+            kept = self._kept.setdefault(key, Kept(str(name)))
+            if tenure < kept.tenure:
+                raise SessionNotFoundError(f"session {kept.name!r} has gone on elsewhere")
+            if kept.problem is not None:
+                raise self._lost(kept)
+            lost = kept.reached - kept.version
+            again = kept.tenure and kept.tenure != tenure and kept.state is not None
+            kept.tenure = tenure
+            kept.reached = kept.version
+            kept.unsaved = False
+            self._unsaved.discard(key)
+            self.moved += bool(again)
+            answer = [kept.name, kept.version, kept.state]
+        if lost:
+            logger.warning(
+                "snakepit pool %s: session %r goes on from its snapshot after call %d; what %d "
+                "later calls did is lost with their worker",
+                self._engine.name, str(name), kept.version, lost,
+            )  # fmt: skip
+        return answer
+
+    def _lost(self, kept: Kept) -> AdapterError:
+        return AdapterError(
+            f"session {kept.name!r} of pool {self._engine.name!r} is lost with its worker: after "
+            f"its call {kept.reached}, snapshot() of adapter {self._adapter} failed: "
+            f"{kept.problem}; call forget_session({kept.name!r}) to begin it anew",
+            details={"adapter": self._adapter, "step": "snapshot", "session": kept.name},
+        )
+
+    def _keep_all(self, _name: str | None, batch: list[list[Any]]) -> None:
+        for enclosed in batch:
+            self.note(enclosed)
+
+    def forget(self, key: int) -> bool:
+        """Drop what is kept of a session; False if nothing is."""
+        with self._lock:
+            kept = self._kept.pop(key, None)
+            self._unsaved.discard(key)
+            if kept is not None:
+                self.bytes -= len(kept.state or b"")
+        return kept is not None
+
+    # -- on request --------------------------------------------------------------------------------
+
+    def snapshot(self, session: str, key: int, timeout: float) -> int:
+        """Have a session saved now; return the size of its state in bytes."""
+        kept = self._known(session, key)
+        self._call(session, key, MODES["strict_queue"], timeout)
+        return len(kept.state or b"")
+
+    def move(self, session: str, key: int, worker: int | None, timeout: float) -> int:
+        """Move a session to another worker, after its calls that are queued there; return its id.
+
+        What is submitted meanwhile waits, and runs there.
+        """
+        self._known(session, key)
+        until = time.monotonic() + timeout
+        scheduler = self._engine.scheduler
+        lane = moving.hold_session(scheduler, key)
+        if lane < 0:
+            raise self._not_movable(session, lane)
+        done = False
+        try:
+            target = self._target(session, worker, lane)
+            while not done:
+                self._part(session, key, until, timeout)
+                done = moving.release_session(scheduler, key, target)
+        finally:
+            if not done:
+                moving.keep_session(scheduler, key)
+        return target - target % self._engine.threads
+
+    def _part(self, session: str, key: int, until: float, timeout: float) -> None:
+        """Have the worker save a session, which it may do before the last call that it owes."""
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(
+                f"session {session!r} was not moved within {timeout:g} s: its calls have not ended"
+            )
+        try:
+            self._call(session, key, PARTING, left)
+        except (SessionWorkerUnavailableError, WorkerCrashedError, CancelledError):
+            # Not at once: its burial may take a moment yet.
+            time.sleep(0.002)
+
+    def _call(self, session: str, key: int, affinity: int, timeout: float) -> None:
+        from snakepit.adapters.moving import save_session
+
+        terms = Terms(timeout=timeout, session=key, affinity=affinity, session_name=session)
+        self._engine.submit(save_session, (), {}, terms).result()
+
+    def _known(self, session: str, key: int) -> Kept:
+        kept = self._kept.get(key)
+        if kept is None:
+            raise SessionNotFoundError(
+                f"pool {self._engine.name!r} knows no strict session {session!r}: no call of it "
+                "has run here with affinity='strict_queue' or 'strict_fail_fast'",
+                details={"session": session},
+            )
+        return kept
+
+    def _target(self, session: str, worker: int | None, lane: int) -> int:
+        """Return the lane to which a session moves: of those that will do, the least busy."""
+        engine = self._engine
+        serving = {each.lane: each for each in engine.serving() if each.due is None}
+        here = lane - lane % engine.threads
+        if worker is None:
+            lanes = [
+                lane for first, each in serving.items() if first != here for lane in each.lanes
+            ]
+        elif worker in serving and worker != here:
+            lanes = list(serving[worker].lanes)
+        else:
+            known = ", ".join(str(id) for id in sorted(serving) if id != here) or "none"
+            raise ValueError(
+                f"session {session!r} is in worker {here} of pool {engine.name!r}, and cannot be "
+                f"moved to worker {worker!r}; it can to: {known}"
+            )
+        if not lanes:
+            raise SessionWorkerUnavailableError(
+                f"session {session!r} cannot be moved: pool {engine.name!r} has no other worker "
+                "that is ready and stays",
+                details={"session": session, "pool": engine.name, "worker": here, "task": None},
+            )
+        return moving.least_owed(engine.scheduler, lanes)
+
+    def _not_movable(self, session: str, verdict: int) -> Exception:
+        name = self._engine.name
+        if verdict == NOT_KNOWN:
+            return SessionNotFoundError(
+                f"session {session!r} of pool {name!r} has ended", details={"session": session}
+            )
+        what = "its first call has not begun" if verdict == NOT_BEGUN else "it is being moved"
+        return WorkerBusyError(
+            f"session {session!r} of pool {name!r} cannot be moved now: {what}; try again later",
+            details={"session": session, "pool": name, "worker": None, "task": None},
+        )
