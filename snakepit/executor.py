@@ -240,7 +240,7 @@ class Executor(concurrent.futures.Executor):
         Raises PoolShutdownError, PoolNotReadyError, ArenaFullError, and for async functions
         TypeError.
         """
-        return self._pool.stream(fn, args, kwargs, self._terms)
+        return self._pool.stream(fn, args, kwargs, self._submit_terms)
 
     def options(
         self,

@@ -25,6 +25,7 @@ cdef class ChunkWriter:
     cdef uint64_t spin_ns
     cdef list kept                      # (chunk's number, shared arrays that it names), unread as far as known
 
+    cdef bint put(self, object chunk) except -1
     cdef int encode(self, object chunk) except -1
     cdef bint has_room(self, uint64_t size, uint64_t length) noexcept nogil
     cdef bint is_read(self, uint64_t number) noexcept nogil

@@ -44,7 +44,13 @@ cdef class ChunkWriter:
         self.spin_ns = self.control.spin_limit_ns
         self.kept = []
 
-    def put(self, chunk) -> bool:
+    def send(self, chunks) -> None:
+        """Write what an iterator gives, to its end or until nobody reads any more. Raises as `put` does."""
+        for chunk in chunks:
+            if not self.put(chunk):
+                return
+
+    cdef bint put(self, object chunk) except -1:
         """Write a chunk, waiting for room; False when nobody reads any more.
 
         Raises EncodeError, ArenaFullError, and TaskStoppedError when the task is to stop while it waits.

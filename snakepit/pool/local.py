@@ -196,11 +196,12 @@ class LocalPool:
 
     def stream(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        terms: Terms,
+        terms: Terms | None = None,
     ) -> Stream[Any]:  # fmt: skip
         """Queue a call and return the stream of what it yields (see `Executor.stream`)."""
         from snakepit.pool.local_streams import open_local_stream
 
+        terms = terms or Terms()
         nested = self._is_nested(terms)
         future: Future[Any] = InnerFuture() if nested else Future()
         return open_local_stream(self, function, args, kwargs, terms, future, nested=nested)

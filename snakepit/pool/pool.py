@@ -314,7 +314,7 @@ class ProcessPool:
 
     def stream(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        terms: Terms,
+        terms: Terms | None = None,
     ) -> Stream[Any]:  # fmt: skip
         """Queue a call and return the stream of what it yields (see `Executor.stream`)."""
         if not self._started:

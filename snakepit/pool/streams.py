@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from snakepit._core.stream import NOT_YET, ChunkReader, ChunkRing, Rings
 from snakepit.errors import ArenaFullError, EncodeError
 from snakepit.pool.futures import Future
-from snakepit.pool.terms import Terms
+from snakepit.pool.terms import MAX_BYTES, MAX_CHUNKS, Terms
 from snakepit.worker.streaming import send_chunks
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class ProcessStreams:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        terms: Terms,
+        terms: Terms | None,
     ) -> ProcessStream[Any]:
         """Queue the call of a stream. Raises ArenaFullError, TypeError, ValueError,
         PoolShutdownError.
@@ -263,14 +263,16 @@ class ProcessStreams:
                 numbers = self._functions.lookup_stream(function)
             except EncodeError as error:
                 problem = error
-        check_terms(terms)
         future: Future[int] = Future()
         future.context = self._pool
-        if terms.cancel_running:
-            future._cancel_running = True
         scheduler = self._scheduler
-        self._pool._set_terms(future, terms.timeout, terms)
-        ring = self.rings.open(future, numbers, terms.max_chunks, terms.max_bytes)
+        if terms is None:
+            ring = self.rings.open(future, numbers, MAX_CHUNKS, MAX_BYTES)
+        else:
+            check_terms(terms)
+            future._cancel_running = terms.cancel_running
+            self._pool._set_terms(future, terms.timeout, terms)
+            ring = self.rings.open(future, numbers, terms.max_chunks, terms.max_bytes)
         try:
             if problem is not None:
                 raise problem
@@ -283,7 +285,7 @@ class ProcessStreams:
         except (EncodeError, ArenaFullError) as error:
             scheduler.fail(future, error)
         else:
-            if terms.timeout is not None:
+            if terms is not None and terms.timeout is not None:
                 self._deadlines.add(future, terms.timeout)
         return ProcessStream(ring, future)
 

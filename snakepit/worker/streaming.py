@@ -47,10 +47,7 @@ def send_chunks(
     chunks: Iterator[Any] | None = None
     try:
         chunks = chunks_of(function, args, kwargs)
-        put = writer.put
-        for chunk in chunks:
-            if not put(chunk):
-                break
+        writer.send(chunks)
     finally:
         # First: to end the generator may take its time, for which nobody has to wait, nor to think
         # that the task goes on.
