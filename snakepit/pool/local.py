@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.constants import CALL, CALL_EACH
 from snakepit._core.interrupts import HELD, Runner, session_of_task
 from snakepit._core.local import LocalQueue
 from snakepit.errors import (
@@ -221,7 +222,7 @@ class LocalPool:
         call = GuardedCall(self, terms)
         call.set_hook(on_settled)
         call.nested = self._is_nested(terms)
-        call.begin(make, 0, (), {})
+        call.begin(make, CALL, (), {})
         return call
 
     def prepare_call(
@@ -612,8 +613,9 @@ class _Chunk:
         self.done: list[Any] = []
 
     def __call__(self, items: list[Any]) -> list[Any]:
+        each = self._kind == CALL_EACH
         for item in items:
-            self.done.append(self.function(item) if self._kind == 1 else self.function(*item))
+            self.done.append(self.function(item) if each else self.function(*item))
         return self.done
 
 

@@ -15,6 +15,16 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.channel import Channel
+from snakepit._core.constants import (
+    CALL,
+    CHUNK,
+    MAIL_FAILED,
+    MAIL_RAN,
+    MAIL_READY,
+    MAIL_TOOL,
+    MAIL_WORN,
+    MAX_LANES,
+)
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.roster import Roster
@@ -44,14 +54,7 @@ from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
 from snakepit.pool.threads import PoolThread
 from snakepit.resources import usable_cpus
-from snakepit.worker.process import (
-    MAIL_FAILED,
-    MAIL_READY,
-    MAIL_WORN,
-    PassedDescriptor,
-    WorkerSpec,
-    worker_main,
-)
+from snakepit.worker.process import PassedDescriptor, WorkerSpec, worker_main
 
 if TYPE_CHECKING:
     from snakepit._core.definitions import Published
@@ -62,15 +65,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
-CALL = 0
-MAIL_CHUNK = 8  # a stream has a chunk for a reader that must not block
 SLOTS = 1024
-MOST_LANES = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
 FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
-MAIL_TOOL, MAIL_RAN = 11, 12
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 START_TIMEOUT = 60.0  # seconds
 
@@ -111,7 +110,7 @@ def lanes_for(size: int, threads: int) -> int:
     A replacement can then start before the old worker is gone.
     """
     lanes = threads * (size + max(2, size // 8))
-    return min(lanes, MOST_LANES) if threads == 1 else lanes
+    return min(lanes, MAX_LANES) if threads == 1 else lanes
 
 
 class ProcessPool:
@@ -430,7 +429,7 @@ class ProcessPool:
             self.supervisor.tell(lambda: self.supervisor.worker_ready(lane, number))
         elif kind == MAIL_WORN:
             self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
-        elif kind == MAIL_CHUNK:
+        elif kind == CHUNK:
             if self.streams is not None:
                 self.streams.rings.rouse(number)
         elif kind == MAIL_FAILED:
