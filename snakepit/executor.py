@@ -18,7 +18,7 @@ from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.registry import registry
 from snakepit.options import checked_seconds
 from snakepit.pool import local
-from snakepit.pool import pool as processes
+from snakepit.pool import process_life as processes
 from snakepit.pool.engine import check_count, checked_size, make_engine
 from snakepit.pool.local import LocalPool
 from snakepit.pool.mapping import MapResults, MapRun

@@ -197,7 +197,7 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if array.dtype.hasobject or not array.size:
             return NotImplemented
         order = "C" if array.flags.c_contiguous else "F"
-        from snakepit._core.arena import WritableWindow
+        from snakepit._core.shared_segments import WritableWindow
 
         window = pickle.PickleBuffer(WritableWindow(array.reshape(-1, order="A").view("u1")))
         return _writable_array, (window, array.dtype, array.shape, order)

@@ -20,11 +20,12 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from snakepit._core.arena cimport Arena, Segment, SharedSegment
+from snakepit._core.arena cimport Arena, Segment
 from snakepit._core.atomics cimport cas32, now_ns, store32
 from snakepit._core.layout cimport (
     FUNCTION_INSIDE, IN_SEGMENT, MSGPACK, NOTHING, PICKLE, PICKLE_BUFFERS,
 )
+from snakepit._core.shared_segments cimport SharedSegment
 from snakepit._core.task cimport Message
 
 import msgpack

@@ -103,7 +103,7 @@ cdef class Completions(Owner):
         if self.has_completed() or task.is_settled():
             return 0
         reason = sleep_on(&header.bells[HELPER_BELL], bell, deadline)
-        # What came soon would have been worth spinning for (see `WorkerLane.note_claim`).
+        # What came soon would have been worth spinning for (see `Claimant.note_claim`).
         if now_ns() - began < header.spin_limit_ns:
             self.spin_ns = header.spin_limit_ns
         else:

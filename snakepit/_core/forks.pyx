@@ -28,10 +28,10 @@ cdef int refuse() except -1:
     )
 
 
-def end_child(error: BaseException | None) -> None:
+def end_child(error: BaseException | None, str text=None) -> None:
     """End this process, a forked child that came back from a task as its parent will, as Python ends a program.
 
-    Without its clean-up, which is the parent's.
+    Without its clean-up, which is the parent's. `text`: the traceback of the error, where it has none of its own.
     """
     code = 0
     if isinstance(error, SystemExit):
@@ -39,7 +39,7 @@ def end_child(error: BaseException | None) -> None:
     elif error is not None:
         code = 1
         if sys.stderr is not None:
-            traceback.print_exception(error)
+            print(text or "".join(traceback.format_exception(error)), file=sys.stderr, end="")
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -3,56 +3,27 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.arena cimport Arena
 from snakepit._core.channel cimport Channel
-from snakepit._core.control cimport Control
+from snakepit._core.claimant cimport Claimant
 from snakepit._core.definitions cimport DefinitionReader
-from snakepit._core.layout cimport Lane
 from snakepit._core.task cimport Message
 
 
-cdef class WorkerLane:
+cdef class WorkerLane(Claimant):
     """One thread of a worker: claims a task, decodes it, encodes and publishes the answer (see `lane.pyx`)."""
-    cdef readonly Control control
     cdef readonly Arena arena
     cdef readonly Channel channel
     cdef readonly DefinitionReader definitions
-    cdef readonly uint32_t index
-    cdef Lane *me
     cdef uint32_t born                  # `forks` when it was made
-    cdef uint32_t slot                  # the claimed one
-    cdef uint64_t generation
-    cdef uint64_t turns
-    cdef uint64_t spin_ns               # how long the next spin lasts
-    cdef uint64_t idle_since_ns         # when work ran out; 0 while there is some
-    cdef uint32_t dozes                 # in a row, without work between
-    cdef bint slept                     # since the last claim
-    cdef uint64_t started_ns
-    cdef bint searching, running        # what our bits say
     cdef Message answer
-    cdef unsigned long thread           # that runs the tasks
     cdef bint inside                    # in the task's function: the one place where an interrupt may be raised
-    cdef bint heard                     # the interrupting signal came since the claim
     cdef readonly bint interrupted      # the claimed task was interrupted
-    cdef int holds                      # sections of our own under way that no interrupt may break ...
-    cdef bint owed                      # ... and one came meanwhile
     cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
     cdef object asks                    # its `Asker`, once somebody asked
     cdef public object enclosed         # None, or what travels with the next answer: a list, for `Scheduler.on_enclosed`
     cdef public object examiner         # None, or what looks at the worker's health when the owner asks for that
 
-    cdef uint32_t take(self) noexcept nogil
-    cdef uint32_t obey(self) noexcept nogil
-    cdef bint hand_over(self) noexcept nogil
+    cdef void forget_interrupts(self) noexcept
     cdef int be_examined(self) except -1
-    cdef void put_down(self) noexcept nogil
-    cdef bint must_obey(self) noexcept nogil
-    cdef uint32_t find(self) noexcept nogil
-    cdef uint32_t steal(self) noexcept nogil
-    cdef bint spin(self) noexcept nogil
-    cdef int sleep(self) noexcept nogil
-    cdef void note_claim(self) noexcept nogil
-    cdef void wake_another(self) noexcept nogil
-    cdef int leave_as_child(self, problem) except -1
-    cdef int await_signal(self) except -1
     cdef int encode_enclosed(self, Message answer, value, uint64_t deadline_ns) except -1
     cdef void publish_slot(self) noexcept nogil
     cdef void push(self, uint32_t index) noexcept nogil

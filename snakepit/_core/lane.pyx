@@ -1,98 +1,57 @@
 # cython: language_level=3
-"""The worker's side of the scheduler: claim -> decode -> (run) -> encode -> publish.
+"""The worker's side of a task: claim -> decode -> (run) -> encode -> publish.
 
-A lane looks for work in its private ring, then in its bound rings and the shared ones in turn; with none, it spins for a
-while if a CPU is free for that, then says in shared memory that it sleeps, looks once more, and sleeps. Whoever queues a
-task sees the word or the lane sees the task.
+Which task that is, and where the lane waits for one, is the matter of `claimant.pyx`; how a task is interrupted, of
+`process_lane.pyx` and `thread_lane.pyx`.
 """
-import os
-import sys
-
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from cpython.bytes cimport PyBytes_AS_STRING
 
 from snakepit._core.arena cimport Segment
-from snakepit._core.atomics cimport (
-    EINTR, WAKE_ALL, add32, cas32, cas64, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, wake,
-)
+from snakepit._core.atomics cimport WAKE_ALL, add32, cas32, cas64, fence, load32, load64, now_ns, sleep_on, store32, store64, wake
 from snakepit._core.channel cimport Channel
+from snakepit._core.claimant cimport EXAMINE, RETIRE, SIGNALLED, Claimant
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
+from snakepit._core.counters cimport set_bit
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport (
-    CALL, CALLED, DONE, DROWSY_NS, ENCLOSED, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
-    MAIL_SUBMIT, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, POSTED, PRIORITIES, RETURNED, STOP_INTERRUPT,
-    STOP_MASK, Header, Ring, Slot, claim_generation, claim_state, claim_word,
+    CALL, DONE, ENCLOSED, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL, MAIL_SUBMIT,
+    ORDER_EXCHANGE, POSTED, STOP_MASK, Header, Slot, claim_generation, claim_state, claim_word,
 )
 from snakepit._core.points cimport (
-    DECODE_ADOPTED, DECODE_BEGUN, DECODE_LOADED, ENCODE_BEGUN, ENCODE_DONE, LANE_BEDDED, LANE_CHOSE, LANE_CLAIMED,
-    LANE_COUNTED, LANE_LOOKING, LANE_NOTED, LANE_ROUSED, LANE_RUNNING, LANE_SEARCHING, LANE_STOLE, MAIL_FILLED,
-    MAIL_OPENED, MAIL_POSTED, PUBLISH_BEGUN, PUBLISH_COUNTED, PUBLISH_DONE, PUBLISH_FILLED, PUBLISH_LET_GO,
-    PUSH_COUNTED, PUSH_DISARMED, PUSH_LINKED, PUSH_PUSHED, PUSH_RUNG, WORKER_ANNOUNCED, WORKER_JOINED,
-    WORKER_RETIRING, point,
+    DECODE_ADOPTED, DECODE_BEGUN, DECODE_LOADED, ENCODE_BEGUN, ENCODE_DONE, MAIL_FILLED, MAIL_OPENED, MAIL_POSTED,
+    PUBLISH_BEGUN, PUBLISH_COUNTED, PUBLISH_DONE, PUBLISH_FILLED, PUBLISH_LET_GO, PUSH_COUNTED, PUSH_DISARMED,
+    PUSH_LINKED, PUSH_PUSHED, PUSH_RUNG, WORKER_ANNOUNCED, WORKER_JOINED, WORKER_RETIRING, point,
 )
-from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
+from snakepit._core.queue cimport NO_SLOT
 from snakepit._core.task cimport Message
 
-from snakepit.errors import ArenaFullError, TaskInterrupt
-
-cdef extern from "Python.h":
-    object call_object "PyObject_Call"(object function, object args, object kwargs)
-    unsigned long PyThread_get_thread_ident() nogil
-
-cdef enum:
-    PROMPTLY_NS = 50_000_000            # how long a signal that was announced may take
-    RETIRE = 0xFFFFFFFE                 # `take`: the lane shall end
-    SIGNALLED = 0xFFFFFFFD              # `take`: a signal came
-    EXAMINE = 0xFFFFFFFC                # `take`: the owner wants to know how the worker is
-    LEAST_SPIN_NS = 4_000
-    MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
+from snakepit._core.forks import end_child
+from snakepit.errors import ArenaFullError
 
 
-
-
-def _leave(code):
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass
-    os._exit(code)
-
-
-cdef inline uint32_t claim_from(Control control, uint32_t lane, Ring *ring) noexcept nogil:
-    if load64(&ring.head) < load64(&ring.tail):
-        return ring_claim(ring, control.cells(ring), control.slots, lane)
-    return NO_SLOT
-
-
-cdef class WorkerLane:
+cdef class WorkerLane(Claimant):
     def __init__(self, Control control, Channel channel, DefinitionReader definitions, uint32_t index):
-        self.control = control
+        Claimant.__init__(self, control, index)
         self.arena = channel.arena
         self.channel = channel
         self.definitions = definitions
-        self.index = index
-        self.me = &self.control.lanes[index]
         self.born = forks
-        self.spin_ns = self.control.header.spin_limit_ns
         self.answer = Message()
         self.kept = []
-        self.slot = NO_SLOT
         point(WORKER_JOINED)
 
     def announce(self, int pid) -> None:
         """Say that this lane is ready for work."""
         self.me.pid = pid
-        self.thread = PyThread_get_thread_ident()
         self.me.heartbeat_ns = now_ns()
         store32(&self.me.state, LANE_READY)
         point(WORKER_ANNOUNCED)
 
-    # -- claiming ------------------------------------------------------------------------------------------------------
+    # -- claiming and decoding -----------------------------------------------------------------------------------------
 
     def claim(self):
         """Claim a task, waiting for one; returns its kind, or None when the worker shall end."""
@@ -113,47 +72,8 @@ cdef class WorkerLane:
                 point(WORKER_RETIRING)
                 return None
             self.slot = found
-            self.heard = self.interrupted = self.owed = False
+            self.forget_interrupts()
             return self.control.slots[found].kind
-
-    cdef uint32_t take(self) noexcept nogil:
-        cdef uint32_t found
-        while True:
-            if load32(&self.me.retire):
-                found = self.obey()
-                if found != NO_SLOT:
-                    break
-            point(LANE_LOOKING)
-            found = self.find()
-            if found != NO_SLOT:
-                self.slot = found
-                point(LANE_CLAIMED)
-                self.note_claim()
-                self.dozes = 0
-                return found
-            if self.running:
-                clear_bit(self.control.header.running, self.index)
-                self.running = False
-            if load32(&self.control.header.closing):
-                found = RETIRE
-                break
-            if self.spin():
-                continue
-            found = self.steal()
-            if found != NO_SLOT:
-                self.slot = found
-                point(LANE_STOLE)
-                self.note_claim()
-                return found
-            if self.sleep() == EINTR:
-                found = SIGNALLED
-                break
-            if load32(&self.me.examine) and not self.control.has_work(self.index):
-                found = EXAMINE
-                break
-        if found == RETIRE:
-            self.put_down()
-        return found
 
     cdef int be_examined(self) except -1:
         """Look at the worker's health. That may take time: like one that runs a task, the lane is not counted on."""
@@ -169,235 +89,6 @@ cdef class WorkerLane:
             self.examiner()
         self.me.heartbeat_ns = now_ns()
         return 0
-
-    cdef void put_down(self) noexcept nogil:
-        """Claim nothing any more: nobody shall count on this lane."""
-        clear_bit(self.control.header.searching, self.index)
-        clear_bit(self.control.header.running, self.index)
-        self.searching = False
-        self.running = False
-
-    cdef uint32_t obey(self) noexcept nogil:
-        """Do as told by `retire`: NO_SLOT to go on serving, RETIRE or SIGNALLED."""
-        cdef uint32_t order
-        while True:
-            order = load32(&self.me.retire)
-            if order == ORDER_RETIRE:
-                # Whoever takes a place that was ours need not wait for our burial. A spare that is not wanted any more
-                # had none. Of a worker of several threads, the owner has given the places away when it told us.
-                if self.me.completed and self.control.header.threads <= 1:
-                    self.hand_over()
-                return RETIRE
-            if order == ORDER_EXCHANGE:
-                if load64(&self.me.private.head) < load64(&self.me.private.tail):
-                    return NO_SLOT      # Offered to us: first this, it would lie here until our burial.
-                # Whoever gives us a strict call counts it first and reads the order then (`Bindings.take_on`).
-                fence()
-                if load32(&self.me.owed):
-                    return NO_SLOT
-                if self.hand_over():
-                    return RETIRE
-                # Another was quicker. The owner asks again when the next spare is ready.
-                cas32(&self.me.retire, ORDER_EXCHANGE, ORDER_SERVE)
-                continue
-            if order != ORDER_HOLD:
-                return NO_SLOT
-            if self.searching or self.running:
-                self.put_down()
-            store32(&self.me.wake, 0)
-            fence()
-            if load32(&self.control.header.closing):
-                return RETIRE
-            # Whoever lets us in changes the order first and the word that we sleep on after it.
-            if load32(&self.me.retire) == ORDER_HOLD and sleep_on(&self.me.wake, 0, 0) == EINTR:
-                return SIGNALLED
-
-    cdef bint must_obey(self) noexcept nogil:
-        """Whether there is an order to see to now: to exchange is none while strict calls are owed."""
-        cdef uint32_t order = load32(&self.me.retire)
-        return order != ORDER_SERVE and not (order == ORDER_EXCHANGE and load32(&self.me.owed))
-
-    cdef bint hand_over(self) noexcept nogil:
-        """Let a spare that is ready serve in our place; False when there is none."""
-        cdef uint32_t i
-        cdef Lane *other
-        for i in range(self.control.n_lanes):
-            other = &self.control.lanes[i]
-            if (load32(&other.retire) == ORDER_HOLD and load32(&other.state) == LANE_READY
-                    and cas32(&other.retire, ORDER_HOLD, ORDER_SERVE)):
-                store32(&other.wake, 1)
-                wake(&other.wake, 1)
-                return True
-        return False
-
-    def leave(self) -> bool:
-        """Serve no more, and hand over to a spare; False when none was ready."""
-        cdef bint handed
-        with nogil:
-            handed = self.hand_over()
-            self.put_down()
-        store32(&self.me.state, LANE_RETIRING)
-        return handed
-
-    cdef uint32_t find(self) noexcept nogil:
-        """Claim the next task from the private ring, or from the bound rings and the shared ones by priority."""
-        cdef uint32_t found = NO_SLOT
-        cdef bint strict
-        cdef bint bound_first = False
-        cdef int i, priority
-        found = claim_from(self.control, self.index, &self.me.private)
-        if found != NO_SLOT:
-            return found
-        self.turns += 1
-        strict = load32(&self.me.owed) != 0
-        if strict:
-            # In turn, and not the same one at each turn of the low priority.
-            bound_first = (self.turns ^ (self.turns // LOW_TURN)) & 1
-        for i in range(PRIORITIES):
-            priority = PRIORITIES - 1 - i if self.turns % LOW_TURN == 0 else i
-            if strict and bound_first:
-                found = claim_from(self.control, self.index, &self.me.bound[priority])
-                if found != NO_SLOT:
-                    return found
-            found = claim_from(self.control, self.index, &self.control.header.queues[priority])
-            if found != NO_SLOT:
-                return found
-            if strict and not bound_first:
-                found = claim_from(self.control, self.index, &self.me.bound[priority])
-                if found != NO_SLOT:
-                    return found
-        return NO_SLOT
-
-    cdef uint32_t steal(self) noexcept nogil:
-        """Claim what was offered to a lane that is busy by now."""
-        cdef uint32_t lane, found
-        cdef Ring *ring
-        for lane in range(self.control.n_lanes):
-            if lane == self.index or not test_bit(self.control.header.running, lane):
-                continue
-            ring = &self.control.lanes[lane].private
-            if load64(&ring.head) < load64(&ring.tail):
-                found = ring_claim(ring, self.control.cells(ring), self.control.slots, self.index)
-                if found != NO_SLOT:
-                    return found
-        return NO_SLOT
-
-    cdef void note_claim(self) noexcept nogil:
-        cdef Header *header = self.control.header
-        cdef Slot *slot = &self.control.slots[self.slot]
-        cdef bint searched = self.searching
-        if not self.running:
-            set_bit(header.running, self.index)
-            self.running = True
-        point(LANE_RUNNING)
-        if searched:
-            clear_bit(header.searching, self.index)
-            self.searching = False
-        # Offered to us while we took other work: somebody else must come for it.
-        if load64(&self.me.private.head) < load64(&self.me.private.tail):
-            self.wake_another()
-        elif self.slept or searched:
-            # The owner may have left more than this task to us because we dozed (`Scheduler.wake_lanes`), or the owner or
-            # another lane because we searched. Now that we are busy, perhaps for long and perhaps with what was for us
-            # alone, what is left is for another, who passes it on in the same way.
-            self.slept = False
-            fence()
-            if (self.control.has_shared()
-                    and lowest_bit(header.searching, self.control.n_lanes) >= self.control.n_lanes
-                    and lowest_bit(header.drowsy, self.control.n_lanes) >= self.control.n_lanes):
-                self.wake_another()
-        self.generation = claim_generation(load64(&slot.claim))
-        self.started_ns = now_ns()
-        if self.idle_since_ns:
-            # Work that came soon would have been worth spinning for, whether we did or slept; as the kernel's
-            # halt-polling does, the next spin follows from that.
-            if self.started_ns - self.idle_since_ns < header.spin_limit_ns:
-                self.spin_ns = header.spin_limit_ns
-            else:
-                self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
-            self.idle_since_ns = 0
-        self.me.heartbeat_ns = self.started_ns
-        self.me.started_ns = self.started_ns
-        store64(&self.me.claimed, <uint64_t>self.slot + 1)
-        point(LANE_NOTED)
-
-    cdef void wake_another(self) noexcept nogil:
-        """Have a sleeping lane look for work, if there is one."""
-        cdef Header *header = self.control.header
-        cdef uint32_t other = idlest_sleeper(
-            header.sleeping, header.running, header.searching, self.control.n_lanes, header.threads
-        )
-        if other < self.control.n_lanes and clear_bit(header.sleeping, other):
-            point(LANE_CHOSE)
-            set_bit(header.searching, other)
-            point(LANE_COUNTED)
-            store32(&self.control.lanes[other].wake, 1)
-            wake(&self.control.lanes[other].wake, 1)
-
-    cdef bint spin(self) noexcept nogil:
-        """Look for work without sleeping; True when there is some. Not while the CPUs have other things to do."""
-        cdef Header *header = self.control.header
-        cdef uint32_t busy
-        cdef uint64_t now, until
-        cdef int _turn
-        busy = count_bits(header.running, self.control.n_lanes) + count_bits(header.searching, self.control.n_lanes)
-        if test_bit(header.searching, self.index):
-            self.searching = True
-            busy -= 1
-        now = now_ns()
-        if self.idle_since_ns == 0:
-            self.idle_since_ns = now
-        # One CPU for the owner, one for each busy lane, one for us.
-        if busy + 2 > header.cpus:
-            return self.control.has_work(self.index)
-        if not self.searching:
-            set_bit(header.searching, self.index)
-            self.searching = True
-        point(LANE_SEARCHING)
-        until = now + self.spin_ns
-        while True:
-            for _turn in range(32):
-                if self.control.has_work(self.index):
-                    return True
-                pause()
-            if now_ns() >= until or load32(&self.me.retire) or load32(&header.closing):
-                return False
-            # A lane that was woken for a call of its own needs the CPU that we took for ours.
-            if (count_bits(header.running, self.control.n_lanes)
-                    + count_bits(header.searching, self.control.n_lanes) + 1 > header.cpus):
-                return self.control.has_work(self.index)
-
-    cdef int sleep(self) noexcept nogil:
-        """Sleep until woken; 0, or EINTR after a signal."""
-        cdef Header *header = self.control.header
-        cdef int reason = 0
-        self.slept = True
-        store32(&self.me.wake, 0)
-        set_bit(header.sleeping, self.index)
-        clear_bit(header.searching, self.index)
-        self.searching = False
-        fence()
-        point(LANE_BEDDED)
-        if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or self.must_obey()
-                or load32(&self.me.examine) or load32(&header.closing)):
-            if self.dozes < MOST_DOZES:
-                self.dozes += 1
-                set_bit(header.drowsy, self.index)
-                # Whoever skipped waking us saw this bit; whoever did not, saw the one above.
-                reason = sleep_on(&self.me.wake, 0, now_ns() + DROWSY_NS)
-                clear_bit(header.drowsy, self.index)
-            else:
-                while load32(&self.me.wake) == 0 and reason == 0:
-                    reason = sleep_on(&self.me.wake, 0, 0)
-            # The answer to who rang to see whether this loop still goes round.
-            self.me.heartbeat_ns = now_ns()
-        point(LANE_ROUSED)
-        if not clear_bit(header.sleeping, self.index):
-            # Somebody woke us and counted us as searching.
-            self.searching = True
-        return reason
-
-    # -- decoding ------------------------------------------------------------------------------------------------------
 
     def decode(self):
         """Return (function, arguments): (args, kwargs) of a call, (items,) of a chunk of map.
@@ -434,72 +125,28 @@ cdef class WorkerLane:
             return function, (tuple(value), {})
         return function, value
 
-    # -- running -------------------------------------------------------------------------------------------------------
+    # -- running: each kind of lane in its own way ---------------------------------------------------------------------
 
     def call(self, function, tuple args, dict kwargs):
-        """Call the function of the claimed task: the only place where TaskInterrupt is raised.
+        """Call the function of the claimed task: the only place where TaskInterrupt is raised."""
+        raise NotImplementedError
 
-        Signal handlers run between bytecodes, so none runs from the function's end to where `inside` is lowered. The
-        stop word is the handshake with the owner: either it announces its signal before RETURNED stands there, and the
-        signal is waited for here, or it sends none. So no later task meets it, not even as an interrupted system call.
-        """
-        cdef uint32_t *word = &self.control.slots[self.slot].cancel
-        cdef bint late = add32(word, CALLED) & STOP_MASK
-        try:
-            if late:
-                self.interrupted = True
-                raise TaskInterrupt("the task was asked to stop before its function was called")
-            self.inside = True
-            return call_object(function, args, kwargs)
-        finally:
-            self.inside = False
-            if (add32(word, RETURNED) & STOP_MASK) >= STOP_INTERRUPT:
-                self.await_signal()
+    cdef void forget_interrupts(self) noexcept:
+        """A task was claimed: what interrupted the last one is past."""
+        self.interrupted = False
 
     @property
     def alone(self) -> bool:
         """Whether this lane is its process's only one: what the process does, it does for its task."""
-        return True
-
-    def interrupt(self, _number, _frame):
-        """The handler of the interrupting signal; raises TaskInterrupt once a task, and only inside its function."""
-        self.heard = True
-        if not self.inside or self.interrupted:
-            return
-        if (load32(&self.control.slots[self.slot].cancel) & STOP_MASK) < STOP_INTERRUPT:
-            return
-        if self.holds:
-            self.owed = True
-            return
-        self.interrupted = True
-        raise TaskInterrupt("the task was asked to stop")
+        raise NotImplementedError
 
     def hold_interrupts(self) -> None:
-        """Put off an interrupt until `release_interrupts`: what follows must not be left half done."""
-        if PyThread_get_thread_ident() == self.thread:
-            self.holds += 1
+        """Put off an interrupt of the calling thread until `release_interrupts`: what follows must not be left half done."""
+        raise NotImplementedError
 
     def release_interrupts(self) -> None:
         """End what `hold_interrupts` began; raises TaskInterrupt if one came meanwhile."""
-        if PyThread_get_thread_ident() != self.thread:
-            return
-        self.holds -= 1
-        if self.owed and not self.holds:
-            self.owed = False
-            if self.inside and not self.interrupted:
-                self.interrupted = True
-                raise TaskInterrupt("the task was asked to stop")
-
-    cdef int await_signal(self) except -1:
-        """Let the signal come that the owner has announced; not for ever, for the owner may be gone."""
-        cdef uint64_t until = now_ns() + PROMPTLY_NS
-        cdef uint32_t word = 0
-        PyErr_CheckSignals()
-        while not self.heard and now_ns() < until:
-            with nogil:
-                sleep_on(&word, 0, now_ns() + 1_000_000)
-            PyErr_CheckSignals()
-        return 0
+        raise NotImplementedError
 
     # -- answering -----------------------------------------------------------------------------------------------------
 
@@ -509,7 +156,8 @@ cdef class WorkerLane:
         cdef Slot *slot = &self.control.slots[self.slot]
         if self.born != forks:
             # A child that the task forked, and that came back from the task as its parent will: there is one worker.
-            self.leave_as_child(value if is_error else None)
+            error, text = value[:2] if is_error else (None, None)
+            end_child(error, text)
         answer.flags = IS_ERROR if is_error else 0
         answer.length = 0
         answer.clear()
@@ -534,18 +182,6 @@ cdef class WorkerLane:
             answer.clear()
             self.channel.encode_value(answer, [value, self.enclosed], deadline_ns)
         self.enclosed = None
-        return 0
-
-    cdef int leave_as_child(self, problem) except -1:
-        """End a forked child as Python ends a program, without its clean-up, which is the parent's."""
-        if problem is None:
-            _leave(0)
-        error, text, _ = problem
-        if not isinstance(error, SystemExit):
-            if sys.stderr is not None:
-                print(text, file=sys.stderr, end="")
-            _leave(1)
-        _leave(error.code if isinstance(error.code, int) else 0 if error.code is None else 1)
         return 0
 
     def publish(self):
@@ -607,6 +243,8 @@ cdef class WorkerLane:
                 point(PUSH_COUNTED)
                 wake(&header.bells[bell], WAKE_ALL)
         point(PUSH_RUNG)
+
+    # -- mail ----------------------------------------------------------------------------------------------------------
 
     def post(self, int kind, uint64_t number, value=None, uint32_t definition=0, uint32_t epoch=0) -> None:
         """Send the owner a message of its own, whether or not a task runs. Thread-safe."""
@@ -694,6 +332,8 @@ cdef class WorkerLane:
     def ask(self, topic, *args):
         """Ask the owner in the name of the running task's session (see `Asker.ask_for`)."""
         return self.asker.ask(topic, *args)
+
+    # -- the running task, and the lane --------------------------------------------------------------------------------
 
     @property
     def session(self) -> int:

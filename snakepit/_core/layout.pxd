@@ -57,7 +57,7 @@ cdef enum:
     MAIL_SUBMIT = 5                     # a task that a worker submits
     MAIL_WANT = 6                       # a worker waits for a task that it submitted
     MAIL_CANCEL = 7                     # a worker gives up a task that it submitted
-    CHUNK = 8                           # one chunk of a stream
+    CHUNK = 8                           # a stream has a chunk for a reader that must not block
     MAIL_WORN = 9                       # a worker has run as many tasks as it should before it is replaced
     MAIL_ASK = 10                       # a worker asks its owner, and waits for the answer in the slot
     MAIL_TOOL = 11                      # a worker calls a function of its owner's; the answer comes by the link

@@ -15,3 +15,11 @@ cdef char *map_range(int fd, uint64_t offset, uint64_t size) except NULL
 # malloc keeps of them would make a process grow that starts and stops pools.
 cdef char *map_private(uint64_t size) except NULL
 cdef void unmap_private(char *base, uint64_t size) noexcept nogil
+
+
+# Give memory to a range of an anonymous file, so that a lack of it is an error here and not a SIGBUS at first touch; take
+# it away again. 0, or an errno.
+cdef int commit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil
+cdef int decommit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil
+# Fill the page table at once: a fault a page makes a first copy ten times slower. A hint: errors do not count.
+cdef void populate(void *address, uint64_t size) noexcept nogil

@@ -16,6 +16,44 @@ cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS
     void *MAP_FAILED
 
+cdef extern from * nogil:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <sys/mman.h>
+
+    static int sp_commit(int fd, uint64_t offset, uint64_t size) {
+    #if defined(__linux__)
+        int status;
+        do { status = fallocate(fd, 0, (off_t)offset, (off_t)size); } while (status != 0 && errno == EINTR);
+        if (status == 0 || errno != EOPNOTSUPP) return status == 0 ? 0 : errno;
+    #endif
+        return posix_fallocate(fd, (off_t)offset, (off_t)size);
+    }
+    static int sp_decommit(int fd, uint64_t offset, uint64_t size) {
+    #if defined(__linux__)
+        return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) == 0 ? 0 : errno;
+    #else
+        return ENOTSUP;
+    #endif
+    }
+    static void sp_populate(void *address, uint64_t size) {
+    #if defined(__linux__) && !defined(MADV_POPULATE_WRITE)
+    #define MADV_POPULATE_WRITE 23
+    #endif
+    #if defined(MADV_POPULATE_WRITE)
+        int saved = errno;
+        madvise(address, size, MADV_POPULATE_WRITE);
+        errno = saved;
+    #else
+        (void)address; (void)size;
+    #endif
+    }
+    """
+    int sp_commit(int fd, uint64_t offset, uint64_t size)
+    int sp_decommit(int fd, uint64_t offset, uint64_t size)
+    void sp_populate(void *address, uint64_t size)
+
 
 def memory_kind() -> str:
     """Return "memfd" or "file": what `create_memory` makes in this process."""
@@ -60,6 +98,18 @@ cdef char *map_private(uint64_t size) except NULL:
 
 cdef void unmap_private(char *base, uint64_t size) noexcept nogil:
     munmap(base, size)
+
+
+cdef int commit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil:
+    return sp_commit(fd, offset, size)
+
+
+cdef int decommit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil:
+    return sp_decommit(fd, offset, size)
+
+
+cdef void populate(void *address, uint64_t size) noexcept nogil:
+    sp_populate(address, size)
 
 
 cdef class Mapping:

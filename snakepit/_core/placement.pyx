@@ -185,7 +185,7 @@ cdef class Placement(Completions):
         if index >= lanes:
             return
         # Waking costs more than a short task takes: while lanes run those, a lane that dozes is soon enough.
-        # It passes on what it does not take itself (`WorkerLane.note_claim`).
+        # It passes on what it does not take itself (`Claimant.note_claim`).
         if (0 < load32(&header.typical_ns) < SHORT_NS and lowest_bit(header.drowsy, lanes) < lanes
                 and lowest_bit(header.running, lanes) < lanes):
             return

@@ -21,12 +21,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from snakepit._core.constants import MAIL_UNFIT
 from snakepit.adapters.adapter import Adapter, has_health, marks_of
 from snakepit.errors import AdapterError
 
 logger = logging.getLogger("snakepit")
-
-MAIL_UNFIT = 13
 
 _loaded: dict[str, type[Adapter]] = {}  # by the pool's key; also in what is forked from here
 _host: Host | None = None

@@ -175,7 +175,9 @@ class ThreadLadder:
         if runner is None:
             return
         fate = self._fate(runner)
-        error = self._pool.late_error(task, f"it could not be stopped: {fate}") or TaskStoppedError(
+        error = self._pool.deadlines.late_error(
+            task, f"it could not be stopped: {fate}"
+        ) or TaskStoppedError(
             f"the task was stopped on request, but goes on: {fate}",
             details={"task": task.number, "left_behind": runner.left_behind},
         )

@@ -207,18 +207,18 @@ class Supervisor:
         client = reserve_client()
         row = registry.reserve("worker")
         try:
-            process = self._pool.start_process(lane, client, spare)
+            process = self._pool.launcher.start(lane, client, spare)
         except Exception as error:
             registry.release(row)
             self._pool.roster.vacate(lane)
             self._pool.nested.forget(lane)
-            recording = self._pool.recordings.pop(lane, None)
+            recording = self._pool.launcher.recordings.pop(lane, None)
             if recording is not None:
                 recording.close()
             release_client(client)
             self.start_failed(error, spare=spare)
             return False
-        recording = self._pool.recordings.pop(lane, None)
+        recording = self._pool.launcher.recordings.pop(lane, None)
         worker = Worker(lane, client, process, recording, self._pool.threads)
         worker.spare = spare
         worker.row = row

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from snakepit._core.constants import MAX_LANES
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
@@ -17,7 +18,7 @@ from snakepit.lifecycle.recycling import RecyclingPolicy
 from snakepit.lifecycle.template import can_use_template
 from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool.local import LocalConfig, LocalPool
-from snakepit.pool.pool import MOST_LANES, START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
+from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ def _checked_threads(profile: str, value: object, size: int) -> int:
         return 0
     threads = THREADS_PER_WORKER if value is None else checked_count("threads_per_worker", value)
     lanes = lanes_for(size, threads)
-    if lanes > MOST_LANES:
+    if lanes > MAX_LANES:
         raise ValueError(
             f"{size} workers with threads_per_worker={threads} need {lanes} threads, those of "
-            f"spare workers included; a pool can have at most {MOST_LANES}: take fewer workers, or "
+            f"spare workers included; a pool can have at most {MAX_LANES}: take fewer workers, or "
             "fewer threads in each"
         )
     return threads

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import DecodeError, RemoteTraceback, TaskStoppedError
-from snakepit.pool.nested import LEND
+from snakepit.worker.link import LEND
 
 if TYPE_CHECKING:
     from snakepit.pool.pool import ProcessPool

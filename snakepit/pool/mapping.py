@@ -17,12 +17,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.constants import CALL_EACH, CALL_STAR
 from snakepit.errors import ForkedPoolError, PoolShutdownError
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
 
-CALL_EACH, CALL_STAR = 1, 2
 # What a chunk should take: long against the cost of a message, short for who waits.
 TARGET_NS = 1_000_000
 MOST_ITEMS = 4096

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.arena import Arena, create_arena
+from snakepit._core.constants import MAX_CLIENTS
 from snakepit.resources import memory_limit
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _lock = threading.Lock()
 _joined: Arena | None = None  # in a worker: its owner's
 _own: Arena | None = None
 _clients: set[int] = set()  # of `_own`
-MOST_CLIENTS = 1024
 
 
 def arena() -> Arena:
@@ -62,12 +62,12 @@ def _budget() -> tuple[int, int]:
 def reserve_client() -> int:
     """Reserve a number for a process that is about to use the arena."""
     with _lock:
-        for number in range(1, MOST_CLIENTS):
+        for number in range(1, MAX_CLIENTS):
             if number not in _clients:
                 _clients.add(number)
                 return number
     raise RuntimeError(
-        f"{MOST_CLIENTS - 1} worker processes use the arena of this process, its most"
+        f"{MAX_CLIENTS - 1} worker processes use the arena of this process, its most"
     )
 
 

@@ -16,7 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from snakepit._core.constants import MAIL_CANCEL, MAIL_SUBMIT, MAIL_WANT
 from snakepit.pool.futures import Future
+from snakepit.worker.link import ANSWER, CANCELLED, ERROR, RUN
 
 if TYPE_CHECKING:
     from snakepit._core.channel import Channel
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
-MAIL_SUBMIT, MAIL_WANT, MAIL_CANCEL = 5, 6, 7
-ANSWER, ERROR, RUN, CANCELLED, LEND = range(5)
 LARGEST_INLINE = 32_768  # bytes of a link message that carry a payload themselves
 RETRY_SECONDS = 0.005
 

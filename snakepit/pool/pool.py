@@ -2,79 +2,51 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing.process
-import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.channel import Channel
+from snakepit._core.constants import CALL, MAX_LANES
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit._core.stopping import tasks_of_session
-from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
-from snakepit.lifecycle import run_id as run_ids
-from snakepit.lifecycle.autopsy import Recording
-from snakepit.lifecycle.blas import SHARE, blas_environment
+from snakepit.errors import ArenaFullError, EncodeError
 from snakepit.lifecycle.deadlines import ProcessDeadlines, SweptDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
+from snakepit.lifecycle.launcher import ARENA_PATIENCE, Launcher
 from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
-from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
-from snakepit.lifecycle.template import Template, TemplateContext
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.affinity import Affinity
 from snakepit.pool.asks import Asks
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future, StoppableFuture
-from snakepit.pool.living import LivingSet
+from snakepit.pool.mail import MailRoom
 from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
+from snakepit.pool.process_life import ProcessLife
 from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
-from snakepit.pool.threads import PoolThread
 from snakepit.resources import usable_cpus
-from snakepit.worker.process import (
-    MAIL_FAILED,
-    MAIL_READY,
-    MAIL_WORN,
-    PassedDescriptor,
-    WorkerSpec,
-    worker_main,
-)
 
 if TYPE_CHECKING:
     from snakepit._core.definitions import Published
-    from snakepit.pool.attempts import Calls, GuardedCall
+    from snakepit.lifecycle.template import Template
+    from snakepit.pool.attempts import GuardedCall
     from snakepit.pool.sessions import SessionDesk
     from snakepit.pool.streams import ProcessStreams, Stream
     from snakepit.sessions.store import SessionStore
 
-logger = logging.getLogger("snakepit")
-
-CALL = 0
-MAIL_CHUNK = 8  # a stream has a chunk for a reader that must not block
 SLOTS = 1024
-MOST_LANES = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
-NOTE_PATIENCE = 0.05  # seconds that the supervisor waits for whoever waits for readiness
-FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers to exist
-MAIL_TOOL, MAIL_RAN, MAIL_UNFIT = 11, 12, 13
-ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 START_TIMEOUT = 60.0  # seconds
-
-_starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
 
 
 @dataclass(frozen=True)
@@ -111,41 +83,20 @@ def lanes_for(size: int, threads: int) -> int:
     A replacement can then start before the old worker is gone.
     """
     lanes = threads * (size + max(2, size // 8))
-    return min(lanes, MOST_LANES) if threads == 1 else lanes
+    return min(lanes, MAX_LANES) if threads == 1 else lanes
 
 
-class ProcessPool:
+class ProcessPool(ProcessLife):
     """Runs calls in `config.size` processes. Workers start with `start` or the first call."""
 
     def __init__(self, config: PoolConfig) -> None:
-        self.name = config.name
-        self.size = config.size
+        super().__init__(config.name, config.size)
         self.threads = max(1, config.threads)  # lanes of one worker
         self.capacity = config.size * self.threads  # calls that run at once
         self.lanes = lanes_for(config.size, self.threads)
-        self.broken: PoolNotReadyError | None = None
-        self.calls: Calls | None = None  # of several attempts; made when there is one
         self.streams: ProcessStreams | None = None  # made with the first
         self._config = config
-        self._env = {
-            **blas_environment(
-                SHARE if config.blas_threads is None and config.threads else config.blas_threads,
-                config.size,
-                {**os.environ, **config.env},
-            ),
-            **config.env,
-        }
-        self._initializer = self._pickle_initializer(config)
-        self._template: Template | None = None
-        self._context: BaseContext
-        if config.context is None:
-            # What only workers of several threads need is imported once for all of them, too.
-            needs = ("snakepit.worker.threads",) if config.threads else ()
-            self._template = Template((*needs, *config.preload), self._env, config.template_hook)
-            self._context = TemplateContext(self._template)
-        else:
-            self._context = config.context
-        self._forks = self._context.get_start_method() == "fork"
+        self.launcher = Launcher(self, config)
         self._arena = own_arena()
         control = create_control(
             self.lanes,
@@ -161,9 +112,13 @@ class ProcessPool:
         self._functions = FunctionRegistry(Definitions(control, self._arena))
         channel = Channel(self._arena, config.inline_threshold, ARENA_PATIENCE, self._careful_dumps)
         self.nested = NestedTasks(self)
-        self.recordings: dict[int, Recording] = {}  # by lane, of workers that are about to start
         self.scheduler = Scheduler(
-            control, self._arena, channel, self._functions.importable, self._on_mail, self._on_idle
+            control,
+            self._arena,
+            channel,
+            self._functions.importable,
+            MailRoom(self).hear,
+            self._on_idle,
         )
         self.affinity = Affinity(config.name, self.scheduler)
         self.asks = Asks(self, config.session_store)
@@ -175,33 +130,6 @@ class ProcessPool:
         self._deadlines = SweptDeadlines(self) if config.limited else ProcessDeadlines(self)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self.scheduler.spare_all_threads(self._callbacks.add)
-        # For callers alone: a signal handler on top of the start, which holds it, may wait for the
-        # pool's own threads.
-        self._claim = threading.RLock()
-        self._life = threading.Condition()
-        self._newest: Any = None  # the process started last; the supervisor may not know it yet
-        self._begun = False
-        self._started = False
-        self._closed = False
-        self._over = False
-        self._undoing = False  # a start failed, and the collector of it shall end
-        self._lifeline: tuple[int, int] | None = None
-        self._threads: list[threading.Thread] = []
-        self._waiting_maps: LivingSet[Any] = LivingSet()
-
-    @staticmethod
-    def _pickle_initializer(config: PoolConfig) -> bytes | None:
-        if config.initializer is None:
-            return None
-        from snakepit.pickling import careful_dumps
-
-        try:
-            return careful_dumps((config.initializer, config.initargs))
-        except Exception as error:
-            raise EncodeError(
-                f"cannot pickle the initializer {config.initializer!r} and its arguments: "
-                f"{type(error).__name__}: {error}"
-            ) from error
 
     def _careful_dumps(self, value: Any, buffer_callback: Any) -> bytes:
         from snakepit.pickling import careful_dumps
@@ -338,14 +266,8 @@ class ProcessPool:
         self, terms: Terms, function: Any, kind: int, args: tuple[Any, ...],
         kwargs: dict[str, Any], number: tuple[Any] | None = None, on_settled: Any = None,
     ) -> Future[Any]:  # fmt: skip
-        from snakepit.pool.attempts import Calls, GuardedCall
-
         self.scheduler.refuse_in_child()
-        with self._life:
-            if self.calls is None:
-                self.calls = Calls()
-        call = GuardedCall(self, terms)
-        call.set_hook(on_settled)
+        call = self._make_guarded(terms, on_settled)
         call.begin(function, kind, args, kwargs, number)
         return call
 
@@ -412,220 +334,18 @@ class ProcessPool:
 
     def cancel_session(self, session: int) -> int:
         """Stop all calls of a session; returns how many."""
-        calls = self.calls.of_session(session) if self.calls else {}
-        tasks = set(tasks_of_session(self.scheduler, session)).difference(calls.values())
-        return sum(future.stop() for future in (*calls, *tasks))
+        return self._stop_session(session, tasks_of_session(self.scheduler, session))
 
     def forget_session(self, session: int) -> bool:
         """Let a strict session begin anew (see `Executor.forget_session`)."""
         return self.affinity.forget(session)
 
-    # -- what workers say --------------------------------------------------------------------------
-
-    def _on_mail(
-        self, kind: int, lane: int, number: int, definition: int, epoch: int, encoding: int,
-        flags: int, payload: bytes | None, segment: Any, length: int,
-    ) -> None:  # fmt: skip
-        if kind == MAIL_READY:
-            self.supervisor.tell(lambda: self.supervisor.worker_ready(lane, number))
-        elif kind == MAIL_WORN:
-            self.supervisor.tell(lambda: self.supervisor.recycler.worn(lane))
-        elif kind == MAIL_CHUNK:
-            if self.streams is not None:
-                self.streams.rings.rouse(number)
-        elif kind == MAIL_FAILED:
-            try:
-                error, text = self.scheduler.channel.decode_bytes(
-                    encoding, payload, segment, length
-                )
-            except BaseException as problem:
-                error, text = problem, ""
-            # Known here and not in the supervisor's thread, which may bury the worker first.
-            spare = self.roster.holds(lane)
-            self.supervisor.tell(
-                lambda: self.supervisor.worker_failed(lane, number, error, text, spare=spare)
-            )
-        elif kind == MAIL_TOOL:
-            self.asks.hear_tool(lane, number, encoding, payload, segment, length)
-        elif kind == MAIL_UNFIT:
-            reason = self.scheduler.channel.decode_bytes(encoding, payload, segment, length)
-            self.supervisor.tell(lambda: self.supervisor.recycler.unfit(lane, number, reason))
-        elif kind == MAIL_RAN:
-            self.asks.hear_ran(number, encoding, payload, segment, length)
-        else:
-            self.nested.deliver(kind, lane, number, encoding, flags, payload, segment, length)
-
-    # -- life --------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Start the workers; returns at once.
-
-        Raises PoolShutdownError's cause when the pool was closed before, and ForkedPoolError.
-        """
-        self.scheduler.refuse_in_child()
-        with self._claim:
-            registry.check()
-            # A signal handler may come here on top of this very call: what it submits waits. None
-            # comes between these two steps, in which nothing is called.
-            if self._begun or self._closed:
-                return
-            self._begun = True
-            try:
-                self._start_threads()
-            except BaseException:
-                self._begun = self._started
-                raise
-            if self._forks:
-                # A fork copies the locks that other threads hold at that instant, those of imports
-                # above all. So this one holds still until its workers exist.
-                with self._life:
-                    self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
-
-    def _start_threads(self) -> None:
-        # The supervisor last: what it starts cannot be undone, and of it there must not be two when
-        # the system refuses the other thread and the next call tries again.
-        collector = PoolThread(f"snakepit-{self.name}-collector", self._collect)
-        supervisor = PoolThread(f"snakepit-{self.name}-supervisor", self.supervisor.run)
-        try:
-            self._lifeline = os.pipe()
-            self.supervisor.prepare()
-            # Before a worker can be forked: a fork lets go of the pools that it finds here.
-            _running.add(self)
-            if self._template is not None:
-                self._template.start()
-            collector.start()
-            supervisor.start()
-            self._note_started(supervisor, collector)
-        except BaseException:
-            if supervisor.withdraw():
-                self._undo_start(collector)
-            else:
-                self._note_started(supervisor, collector)
-            raise
-
-    def _note_started(self, *threads: threading.Thread) -> None:
-        self._threads = list(threads)
-        self._started = True
-
-    def _undo_start(self, collector: PoolThread) -> None:
-        """Free what a start has opened that failed before the supervisor began."""
-        if not collector.withdraw():
-            self._undoing = True
-            self.scheduler.dismiss()
-            collector.join()
-            self.scheduler.recall()
-            self._undoing = False
-        _running.discard(self)
-        self.supervisor.unprepare()
-        if self._template is not None:
-            self._template.stop()
-        self._close_lifeline()
-
-    def _collect(self) -> None:
-        while not self._undoing and (not self._over or self.scheduler.unsettled):
-            try:
-                self.scheduler.attend()
-            except BaseException:
-                logger.exception("snakepit pool %s: error while settling tasks", self.name)
-        self._callbacks.end()
-
-    def start_process(self, lane: int, client: int, spare: bool = False) -> Any:
-        """Start a worker process for a lane; a spare waits until another leaves."""
-        assert self._lifeline is not None
-        link = self.nested.open_link(lane, client)
-        recording = self.recordings[lane] = Recording()
-        passed = [
-            self.scheduler.control.fd, self._lifeline[0], link.theirs.fileno(), recording.fd
-        ]  # fmt: skip
-        # A plain fork inherits descriptors, and `forget_after_fork` closes the pool's own in
-        # every child.
-        copies = [os.dup(fd) for fd in passed] if self._forks else []
-        control, lifeline, theirs, record = copies or passed
-        spec = WorkerSpec(
-            pool=self.name,
-            lane=lane,
-            client=client,
-            control=PassedDescriptor(control),
-            arena=PassedDescriptor(self._arena.fd),
-            lifeline=PassedDescriptor(lifeline),
-            link=PassedDescriptor(theirs),
-            recording=PassedDescriptor(record),
-            threshold=self._config.inline_threshold,
-            patience=ARENA_PATIENCE,
-            initializer=self._initializer,
-            env=self._env,
-            max_tasks=self._config.recycling.max_tasks,
-            worn_after=self._config.recycling.tasks_until_worn() or None,
-            workers=self.capacity,
-            threads=self._config.threads,
-            run_id=run_ids.current(),
-        )
-        self.roster.prepare(lane, client)
-        if spare:
-            self.roster.hold(lane)
-        try:
-            # With a hard limit of tasks, the place of a spare is about to be free.
-            idly = spare and self._config.recycling.max_tasks is None
-            return self._start(spec, in_no_hurry=idly)
-        finally:
-            link.close_theirs()
-            for fd in copies:
-                os.close(fd)
-
-    def _start(self, spec: WorkerSpec, *, in_no_hurry: bool) -> Any:
-        process = self._context.Process(  # type: ignore[attr-defined]
-            target=worker_main, args=(spec,), name=f"snakepit-{self.name}-{spec.lane}"
-        )
-        self._newest = process
-        if self._template is not None:
-            process.in_no_hurry = in_no_hurry
-            process.start()
-            return process
-        with _starting:
-            # A foreign context gives no other way to set what a new interpreter finds before its
-            # first import.
-            before = {name: os.environ.get(name) for name in self._env}
-            os.environ.update(self._env)
-            try:
-                process.start()
-            finally:
-                for name, value in before.items():
-                    if value is None:
-                        os.environ.pop(name, None)
-                    else:
-                        os.environ[name] = value
-        return process
-
-    def note_ready(self) -> None:
-        """Tell who waits for readiness to look again."""
-        # Bounded: a signal handler may wait for the pool's end on top of a call that holds this.
-        if self._life.acquire(timeout=NOTE_PATIENCE):
-            self._life.notify_all()
-            self._life.release()
-        else:
-            self.supervisor.after(NOTE_PATIENCE, self.note_ready)
-
-    def await_ready(self, timeout: float | None = None) -> None:
-        """Start the workers and wait until all are ready.
-
-        Raises PoolNotReadyError, TimeoutError.
-        """
-        self.start()
-        with self._life:
-            done = self._life.wait_for(
-                lambda: self.broken is not None or self.ready_workers() >= self.size, timeout
-            )
-        if self.broken is not None:
-            raise self._why_broken()
-        if not done:
-            raise TimeoutError(
-                f"{self.ready_workers()} of {self.size} workers were ready after {timeout:g} s"
-            )
+    # -- workers -----------------------------------------------------------------------------------
 
     @property
     def template(self) -> Template | None:
         """What workers are forked from, unless a context starts them."""
-        return self._template
+        return self.launcher.template
 
     @property
     def start_timeout(self) -> float:
@@ -672,24 +392,6 @@ class ProcessPool:
                 "each ends after the task that it runs, and a successor has to be ready"
             )
 
-    def set_broken(self, error: PoolNotReadyError) -> None:
-        """Give up: fail everything that is queued, and every later call, with `error`."""
-        self.broken = error
-        self.note_ready()
-        for task in self.scheduler.withdraw_all():
-            self.scheduler.fail_elsewhere(task, self._why_broken())
-
-    def _why_broken(self) -> PoolNotReadyError:
-        assert self.broken is not None
-        # A copy for each: an exception that several threads raise collects all their tracebacks.
-        error = PoolNotReadyError(str(self.broken), details=self.broken.details)
-        error.__cause__ = self.broken.__cause__
-        return error
-
-    def add_map(self, running: Any) -> None:
-        """Remember a map with items left to submit: closing the pool submits them first."""
-        self._waiting_maps.add(running)
-
     @property
     def desk(self) -> SessionDesk:
         """The pool's sessions."""
@@ -698,103 +400,6 @@ class ProcessPool:
     def watch(self) -> None:
         """Somebody waits for outcomes without asking futures for them."""
         self.scheduler.watch()
-
-    def close(self, *, cancel_futures: bool = False, only_sized: bool = False) -> None:
-        """Take no more calls; when those that were taken are done, the workers end.
-
-        Returns at once. `only_sized`: of maps that nobody has asked for results, go on only with
-        those whose sources tell their length. In a forked child, where the pool is not its
-        own, this does nothing.
-        """
-        if self.scheduler.forked:
-            return
-        for running in self._waiting_maps:
-            if cancel_futures:
-                running.abandon()
-            else:
-                running.finish_reading(only_sized=only_sized)
-        self.scheduler.close()
-        if cancel_futures:
-            # First, so that no attempt enters behind the back of what withdraws them.
-            if self.calls is not None:
-                self.calls.end()
-            for task in self.scheduler.withdraw_all():
-                task.mark_cancelled()
-        with self._claim:
-            self._closed = True
-            started = self._begun
-        if started:
-            self.supervisor.tell(lambda: None)
-        else:
-            self._discard()
-            self.asks.close()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
-        if self.scheduler.forked:
-            return True
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if self.streams is not None:
-            # What this thread has to read, it cannot read while it waits here.
-            self.streams.abandon()
-        for thread in self._own_threads():
-            if thread is not threading.current_thread():
-                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-                if thread.is_alive():
-                    return False
-        return True
-
-    def _own_threads(self) -> Iterator[threading.Thread]:
-        yield from self._threads
-        # Asked for last, when nobody can start another.
-        yield from self._callbacks.threads()
-
-    def end_workers(self, sig: int) -> None:
-        """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
-        if self.scheduler.forked:
-            return
-        self.close(cancel_futures=True)
-        if self._started:
-            if self._template is not None:
-                self._template.abandon()
-            reason = "kill_workers" if sig == signal.SIGKILL else "terminate_workers"
-            self.supervisor.tell(lambda: self.supervisor.end_workers(sig, reason))
-
-    def is_over(self) -> bool:
-        """Whether the pool is closed and has nothing left to do."""
-        return self._closed and not self.calls and self.scheduler.unsettled == 0
-
-    def _on_idle(self) -> None:
-        if self._started:
-            self.supervisor.tell(lambda: None)
-
-    def supervisor_ended(self) -> None:
-        """The last worker is gone: free everything else."""
-        if self._template is not None:
-            self._template.stop()
-        self._over = True
-        self.scheduler.dismiss()
-        self._discard()
-        self.asks.close()
-        _running.discard(self)
-
-    def _close_lifeline(self) -> None:
-        if self._lifeline is not None:
-            for fd in self._lifeline:
-                os.close(fd)
-            self._lifeline = None
-
-    def _discard(self) -> None:
-        self._close_lifeline()
-        self.scheduler.control.close_descriptor()
-
-    def forget_after_fork(self) -> None:
-        """In a forked child: let go of what would keep the owner's workers alive."""
-        self._discard()
-        # Else multiprocessing would try to join them when the child ends.
-        children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
-        ours = [worker.process for worker in self.supervisor.workers.values()]
-        children.difference_update([*ours, self._newest])
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Read who works, and what became of those who did."""
@@ -805,40 +410,3 @@ class ProcessPool:
         return PoolStats.read(
             self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
         )
-
-
-_running: LivingSet[ProcessPool] = LivingSet()
-
-
-def _after_fork_in_child() -> None:
-    global _starting
-    _starting = threading.RLock()
-    for pool in _running.forget_in_child():
-        pool.forget_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def close_all(*, interrupted: bool) -> None:
-    """End every running pool, at the interpreter's exit.
-
-    After their tasks, or at once if Ctrl-C ended the program.
-    """
-    pools = list(_running)
-    for pool in pools:
-        if interrupted:
-            pool.end_workers(signal.SIGTERM)
-        else:
-            pool.close()
-    try:
-        for pool in pools:
-            pool.join()
-    except KeyboardInterrupt:
-        # The interpreter would only print a traceback of its own innards for it.
-        print("KeyboardInterrupt: the calls still under way are given up", file=sys.stderr)
-        for pool in pools:
-            pool.end_workers(signal.SIGKILL)
-        for pool in pools:
-            pool.join()

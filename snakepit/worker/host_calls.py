@@ -15,6 +15,7 @@ from collections.abc import Callable
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.constants import CALL, CALL_EACH, FUNCTION_INSIDE, MAIL_RAN, MAIL_TOOL
 from snakepit.errors import TaskInterrupt, TaskStoppedError
 from snakepit.worker import context
 from snakepit.worker.nested import NestedFuture
@@ -22,9 +23,6 @@ from snakepit.worker.nested import NestedFuture
 if TYPE_CHECKING:
     from snakepit.worker.nested import NestedPool
 
-MAIL_TOOL, MAIL_RAN = 11, 12
-CALL, CALL_EACH = 0, 1
-FUNCTION_INSIDE = 4
 LOOK_SECONDS = 0.05
 
 # An encoded call, and what it is: (encoding, flags, payload, segment, length), (loan's number,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.constants import CALL, CALL_EACH
 from snakepit.errors import (
     ArenaFullError,
     DecodeError,
@@ -24,7 +25,6 @@ from snakepit.worker import children
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
 
-CALL, CALL_EACH, CALL_STAR = 0, 1, 2
 _LONGEST_TEXT = 4000
 
 

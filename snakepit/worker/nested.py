@@ -17,15 +17,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from snakepit._core.constants import MAIL_CANCEL, MAIL_WANT
 from snakepit.errors import RemoteTraceback, TaskInterrupt
 from snakepit.pool.mapping import MapResults, MapRun
 from snakepit.worker.context import inner_call
+from snakepit.worker.link import CANCELLED, ERROR, LEND, RUN
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
 
-MAIL_WANT, MAIL_CANCEL = 6, 7
-ANSWER, ERROR, RUN, CANCELLED, LEND = range(5)
 _SETTLED = ("FINISHED", "CANCELLED_AND_NOTIFIED")
 
 F = TypeVar("F", bound="NestedFuture")

@@ -15,6 +15,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.channel import Channel
+from snakepit._core.constants import MAIL_READY, MAIL_WORN
 from snakepit._core.interrupts import HELD, interrupt_owed
 from snakepit._core.lifeline import end_descendants
 from snakepit._core.stacks import serve_stacks, show_stack
@@ -22,8 +23,6 @@ from snakepit._core.thread_lane import Quota, ThreadLane
 from snakepit.worker import context, loop, priority
 from snakepit.worker.nested import NestedFuture, NestedPool
 from snakepit.worker.process import (
-    MAIL_READY,
-    MAIL_WORN,
     WorkerSpec,
     _careful_dumps,
     report_failure,

@@ -14,7 +14,7 @@ import pytest
 
 import snakepit
 from snakepit import errors
-from snakepit.pool.timers import Timers
+from snakepit.lifecycle.deadlines import Timekeeper
 from tests.conftest import Make
 from tests.support import LONG, new_executor, results, run_clean, wait_until
 
@@ -550,11 +550,11 @@ def test_options_refuse_what_is_no_policy(executor: snakepit.Executor) -> None:
             executor.options(**bad)
 
 
-# Timers
+# The thread of later attempts in a local pool
 
 
-def test_timers_run_in_order_and_end_their_thread() -> None:
-    timers = Timers("test-timers")
+def test_notes_run_in_the_order_of_their_times_and_their_thread_ends() -> None:
+    timers = Timekeeper("test-timers", lambda: None)
     order: list[int] = []
     over = threading.Event()
     timers.after(0.02, lambda: order.append(2))
@@ -564,7 +564,7 @@ def test_timers_run_in_order_and_end_their_thread() -> None:
     assert over.wait(LONG)
     assert order == [1, 2]
     timers.after(3600, over.clear)
-    timers.clear()
+    timers.stop()
     wait_until(
         lambda: all(thread.name != "test-timers" for thread in threading.enumerate()), "its end"
     )

@@ -263,7 +263,7 @@ def test_owner_that_ignores_its_children_and_blocks_signals(tmp_path: Path, meth
 def test_template_that_stops_or_dies_is_replaced(number: signal.Signals) -> None:
     with snakepit.Executor(1, start_method="template") as executor:
         executor.wait_ready(60)
-        template = executor._pool._template._process.pid  # type: ignore[union-attr]
+        template = executor._pool.template._process.pid  # type: ignore[union-attr]
         assert send_signal(template, number)
         expect_crash(executor.submit(tasks.exit_process))
         assert executor.submit(tasks.square, 3).result(60) == 9

@@ -111,7 +111,7 @@ def test_nothing_of_a_killed_owner_is_left(tmp_path: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stopped", ["executor.worker_pids()", "[executor._pool._template._process.pid]"]
+    "stopped", ["executor.worker_pids()", "[executor._pool.template._process.pid]"]
 )
 def test_nothing_of_a_killed_owner_is_left_where_something_was_stopped(
     tmp_path: Path, stopped: str
@@ -160,7 +160,7 @@ def test_a_stopped_template_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("snakepit.lifecycle.template.ANSWER_PATIENCE", 0.3)
     executor = snakepit.Executor(1)
     assert executor.submit(pow, 2, 3).result(LONG) == 8
-    template = executor._pool._template._process.pid  # type: ignore[union-attr]
+    template = executor._pool.template._process.pid  # type: ignore[union-attr]
     os.kill(template, signal.SIGSTOP)
     executor.shutdown()
     wait_until(lambda: not is_running(template), "the template to end")

@@ -1,0 +1,18 @@
+from typing import Final
+
+CALL: Final[int]
+CALL_EACH: Final[int]
+CALL_STAR: Final[int]
+CHUNK: Final[int]
+FUNCTION_INSIDE: Final[int]
+MAIL_CANCEL: Final[int]
+MAIL_FAILED: Final[int]
+MAIL_RAN: Final[int]
+MAIL_READY: Final[int]
+MAIL_SUBMIT: Final[int]
+MAIL_TOOL: Final[int]
+MAIL_UNFIT: Final[int]
+MAIL_WANT: Final[int]
+MAIL_WORN: Final[int]
+MAX_CLIENTS: Final[int]
+MAX_LANES: Final[int]

@@ -1,0 +1,186 @@
+"""Making worker processes: what each is given, and what it must not inherit."""
+
+from __future__ import annotations
+
+import multiprocessing.process
+import os
+import threading
+from collections.abc import Iterable
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import EncodeError
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.autopsy import Recording
+from snakepit.lifecycle.blas import SHARE, blas_environment
+from snakepit.lifecycle.template import Template, TemplateContext
+from snakepit.worker.process import PassedDescriptor, WorkerSpec, worker_main
+
+if TYPE_CHECKING:
+    from snakepit.lifecycle.worker import Worker
+    from snakepit.pool.pool import PoolConfig, ProcessPool
+
+ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
+
+_starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
+
+
+class Launcher:
+    """Starts a pool's worker processes: from its template, or by a context of multiprocessing.
+
+    It holds the lifeline: a pipe whose reading end each worker has, and whose writing end only this
+    process has, so that workers learn of its death. Raises EncodeError for an initializer that
+    cannot be pickled.
+    """
+
+    def __init__(self, pool: ProcessPool, config: PoolConfig) -> None:
+        self._pool = pool
+        self._config = config
+        threads_share = config.blas_threads is None and config.threads
+        self._env = {
+            **blas_environment(
+                SHARE if threads_share else config.blas_threads,
+                config.size,
+                {**os.environ, **config.env},
+            ),
+            **config.env,
+        }
+        self._initializer = _pickle_initializer(config)
+        self.template: Template | None = None  # unless a context starts them
+        self._context: BaseContext
+        if config.context is None:
+            # What only workers of several threads need is imported once for all of them, too.
+            needs = ("snakepit.worker.threads",) if config.threads else ()
+            self.template = Template((*needs, *config.preload), self._env, config.template_hook)
+            self._context = TemplateContext(self.template)
+        else:
+            self._context = config.context
+        self.forks = self._context.get_start_method() == "fork"
+        self.recordings: dict[int, Recording] = {}  # by lane, of workers that are about to start
+        self._lifeline: tuple[int, int] | None = None
+        self._newest: Any = None  # the process started last; the supervisor may not know it yet
+
+    def open(self) -> None:
+        """Open the lifeline: an unused pool holds no descriptors."""
+        self._lifeline = os.pipe()
+
+    def close(self) -> None:
+        """Let go of the lifeline: workers that are still there end."""
+        if self._lifeline is not None:
+            for fd in self._lifeline:
+                os.close(fd)
+            self._lifeline = None
+
+    def start_template(self) -> None:
+        """Start the template, if there is one and it does not run."""
+        if self.template is not None:
+            self.template.start()
+
+    def stop_template(self) -> None:
+        """Stop the template, if there is one."""
+        if self.template is not None:
+            self.template.stop()
+
+    def start(self, lane: int, client: int, spare: bool = False) -> Any:
+        """Start a worker process for a lane; a spare waits until another leaves."""
+        assert self._lifeline is not None
+        pool = self._pool
+        link = pool.nested.open_link(lane, client)
+        recording = self.recordings[lane] = Recording()
+        passed = [
+            pool.scheduler.control.fd, self._lifeline[0], link.theirs.fileno(), recording.fd
+        ]  # fmt: skip
+        # A plain fork inherits descriptors, and `forget_in_child` closes the pool's own in every
+        # child.
+        copies = [os.dup(fd) for fd in passed] if self.forks else []
+        spec = self._spec(lane, client, copies or passed)
+        for each in range(lane, lane + pool.threads):
+            pool.roster.prepare(each, client)
+        if spare:
+            pool.roster.hold(lane)
+        try:
+            # With a hard limit of tasks, the place of a spare is about to be free.
+            idly = spare and self._config.recycling.max_tasks is None
+            return self._start(spec, in_no_hurry=idly)
+        finally:
+            link.close_theirs()
+            for fd in copies:
+                os.close(fd)
+
+    def _spec(self, lane: int, client: int, descriptors: list[int]) -> WorkerSpec:
+        control, lifeline, link, recording = descriptors
+        pool, config = self._pool, self._config
+        return WorkerSpec(
+            pool=pool.name,
+            lane=lane,
+            client=client,
+            control=PassedDescriptor(control),
+            arena=PassedDescriptor(pool.scheduler.arena.fd),
+            lifeline=PassedDescriptor(lifeline),
+            link=PassedDescriptor(link),
+            recording=PassedDescriptor(recording),
+            threshold=config.inline_threshold,
+            patience=ARENA_PATIENCE,
+            initializer=self._initializer,
+            env=self._env,
+            max_tasks=config.recycling.max_tasks,
+            worn_after=config.recycling.tasks_until_worn() or None,
+            workers=pool.capacity,
+            threads=config.threads,
+            run_id=run_ids.current(),
+        )
+
+    def _start(self, spec: WorkerSpec, *, in_no_hurry: bool) -> Any:
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=worker_main, args=(spec,), name=f"snakepit-{self._pool.name}-{spec.lane}"
+        )
+        self._newest = process
+        if self.template is not None:
+            process.in_no_hurry = in_no_hurry
+            process.start()
+            return process
+        with _starting:
+            # A foreign context gives no other way to set what a new interpreter finds before its
+            # first import.
+            before = {name: os.environ.get(name) for name in self._env}
+            os.environ.update(self._env)
+            try:
+                process.start()
+            finally:
+                for name, value in before.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
+        return process
+
+    def forget_in_child(self, workers: Iterable[Worker]) -> None:
+        """In a forked child: let go of what would keep the owner's workers alive."""
+        self.close()
+        # Else multiprocessing would try to join them when the child ends.
+        children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
+        children.difference_update([*(worker.process for worker in workers), self._newest])
+
+
+def _pickle_initializer(config: PoolConfig) -> bytes | None:
+    if config.initializer is None:
+        return None
+    from snakepit.pickling import careful_dumps
+
+    try:
+        return careful_dumps((config.initializer, config.initargs))
+    except Exception as error:
+        raise EncodeError(
+            f"cannot pickle the initializer {config.initializer!r} and its arguments: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _renew_lock() -> None:
+    global _starting
+    # May have been held by a thread that is not here.
+    _starting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)

@@ -1,0 +1,82 @@
+"""What pools of processes and of threads have in common."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import PoolNotReadyError
+from snakepit.pool.living import LivingSet
+
+if TYPE_CHECKING:
+    from snakepit.pool.attempts import Calls, GuardedCall
+    from snakepit.pool.futures import Future
+    from snakepit.pool.terms import Terms
+
+
+class BasePool:
+    """The part of a pool that is the same whatever runs its calls.
+
+    `life` is notified when a worker is ready, when there is no hope of that, and when one ends.
+    """
+
+    broken: PoolNotReadyError | None = None
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self.calls: Calls | None = None  # of several attempts; made when there is one
+        self._life = threading.Condition()
+        self._waiting_maps: LivingSet[Any] = LivingSet()
+
+    # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------
+
+    def _make_guarded(self, terms: Terms, on_settled: Any) -> GuardedCall:
+        """Make the future of a call under such terms, whose `begin` makes the first attempt."""
+        from snakepit.pool.attempts import Calls, GuardedCall
+
+        with self._life:
+            if self.calls is None:
+                self.calls = Calls()
+        call = GuardedCall(self, terms)  # type: ignore[arg-type]  # what a pool does, its kind says
+        call.set_hook(on_settled)
+        return call
+
+    def _stop_session(self, session: int, tasks: Iterable[Future[Any]]) -> int:
+        """Stop the calls of a session, of which `tasks` are under way; returns how many."""
+        calls = self.calls.of_session(session) if self.calls else {}
+        plain = set(tasks).difference(calls.values())
+        return sum(future.stop() for future in (*calls, *plain))
+
+    # -- readiness ---------------------------------------------------------------------------------
+
+    def _await_ready(self, ready: Callable[[], int], timeout: float | None, what: str) -> None:
+        with self._life:
+            done = self._life.wait_for(
+                lambda: self.broken is not None or ready() >= self.size, timeout
+            )
+        if self.broken is not None:
+            raise self._why_broken()
+        if not done:
+            raise TimeoutError(f"{ready()} of {self.size} {what} were ready after {timeout:g} s")
+
+    def _why_broken(self) -> PoolNotReadyError:
+        assert self.broken is not None
+        # A copy for each: an exception that several threads raise collects all their tracebacks.
+        error = PoolNotReadyError(str(self.broken), details=self.broken.details)
+        error.__cause__ = self.broken.__cause__
+        return error
+
+    # -- maps and the end --------------------------------------------------------------------------
+
+    def add_map(self, running: Any) -> None:
+        """Remember a map with items left to submit: closing the pool submits them first."""
+        self._waiting_maps.add(running)
+
+    def _end_maps(self, *, cancel_futures: bool, only_sized: bool) -> None:
+        for running in self._waiting_maps:
+            if cancel_futures:
+                running.abandon()
+            else:
+                running.finish_reading(only_sized=only_sized)
