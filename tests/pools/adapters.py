@@ -279,7 +279,7 @@ class Probe(snakepit.Adapter):
     @tool
     def set_to(self, name: str, value: Any) -> int:
         assert self.session is not None
-        return self.session.set_variable(name, value)
+        return int(self.session.set_variable(name, value))
 
     @tool
     def read(self, name: str) -> Any:
