@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from snakepit.adapters.adapter import Adapter, marks_of
+from snakepit.adapters.adapter import Adapter, has_call_hooks, marks_of
 from snakepit.errors import AdapterError
 
 logger = logging.getLogger("snakepit")
@@ -76,9 +76,10 @@ class Host:
         method: Callable[..., Any] = getattr(self.adapter, name)
         if marks is None:
             return method
-        from snakepit.adapters.tools import has_call_hooks, tools_of
-
         if has_call_hooks(type(self.adapter)):
+            # Lazily: most workers have no use for it, and each would hold a copy.
+            from snakepit.adapters.tools import tools_of
+
             tool = tools_of(type(self.adapter))[name]
             method = _with_hooks(self.adapter, name, method, tool.signature, marks.streaming)
         if marks.thread_sensitive and self._spec.shared:

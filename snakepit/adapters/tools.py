@@ -16,8 +16,6 @@ from snakepit.errors import AdapterError, ToolNotFoundError
 
 __all__ = ["Tool", "find_adapter", "name_of_adapter", "tools_of", "unknown_tool"]
 
-_CALL_HOOKS = ("validate_command", "prepare_args", "process_response")
-
 _known: weakref.WeakKeyDictionary[type, dict[str, Tool]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()  # a finaliser may make a pool while another looks here
 
@@ -145,8 +143,3 @@ def unknown_tool(cls: type[Adapter], name: Any) -> ToolNotFoundError:
         f"{cls.__qualname__} has no tool {name!r}; {hint}",
         details={"tool": name, "adapter": name_of_adapter(cls), "tools": names},
     )
-
-
-def has_call_hooks(cls: type[Adapter]) -> bool:
-    """Whether the adapter has a say in each call, so that its arguments travel by name."""
-    return any(getattr(cls, name) is not getattr(Adapter, name) for name in _CALL_HOOKS)
