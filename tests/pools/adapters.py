@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -290,3 +291,14 @@ class Probe(snakepit.Adapter):
     def ask_host(self, tool: str, value: Any) -> Any:
         assert self.session is not None
         return self.session.call_tool(tool, value)
+
+
+class Importing(snakepit.Adapter):
+    """Sees what its calls import."""
+
+    def setup(self) -> None:
+        self.before = set(sys.modules)
+
+    @tool
+    def imported(self) -> list[str]:
+        return sorted(set(sys.modules) - self.before)
