@@ -14,10 +14,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from snakepit.errors import PoolExistsError, PoolNotFoundError
+from snakepit.pool.terms import CallWays, StreamWays
 from snakepit.pools import Pool
+
+if TYPE_CHECKING:
+    from snakepit.pool.streams import Stream
 
 __all__ = [
     "await_ready",
@@ -35,6 +39,21 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+class CallInPool(CallWays, total=False):
+    """What `execute` takes of a call in a session."""
+
+    pool: str
+    timeout: float | str | None
+
+
+class StreamInPool(StreamWays, total=False):
+    """What `stream` takes of a stream in a session."""
+
+    pool: str
+    timeout: float | str | None
+
 
 # Names of `Pool` for what configurations call otherwise.
 _OTHER_NAMES = {"worker_profile": "profile", "thread_safety_checks": "thread_safety"}
@@ -173,10 +192,10 @@ def execute(
     pool: str = "default",
     timeout: float | str | None = None,
     session_id: str | None = None,
-    **terms: Any,
+    **ways: Unpack[CallWays],
 ) -> Any:
-    """Run a tool of a named pool and return its value (see `Pool.execute`, also for `terms`)."""
-    return get_pool(pool).execute(command, args or {}, timeout=timeout, session=session_id, **terms)
+    """Run a tool of a named pool and return its value (see `Pool.execute`, also for `ways`)."""
+    return get_pool(pool).execute(command, args or {}, timeout=timeout, session=session_id, **ways)
 
 
 def stream(
@@ -186,10 +205,10 @@ def stream(
     pool: str = "default",
     timeout: float | str | None = None,
     session_id: str | None = None,
-    **terms: Any,
-) -> Any:
+    **ways: Unpack[StreamWays],
+) -> Stream[Any]:
     """Run a streaming tool of a named pool; return an iterator of its chunks (`Pool.stream`)."""
-    return get_pool(pool).stream(command, args or {}, timeout=timeout, session=session_id, **terms)
+    return get_pool(pool).stream(command, args or {}, timeout=timeout, session=session_id, **ways)
 
 
 def execute_stream(
@@ -197,21 +216,21 @@ def execute_stream(
     args: Mapping[str, Any] | None,
     callback: Callable[[Any], Any],
     *,
-    pool: str = "default",
-    timeout: float | str | None = None,
     session_id: str | None = None,
-    **terms: Any,
+    **options: Unpack[StreamInPool],
 ) -> None:
     """Run a streaming tool and call `callback` with each chunk, in this thread, until the end.
 
-    A callback that returns `snakepit.HALT` ends the stream.
+    A callback that returns `snakepit.HALT` ends the stream. `options`: those of `stream`.
     """
-    chunks = stream(command, args, pool=pool, timeout=timeout, session_id=session_id, **terms)
-    chunks.for_each(callback)
+    stream(command, args, session_id=session_id, **options).for_each(callback)
 
 
 def execute_in_session(
-    session_id: str, command: str, args: Mapping[str, Any] | None = None, **options: Any
+    session_id: str,
+    command: str,
+    args: Mapping[str, Any] | None = None,
+    **options: Unpack[CallInPool],
 ) -> Any:
     """Run a tool in a session (see `execute`)."""
     return execute(command, args, session_id=session_id, **options)
@@ -222,7 +241,7 @@ def execute_in_session_stream(
     command: str,
     args: Mapping[str, Any] | None,
     callback: Callable[[Any], Any],
-    **options: Any,
+    **options: Unpack[StreamInPool],
 ) -> None:
     """Run a streaming tool in a session (see `execute_stream`)."""
     execute_stream(command, args, callback, session_id=session_id, **options)

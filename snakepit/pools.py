@@ -39,7 +39,17 @@ from snakepit.pool.shape import (
     checked_name,
     checked_shape,
 )
-from snakepit.pool.terms import PRIORITIES, Terms, bounded_terms, checked_terms, session_key
+from snakepit.pool.terms import (
+    PRIORITIES,
+    AffinityMode,
+    CallTerms,
+    Priority,
+    StreamTerms,
+    Terms,
+    bounded_terms,
+    checked_terms,
+    session_key,
+)
 from snakepit.pool.toolcalls import (
     NO_NAMES,
     LocalCalls,
@@ -62,9 +72,6 @@ if TYPE_CHECKING:
     from snakepit.sessions.tools import HostTool
 
 __all__ = ["Pool"]
-
-Affinity = Literal["hint", "strict_queue", "strict_fail_fast"]
-Priority = Literal["high", "normal", "low"]
 
 MOST_SESSION_KEYS = 65_536
 RENEWAL = 1.0  # seconds for which a use of a session counts for those that follow
@@ -124,7 +131,7 @@ class Pool:
         timeout_profile: str | None = None,
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
-        affinity: Affinity = "hint",
+        affinity: AffinityMode = "hint",
         thread_safety: Literal["warn", "strict"] | None = "warn",
         startup_batch_size: int | None = None,
         startup_batch_delay_ms: float = 0.0,
@@ -295,7 +302,7 @@ class Pool:
         *,
         timeout: float | str | None = None,
         session: str | None = None,
-        affinity: Affinity | None = None,
+        affinity: AffinityMode | None = None,
         priority: Priority | None = None,
     ) -> Any:
         """Run a tool in a worker and return its value, or raise what it raised.
@@ -317,7 +324,7 @@ class Pool:
         *,
         timeout: float | str | None = None,
         session: str | None = None,
-        affinity: Affinity | None = None,
+        affinity: AffinityMode | None = None,
         priority: Priority | None = None,
     ) -> Future[Any]:
         """Queue a call of a tool and return its future (see `execute`).
@@ -404,7 +411,7 @@ class Pool:
         *,
         timeout: float | str | None = None,
         session: str | None = None,
-        affinity: Affinity | None = None,
+        affinity: AffinityMode | None = None,
         priority: Priority | None = None,
         max_chunks: int | None = None,
         max_bytes: float | str | None = None,
@@ -463,14 +470,7 @@ class Pool:
         )
 
     async def aexecute(
-        self,
-        tool: str,
-        args: Mapping[str, Any] = NO_NAMES,
-        *,
-        timeout: float | str | None = None,
-        session: str | None = None,
-        affinity: Affinity | None = None,
-        priority: Priority | None = None,
+        self, tool: str, args: Mapping[str, Any] = NO_NAMES, **terms: Unpack[CallTerms]
     ) -> Any:
         """Run a tool and await its value (see `execute`); no thread waits for it meanwhile.
 
@@ -478,18 +478,17 @@ class Pool:
         """
         import asyncio
 
-        future = self._submit(tool, args, timeout, session, affinity, priority)
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self.submit(tool, args, **terms))
 
     async def astream(
-        self, tool: str, args: Mapping[str, Any] = NO_NAMES, **options: Any
+        self, tool: str, args: Mapping[str, Any] = NO_NAMES, **terms: Unpack[StreamTerms]
     ) -> AsyncGenerator[Any, None]:
         """Run a streaming tool and yield its chunks (see `stream`).
 
         A loop that is left before the end does not close it at once, as with any asynchronous
         generator: `contextlib.aclosing(pool.astream(…))` does.
         """
-        stream = self.stream(tool, args, **options)
+        stream = self.stream(tool, args, **terms)
         try:
             async for chunk in stream:
                 yield chunk

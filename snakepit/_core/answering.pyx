@@ -18,6 +18,8 @@ from snakepit._core.points cimport ANSWER_BEGUN, ANSWER_FILLED, ANSWER_TOLD, poi
 from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.task cimport Message
 
+from snakepit.errors import SessionNotFoundError
+
 cdef enum:
     PATIENCE_NS = 50_000_000            # how long an answer waits for arena memory: others wait behind it
 
@@ -36,12 +38,17 @@ cdef class Answerer:
 
     It may return LATER and have `reply` called. `explain(error)` returns what travels for an exception: (exception that
     can be pickled, traceback text).
+
+    What is asked for all the time is answered without it: `quick[topic](known[session], *arguments)`, where both are
+    there. Sessions that are found to have ended are taken out of `known`, and `respond` is asked after all.
     """
 
-    def __init__(self, Scheduler scheduler, respond, explain):
+    def __init__(self, Scheduler scheduler, respond, explain, dict quick, dict known):
         self.scheduler = scheduler
         self.respond = respond
         self.explain = explain
+        self.quick = quick
+        self.known = known
         self.kept = {}
 
     def answer(self, uint32_t index) -> None:
@@ -51,7 +58,9 @@ cdef class Answerer:
         try:
             question = self.read(index)
             point(ANSWER_BEGUN)
-            value = self.respond(index, claim_lane(load64(&slot.claim)), slot.session, question)
+            value = self.answer_quickly(slot.session, question)
+            if value is later:
+                value = self.respond(index, claim_lane(load64(&slot.claim)), slot.session, question)
             if value is later:
                 return
         except BaseException as error:
@@ -61,6 +70,25 @@ cdef class Answerer:
             failed = True
             value = self.explain(error)
         self.reply(index, value, failed)
+
+    cdef object answer_quickly(self, uint64_t session, list question):
+        """The answer to a question, or LATER if it is none of the quick ones."""
+        topic = question[0]
+        function = self.quick.get(topic)
+        if function is None:
+            return later
+        key = session
+        known = self.known.get(key)
+        if known is None:
+            return later
+        try:
+            if len(question) == 2:
+                return function(known, question[1])
+            return function(known, *question[1:])
+        except SessionNotFoundError:
+            # It has ended; another may begin under its id.
+            self.known.pop(key, None)
+            return later
 
     def reply(self, uint32_t index, value, bint failed=False) -> None:
         """Answer the question in a slot, once: with a value, or with what `explain` made of an exception."""

@@ -31,7 +31,11 @@ cdef class Entry:
 
 cdef class VariableCache:
     """Variables of one session that a worker has read (see `asking.pyx`)."""
+    cdef Asker asker
+    cdef uint64_t session
     cdef Control control
     cdef uint64_t *word                 # the session's of `Header.revisions`
     cdef uint64_t ttl_ns
     cdef dict entries
+
+    cdef int remember(self, name, value, uint64_t revision) except -1

@@ -189,8 +189,10 @@ cdef class VariableCache:
     gives nothing that was changed before `get` began.
     """
 
-    def __init__(self, WorkerLane lane, uint64_t session, double ttl):
-        self.control = lane.control
+    def __init__(self, Asker asker, uint64_t session, double ttl):
+        self.asker = asker
+        self.session = session
+        self.control = asker.lane.control
         self.word = &self.control.header.revisions[session % REVISIONS]
         self.ttl = ttl
         self.entries = {}
@@ -206,7 +208,7 @@ cdef class VariableCache:
 
     @property
     def revision(self) -> int:
-        """What `put` wants to be told, from before the variable was read."""
+        """What moves with every change of the session's variables."""
         return load64(self.word)
 
     def get(self, name):
@@ -216,12 +218,17 @@ cdef class VariableCache:
             return missing
         return loads(entry.value) if entry.pickled else entry.value
 
-    def put(self, name, value, uint64_t revision) -> None:
-        """Remember a variable that was read after `revision` was."""
-        cdef Entry entry
-        if not self.ttl_ns:
-            return
-        entry = Entry.__new__(Entry)
+    def fetch(self, name):
+        """Ask for the variable, remember it, and return it. Raises what the owner raises for it (see `Asker.ask_for`)."""
+        cdef uint64_t revision = load64(self.word)
+        value = self.asker.question(self.session, ["get", name])
+        if self.ttl_ns:
+            self.remember(name, value, revision)
+        return value
+
+    cdef int remember(self, name, value, uint64_t revision) except -1:
+        """Know a variable that was read after `revision` was."""
+        cdef Entry entry = Entry.__new__(Entry)
         kind = type(value)
         entry.value = value
         entry.revision = revision
@@ -231,13 +238,14 @@ cdef class VariableCache:
             try:
                 entry.value = dumps(value, 5)
             except Exception:
-                return
+                return 0
             if len(<bytes>entry.value) > LARGEST_PICKLE:
-                return
+                return 0
             entry.pickled = True
         if len(self.entries) >= MOST_ENTRIES:
             self.entries = {}
         self.entries[name] = entry
+        return 0
 
     def forget(self) -> None:
         """Forget everything."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 from snakepit.errors import AdapterError
 from snakepit.options import checked_seconds
 
-__all__ = ["Adapter", "Marks", "marks_of", "tool"]
+__all__ = ["Adapter", "Marks", "has_call_hooks", "marks_of", "tool"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -199,3 +199,9 @@ class Adapter:
 
         current: Any = getattr(snakepit, "current_session", None)
         return None if current is None else current()
+
+
+def has_call_hooks(cls: type[Adapter]) -> bool:
+    """Whether the adapter has a say in each call, so that its arguments travel by name."""
+    hooks = ("validate_command", "prepare_args", "process_response")
+    return any(getattr(cls, name) is not getattr(Adapter, name) for name in hooks)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from snakepit._core.constants import MAIL_UNFIT
-from snakepit.adapters.adapter import Adapter, has_health, marks_of
+from snakepit.adapters.adapter import Adapter, has_call_hooks, has_health, marks_of
 from snakepit.errors import AdapterError
 
 logger = logging.getLogger("snakepit")
@@ -81,9 +81,10 @@ class Host:
         method: Callable[..., Any] = getattr(self.adapter, name)
         if marks is None:
             return method
-        from snakepit.adapters.tools import has_call_hooks, tools_of
-
         if has_call_hooks(type(self.adapter)):
+            # Lazily: most workers have no use for it, and each would hold a copy.
+            from snakepit.adapters.tools import tools_of
+
             tool = tools_of(type(self.adapter))[name]
             method = _with_hooks(self.adapter, name, method, tool.signature, marks.streaming)
         if marks.thread_sensitive and self.spec.shared:

@@ -16,8 +16,6 @@ from snakepit.errors import AdapterError, ToolNotFoundError
 
 __all__ = ["Tool", "find_adapter", "name_of_adapter", "tools_of", "unknown_tool"]
 
-_CALL_HOOKS = ("validate_command", "prepare_args", "process_response")
-
 _known: weakref.WeakKeyDictionary[type, dict[str, Tool]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()  # a finaliser may make a pool while another looks here
 
@@ -164,8 +162,3 @@ def can_move_sessions(cls: type[Adapter]) -> bool:
             details={"adapter": name_of_adapter(cls), "step": "declare"},
         )
     return has["snapshot"]
-
-
-def has_call_hooks(cls: type[Adapter]) -> bool:
-    """Whether the adapter has a say in each call, so that its arguments travel by name."""
-    return any(getattr(cls, name) is not getattr(Adapter, name) for name in _CALL_HOOKS)

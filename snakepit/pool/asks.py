@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.answering import LATER, Answerer
-from snakepit.errors import SessionNotFoundError, SnakepitError
+from snakepit.errors import SnakepitError
 from snakepit.pool.crew import Crew
 from snakepit.pool.sessions import QUICKEST, SessionDesk
 from snakepit.pool.terms import session_name
@@ -25,6 +25,7 @@ from snakepit.pool.terms import session_name
 if TYPE_CHECKING:
     from snakepit.pool.lending import Lender
     from snakepit.pool.pool import ProcessPool
+    from snakepit.sessions.session import Session
 
 logger = logging.getLogger("snakepit")
 
@@ -40,9 +41,13 @@ class Asks:
 
     def __init__(self, pool: ProcessPool, store: Any = None) -> None:
         self._pool = pool
-        self._answerer = Answerer(pool.scheduler, self._respond, explain)
+        quick: dict[str, Callable[..., Any]] = {}
+        known: dict[int, Session] = {}
+        self._answerer = Answerer(pool.scheduler, self._respond, explain, quick, known)
         pool.scheduler.mailbox.on_ask = self._answerer.answer
-        self.desk = SessionDesk(store, self._answerer.note_change, pool.forget_session)
+        self.desk = SessionDesk(store, self._answerer.note_change, pool.forget_session, known)
+        if not self.desk.on_file:
+            quick |= QUICKEST
         self.handlers: dict[str, Callable[..., Any]] = dict(self.desk.handlers)
         self.slow_handlers: dict[str, Callable[..., Any]] = {}
         self._crew = Crew(f"snakepit-{pool.name}-tools")
@@ -52,15 +57,8 @@ class Asks:
     def _respond(self, slot: int, _lane: int, key: int, question: list[Any]) -> Any:
         topic = question[0]
         if topic in QUICKEST and not self.desk.on_file:
-            session = self.desk.known.get(key)
-            if session is not None:
-                try:
-                    return QUICKEST[topic](session, *question[1:])
-                except SessionNotFoundError:
-                    # It has ended; another may begin under its id.
-                    self.desk.known.pop(key, None)
-            else:
-                self.desk.know(key)
+            # From the next such question on, the answerer answers by itself.
+            self.desk.know(key)
         handler = self.handlers.get(topic)
         if handler is not None and not self.desk.on_file:
             return handler(session_name(key), *question[1:])

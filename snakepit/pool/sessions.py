@@ -50,6 +50,8 @@ MOST_KNOWN = 1024
 class SessionDesk:
     """Keeps the store, made when first wanted unless it is given, and answers for its sessions.
 
+    `known`: where to keep the sessions that workers ask about, by their keys.
+
     `note_change(key)` is called after each change of a session's variables, before anybody hears of
     it, `note_end(key)` when a session has ended.
     """
@@ -59,6 +61,7 @@ class SessionDesk:
         store: SessionStore | None,
         note_change: Callable[[int], object],
         note_end: Callable[[int], object],
+        known: dict[int, Session] | None = None,
     ) -> None:
         self._given = store
         self._store: SessionStore | None = None
@@ -71,7 +74,7 @@ class SessionDesk:
         self.handlers = self._make_handlers()
         # Sessions that workers asked about, by their keys; what ended is found out when it is used.
         # Their names are held beside, so that no other id can get the same key meanwhile.
-        self.known: dict[int, Session] = {}
+        self.known: dict[int, Session] = {} if known is None else known
         self.on_file = store is not None and store.get_stats()["backend"] != "memory"
         self._names: dict[int, SessionName] = {}
         if store is not None:

@@ -6,7 +6,7 @@ import math
 import weakref
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool.affinity import MODES
@@ -19,6 +19,37 @@ MAX_CHUNKS = 100
 MAX_BYTES = 16 << 20
 
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+
+AffinityMode = Literal["hint", "strict_queue", "strict_fail_fast"]
+Priority = Literal["high", "normal", "low"]
+
+
+class CallWays(TypedDict, total=False):
+    """By which way a call goes, as `Pool.execute` explains."""
+
+    affinity: AffinityMode | None
+    priority: Priority | None
+
+
+class StreamWays(CallWays, total=False):
+    """By which way a stream goes, as `Pool.stream` explains."""
+
+    max_chunks: int | None
+    max_bytes: float | str | None
+
+
+class CallTerms(CallWays, total=False):
+    """What `Pool.execute` takes beside the tool and its arguments."""
+
+    timeout: float | str | None
+    session: str | None
+
+
+class StreamTerms(StreamWays, total=False):
+    """What `Pool.stream` takes beside the tool and its arguments."""
+
+    timeout: float | str | None
+    session: str | None
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,10 @@ class VariableTable:
     def read(self, name: str) -> Variable:
         """Return the variable's record. Raises VariableNotFoundError."""
         with self._lock:
-            self._check_open()
             record = self._records.get(name)
         if record is None:
+            # Closed, it has none.
+            self._check_open()
             raise self._not_found(name)
         return record
 

@@ -333,19 +333,12 @@ class WorkerLine:
         self._lane = lane
         self._key = key
         self._ask_for = lane.asker.ask_for
-        self._cache = VariableCache(lane, key, CACHE_SECONDS)
+        self._cache = VariableCache(lane.asker, key, CACHE_SECONDS)
         self.cached = self._cache.get
+        self.fetch = self._cache.fetch
 
     def ask(self, topic: str, *args: Any) -> Any:
         return self._ask_for(self._key, topic, *args)
-
-    def fetch(self, name: str) -> Any:
-        """Read a variable and remember it."""
-        cache = self._cache
-        revision = cache.revision
-        value = self._ask_for(self._key, "get", name)
-        cache.put(name, value, revision)
-        return value
 
     @property
     def revision(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -279,7 +280,7 @@ class Probe(snakepit.Adapter):
     @tool
     def set_to(self, name: str, value: Any) -> int:
         assert self.session is not None
-        return self.session.set_variable(name, value)
+        return int(self.session.set_variable(name, value))
 
     @tool
     def read(self, name: str) -> Any:
@@ -290,3 +291,14 @@ class Probe(snakepit.Adapter):
     def ask_host(self, tool: str, value: Any) -> Any:
         assert self.session is not None
         return self.session.call_tool(tool, value)
+
+
+class Importing(snakepit.Adapter):
+    """Sees what its calls import."""
+
+    def setup(self) -> None:
+        self.before = set(sys.modules)
+
+    @tool
+    def imported(self) -> list[str]:
+        return sorted(set(sys.modules) - self.before)

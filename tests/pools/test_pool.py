@@ -22,6 +22,7 @@ from snakepit.errors import (
 from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import (
     Hooked,
+    Importing,
     SlowTeardown,
     Turns,
     Typed,
@@ -257,6 +258,11 @@ def test_preload_of_a_class_of_the_main_module_is_seen_in_workers(tmp_path: Any)
         tmp_path,
     )
     assert outcome.stdout == "True\nTrue\n", outcome.stderr
+
+
+def test_the_first_call_of_a_plain_adapter_imports_nothing(new_pool: NewPool) -> None:
+    # Each worker would hold a copy of its own of what the template has not imported.
+    assert new_pool(adapter=Importing, pool_size=1).execute("imported") == []
 
 
 def test_a_worker_that_dies_fails_its_call_alone(new_pool: NewPool) -> None:

@@ -84,19 +84,20 @@ def asked_for(name: str, reads: int) -> int:
     session = here()
     session.get_variable(name)
     asked = 0
-    inner = session._line._ask_for  # type: ignore[union-attr]
+    line: Any = session._line
+    inner = line.fetch
 
     def counting(*args: Any) -> Any:
         nonlocal asked
         asked += 1
         return inner(*args)
 
-    session._line._ask_for = counting  # type: ignore[union-attr]
+    line.fetch = counting
     try:
         for _ in range(reads):
             session.get_variable(name)
     finally:
-        session._line._ask_for = inner  # type: ignore[union-attr]
+        line.fetch = inner
     return asked
 
 
