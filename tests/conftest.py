@@ -44,7 +44,6 @@ def gil_is_enabled() -> bool:
 GIL_BEFORE_IMPORT = gil_is_enabled()
 
 import snakepit  # noqa: E402 - the state of the GIL before this import is what is compared
-
 from snakepit.resources import usable_cpus  # noqa: E402
 
 from .executor.tasks import Gate, Log  # noqa: E402
