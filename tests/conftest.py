@@ -44,34 +44,10 @@ def gil_is_enabled() -> bool:
 GIL_BEFORE_IMPORT = gil_is_enabled()
 
 import snakepit  # noqa: E402 - the state of the GIL before this import is what is compared
-
 from snakepit.resources import usable_cpus  # noqa: E402
 
 from .executor.tasks import Gate, Log  # noqa: E402
 from .support import new_executor, own_pids  # noqa: E402
-
-try:
-    import hypothesis
-except ImportError:
-    pass
-else:
-    # Examples take as long as the machine's other load makes them take.
-    hypothesis.settings.register_profile(
-        "snakepit",
-        deadline=None,
-        database=None,
-        max_examples=60,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    hypothesis.settings.load_profile("snakepit")
-
-try:
-    import tqdm
-except ImportError:
-    pass
-else:
-    # Its lock, a semaphore of multiprocessing, is made at the first bar and kept.
-    tqdm.tqdm.get_lock()  # type: ignore[no-untyped-call]
 
 CHEAP_KINDS = ("template", "thread", "local")
 ALL_KINDS = ("template", "thread", "local", "fork", "forkserver", "spawn")
@@ -116,6 +92,32 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         os.environ["SNAKEPIT_TEST_DATA_DIR"] = os.environ["SNAKEPIT_DATA_DIR"] = folder
     gil_must_stay_off("importing snakepit enabled the GIL")
+    prepare_libraries()
+
+
+def prepare_libraries() -> None:
+    """Set up what only the tests' own process needs: a worker that imports a test imports this."""
+    try:
+        import hypothesis
+    except ImportError:
+        pass
+    else:
+        # Examples take as long as the machine's other load makes them take.
+        hypothesis.settings.register_profile(
+            "snakepit",
+            deadline=None,
+            database=None,
+            max_examples=60,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        hypothesis.settings.load_profile("snakepit")
+    try:
+        import tqdm
+    except ImportError:
+        pass
+    else:
+        # Its lock, a semaphore of multiprocessing, is made at the first bar and kept.
+        tqdm.tqdm.get_lock()  # type: ignore[no-untyped-call]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,4 @@
-"""A process that forks while its pool has work: the work goes on, whatever the child does."""
+"""A process that forks while it has a pool: the pool goes on, whatever the child does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support import run_clean
 
 HEAD = """
-import concurrent.futures, math, multiprocessing, os, signal, sys, time, warnings
+import concurrent.futures, gc, math, multiprocessing, os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 import snakepit
 from snakepit.errors import ForkedPoolError
@@ -46,6 +46,14 @@ queued = [executor.submit(abs, -n) for n in range(20)]
 mapped = executor.map(abs, range(-500, 0), chunksize=1)
 next_of_mapped = iter(mapped)
 stopped = executor.options(session="a", retry=snakepit.RetryPolicy()).submit(abs, -1)
+"""
+)
+
+IDLE = (
+    HEAD
+    + """
+executor = snakepit.Executor(2)
+print(executor.submit(pow, 2, 3).result(60))
 """
 )
 
@@ -106,6 +114,7 @@ def interrupted():
 def dropped():
     global executor, mapped, next_of_mapped
     del executor, mapped, next_of_mapped
+    gc.collect()
 
 for use in [
     lambda: executor.shutdown(),
@@ -260,3 +269,102 @@ def test_child_that_comes_back_from_a_task_of_a_thread_leaves(tmp_path: Path) ->
         "executor.shutdown()\n"
     )
     assert run_clean(source, tmp_path) == ["[0, 7]", "True"]
+
+
+def test_forked_child_that_ends_while_a_worker_is_made_known(tmp_path: Path) -> None:
+    """Forked when the worker runs and the pool has not noted it yet."""
+    source = """
+        import multiprocessing.util, os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import snakepit
+        from snakepit.lifecycle import supervisor
+
+        def note(*args, make=supervisor.Worker):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    multiprocessing.util._exit_function()
+                    status = 0
+                finally:
+                    os._exit(status)
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            return make(*args)
+
+        statuses = []
+        supervisor.Worker = note
+        if __name__ == "__main__":
+            with snakepit.Executor(1) as executor:
+                print(executor.submit(pow, 2, 3).result(60))
+            print(statuses)
+        """
+    assert run_clean(source, tmp_path) == ["8", "[0]"]
+
+
+def test_forked_child_may_have_a_pool_of_its_own(tmp_path: Path) -> None:
+    source = IDLE + (
+        "import numpy\n"
+        "print(int(executor.submit(numpy.full, 100_000, 2).result(60).sum()))\n"
+        "def work():\n"
+        "    with snakepit.Executor(2) as mine:\n"
+        "        print(list(mine.map(abs, range(-3, 0))))\n"
+        "        print(int(mine.submit(numpy.full, 100_000, 1).result(60).sum()))\n"
+        "assert in_child(work) == 0\n"
+        "print(int(executor.submit(numpy.full, 100_000, 3).result(60).sum()))\n"
+        "executor.shutdown()\n"
+    )
+    lines = ["8", "200000", "[3, 2, 1]", "100000", "300000"]
+    assert run_clean(source, tmp_path) == lines
+
+
+def test_fork_while_tasks_run_and_results_arrive(tmp_path: Path) -> None:
+    source = IDLE + (
+        "done = threading.Event()\n"
+        "counts = [0]\n"
+        "def work():\n"
+        "    while not done.is_set():\n"
+        "        assert executor.submit(pow, 2, 3).result(60) == 8\n"
+        "        counts[0] += 1\n"
+        "threads = [threading.Thread(target=work) for _ in range(3)]\n"
+        "for thread in threads: thread.start()\n"
+        "for n in range(20):\n"
+        "    assert in_child(lambda: None) == 0\n"
+        "    seen = counts[0]\n"
+        "    while counts[0] == seen: time.sleep(0.001)\n"
+        "done.set()\n"
+        "for thread in threads: thread.join()\n"
+        "executor.shutdown()\n"
+        "print('end')\n"
+    )
+    assert run_clean(source, tmp_path) == ["8", "end"]
+
+
+def test_results_taken_before_the_fork_are_readable_in_the_child(tmp_path: Path) -> None:
+    source = IDLE + (
+        "import numpy\n"
+        "array = executor.submit(numpy.full, 100_000, 2).result(60)\n"
+        "future = executor.submit(pow, 3, 3)\n"
+        "future.result(60)\n"
+        "def work():\n"
+        "    print(int(array.sum()), future.result(0))\n"
+        "assert in_child(work) == 0\n"
+        "del array\n"
+        "executor.shutdown()\n"
+    )
+    assert run_clean(source, tmp_path) == ["8", "200000 27"]
+
+
+def test_multiprocessing_beside_the_pool(tmp_path: Path) -> None:
+    source = """
+        import multiprocessing, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import snakepit
+        if __name__ == "__main__":
+            for method in ("fork", "spawn", "forkserver"):
+                with snakepit.Executor(2) as executor:
+                    print(executor.submit(pow, 2, 3).result(60))
+                    with multiprocessing.get_context(method).Pool(2) as pool:
+                        print(pool.map(abs, [-1, -2]))
+                    print(executor.submit(pow, 2, 4).result(60))
+        """
+    assert run_clean(source, tmp_path) == ["8", "[1, 2]", "16"] * 3

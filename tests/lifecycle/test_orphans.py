@@ -22,6 +22,8 @@ from snakepit.lifecycle.registry import registry
 from tests.support import is_running, start_script, wait_until
 
 Sleep = Callable[..., "subprocess.Popen[bytes]"]
+# Made up anew: another interpreter may run the same tests on this machine at the same time.
+DEAD, LIVE, ELSEWHERE, OTHER = (run_id.generate() for _ in range(4))
 STUBBORN = (
     "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
 )
@@ -83,7 +85,7 @@ def runs_in(folder: Path) -> list[str]:
 
 def test_what_a_dead_owner_left_is_ended(tmp_path: Path, sleep: Sleep) -> None:
     child = sleep()
-    enter(tmp_path, "dead000", *dead_owner(sleep), (child.pid, started_at(child.pid)))
+    enter(tmp_path, DEAD, *dead_owner(sleep), (child.pid, started_at(child.pid)))
     report = orphans.clean(folder=tmp_path)
     assert [one.pid for one in report.found] == [child.pid] and report.left == []
     assert child.wait(60) == -15
@@ -96,51 +98,51 @@ def test_what_ignores_sigterm_is_killed(
     monkeypatch.setattr(orphans.end_leftovers, "__defaults__", (0.05,))
     child = sleep(sys.executable, "-c", STUBBORN, stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline()
-    enter(tmp_path, "dead000", *dead_owner(sleep), (child.pid, started_at(child.pid)))
+    enter(tmp_path, DEAD, *dead_owner(sleep), (child.pid, started_at(child.pid)))
     assert orphans.clean(folder=tmp_path).left == []
     assert child.wait(60) == -9
 
 
 def test_a_stranger_with_the_same_pid_is_spared(tmp_path: Path, sleep: Sleep) -> None:
     stranger = sleep()
-    enter(tmp_path, "dead000", *dead_owner(sleep), (stranger.pid, started_at(stranger.pid) - 1))
+    enter(tmp_path, DEAD, *dead_owner(sleep), (stranger.pid, started_at(stranger.pid) - 1))
     assert orphans.clean(folder=tmp_path).found == []
     assert stranger.poll() is None
     assert runs_in(tmp_path) == []
 
 
 def test_what_a_live_owner_has_is_spared(tmp_path: Path, sleep: Sleep) -> None:
-    child = sleep(run="live000")
+    child = sleep(run=LIVE)
     enter(
-        tmp_path, "live000", os.getpid(), started_at(os.getpid()),
+        tmp_path, LIVE, os.getpid(), started_at(os.getpid()),
         (child.pid, started_at(child.pid)),
     )  # fmt: skip
     assert orphans.clean(folder=tmp_path).found == []
     assert child.poll() is None
-    assert runs_in(tmp_path) == ["live000"]
+    assert runs_in(tmp_path) == [LIVE]
 
 
 def test_an_owner_of_another_boot_or_container_is_not_judged(tmp_path: Path, sleep: Sleep) -> None:
     child = sleep()
     pid, start = dead_owner(sleep)
     file = Database(tmp_path)
-    file.add_run(RunRow("else000", pid, start, "elsewhere", "default", ""))
-    file.reserve("else000", 1, "worker")
-    file.activate("else000", 1, child.pid, started_at(child.pid), child.pid)
+    file.add_run(RunRow(ELSEWHERE, pid, start, "elsewhere", "default", ""))
+    file.reserve(ELSEWHERE, 1, "worker")
+    file.activate(ELSEWHERE, 1, child.pid, started_at(child.pid), child.pid)
     file.close()
     assert orphans.clean(folder=tmp_path).found == []
-    assert child.poll() is None and runs_in(tmp_path) == ["else000"]
+    assert child.poll() is None and runs_in(tmp_path) == [ELSEWHERE]
 
 
 def test_grandchildren_are_found_by_the_run_id(tmp_path: Path, sleep: Sleep) -> None:
     owner = dead_owner(sleep)
-    by_environment = sleep(run="dead000")
-    by_command = sleep(sys.executable, "-c", "import time; time.sleep(600)", "--run-id", "dead000")
-    other = sleep(run="other00")
-    enter(tmp_path, "dead000", *owner)
+    by_environment = sleep(run=DEAD)
+    by_command = sleep(sys.executable, "-c", "import time; time.sleep(600)", "--run-id", DEAD)
+    other = sleep(run=OTHER)
+    enter(tmp_path, DEAD, *owner)
 
     def command_is_there() -> bool:
-        return "dead000" in process_killer.get_process_command(by_command.pid)
+        return DEAD in process_killer.get_process_command(by_command.pid)
 
     wait_until(command_is_there, "the command to be executed")
     found = {one.pid for one in orphans.clean(folder=tmp_path).found}
@@ -149,18 +151,18 @@ def test_grandchildren_are_found_by_the_run_id(tmp_path: Path, sleep: Sleep) -> 
 
 
 def test_what_started_before_the_owner_is_not_of_its_run(tmp_path: Path, sleep: Sleep) -> None:
-    older = sleep(run="dead000")
+    older = sleep(run=DEAD)
     pid, start = dead_owner(sleep)
-    enter(tmp_path, "dead000", pid, max(start, started_at(older.pid)) + 1)
+    enter(tmp_path, DEAD, pid, max(start, started_at(older.pid)) + 1)
     assert orphans.clean(folder=tmp_path).found == []
     assert older.poll() is None
 
 
 def test_dry_run_only_tells(tmp_path: Path, sleep: Sleep) -> None:
     child = sleep()
-    enter(tmp_path, "dead000", *dead_owner(sleep), (child.pid, started_at(child.pid)))
+    enter(tmp_path, DEAD, *dead_owner(sleep), (child.pid, started_at(child.pid)))
     assert [one.pid for one in orphans.clean(folder=tmp_path, dry_run=True).found] == [child.pid]
-    assert child.poll() is None and runs_in(tmp_path) == ["dead000"]
+    assert child.poll() is None and runs_in(tmp_path) == [DEAD]
 
 
 def test_clean_on_the_command_line(
@@ -168,14 +170,14 @@ def test_clean_on_the_command_line(
 ) -> None:
     monkeypatch.setenv("SNAKEPIT_DATA_DIR", str(tmp_path))
     child = sleep()
-    enter(tmp_path, "dead000", *dead_owner(sleep), (child.pid, started_at(child.pid)))
+    enter(tmp_path, DEAD, *dead_owner(sleep), (child.pid, started_at(child.pid)))
 
     def clean(*options: str) -> str:
         command = [sys.executable, "-m", "snakepit", "clean", *options]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert f"would end process {child.pid} of run dead000" in clean("--dry-run")
-    assert f"ended process {child.pid} of run dead000" in clean()
+    assert f"would end process {child.pid} of run {DEAD}" in clean("--dry-run")
+    assert f"ended process {child.pid} of run {DEAD}" in clean()
     assert clean() == "nothing was left behind\n"
     assert child.wait(60) == -15
 
@@ -186,11 +188,11 @@ def test_the_next_owner_ends_what_a_dead_one_left(
     assert registry.flush(60)
     monkeypatch.setenv("SNAKEPIT_DATA_DIR", str(tmp_path))
     child = sleep()
-    enter(tmp_path, "dead000", *dead_owner(sleep), (child.pid, started_at(child.pid)))
+    enter(tmp_path, DEAD, *dead_owner(sleep), (child.pid, started_at(child.pid)))
     with caplog.at_level(logging.WARNING, "snakepit"), snakepit.Executor(1) as executor:
         executor.wait_ready(60)
         assert child.wait(60) == -15
-        wait_until(lambda: "left behind by dead run dead000" in caplog.text, "the log")
+        wait_until(lambda: f"left behind by dead run {DEAD}" in caplog.text, "the log")
 
 
 # The registry's file
@@ -311,8 +313,8 @@ def test_kill_with_escalation_ends_a_stopped_process(sleep: Sleep) -> None:
 
 
 def test_kill_by_run_id(sleep: Sleep) -> None:
-    mine, other = sleep(run="kill000"), sleep(run="kill001")
-    assert process_killer.kill_by_run_id("kill000") == [mine.pid]
+    mine, other = sleep(run=DEAD), sleep(run=OTHER)
+    assert process_killer.kill_by_run_id(DEAD) == [mine.pid]
     assert other.poll() is None
     with pytest.raises(ValueError, match="not a run id"):
         process_killer.kill_by_run_id("")
