@@ -19,7 +19,7 @@ from typing import BinaryIO
 from snakepit import Executor
 from snakepit.cli.items import Outcome, Target, describe, run_items
 from snakepit.cli.lines import Batch, read_batches
-from snakepit.errors import PoolShutdownError, WorkerCrashedError
+from snakepit.errors import PoolShutdownError, TaskTimeoutError, WorkerCrashedError
 
 # How long the items of a batch should take together: long against the cost of a call, short
 # against what a reader of the output notices.
@@ -153,8 +153,9 @@ class Mapping:
             self._window = Window(workers, AHEAD * workers)
             self._pace = Pace(options.chunksize or BATCH_ITEMS)
         else:
-            # A call's timeout counts its waiting and all its items. One item a call, and no more
-            # calls than workers, make it what the option promises: a limit to each item's run.
+            # A call's timeout counts its waiting and all its items. One item a call, no more calls
+            # than workers, and another try for what did not begin in time make it what the option
+            # promises: a limit to each item's run.
             self._pool = executor.options(timeout=options.timeout)
             self._window = Window(workers, workers)
             self._pace = Pace(1)
@@ -255,6 +256,12 @@ class Mapping:
             isinstance(error, BrokenProcessPool) and not isinstance(error, WorkerCrashedError)
         ):
             raise error
+        if isinstance(error, TaskTimeoutError) and error.details.get("phase") == "queued":
+            # It waited while the worker of a stuck item was being replaced: the limit is to what an
+            # item takes, and this one has not begun.
+            self._window.release(batch.size)
+            self._resubmit([batch])
+            return None
         if len(batch.lines) == 1:
             self._window.exchange(batch.size, 0)
             return Outcome(1, b"", [(0, describe(error))], 0.0)

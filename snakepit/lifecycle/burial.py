@@ -46,6 +46,7 @@ class Burial:
         # Before it is reaped its number cannot be anybody else's: now its children can be ended
         # safely.
         self._step(worker, lambda: worker.send(signal.SIGKILL))
+        self._step(worker, worker.end_leftovers)
         self._step(worker, lambda: self._supervisor.forget(worker))
         self._step(worker, worker.reap)
         self._step(worker, lambda: registry.release(worker.row))

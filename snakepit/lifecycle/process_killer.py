@@ -26,6 +26,7 @@ __all__ = [
     "get_process_command",
     "group_members",
     "kill_by_run_id",
+    "kill_marked",
     "kill_process",
     "kill_process_group",
     "kill_with_escalation",
@@ -33,6 +34,7 @@ __all__ = [
     "start_time",
 ]
 
+ROUNDS = 8
 POLL = 0.01  # seconds between two looks at processes that were told to end
 
 
@@ -141,6 +143,31 @@ def kill_by_run_id(run_id: str, *, not_before: int = 0, timeout: float = 1.0) ->
     found = list(processes_of_runs({run_id: not_before}))
     end_all([(pid, start) for pid, start, _ in found], timeout)
     return [pid for pid, _, _ in found]
+
+
+def kill_marked(name: str, value: str, *, not_before: int) -> list[int]:
+    """Kill whoever was executed with `name=value` in its environment; return the pids.
+
+    Only processes of this user, that started at `not_before` (a `start_time`) or later. Looks again
+    until nobody is found, `ROUNDS` times at most: one may fork while it is being killed.
+    """
+    user = os.geteuid()
+    killed: dict[int, int] = {}
+    for _ in range(ROUNDS):
+        found = False
+        for pid in psutil.pids():
+            start = start_time(pid)
+            if start is None or start < not_before or killed.get(pid) == start:
+                continue
+            with contextlib.suppress(OSError):
+                if user != 0 and os.stat(f"/proc/{pid}").st_uid != user:
+                    continue
+                if environment_of(pid, name) == value and kill_process(pid, start=start):
+                    killed[pid] = start
+                    found = True
+        if not found:
+            break
+    return list(killed)
 
 
 def processes_of_runs(runs: dict[str, int]) -> Iterator[tuple[int, int, str]]:

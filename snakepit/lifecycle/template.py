@@ -76,20 +76,28 @@ class Template:
         )
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         row = self._row = registry.reserve("template")
-        with theirs, _passed(self._hook) as hook:
-            self._process = subprocess.Popen(
-                [
-                    os.fsdecode(spawn.get_executable()),
-                    *flags,
-                    "-c",
-                    code,
-                    run_ids.FLAG,
-                    run_ids.current(),
-                ],
-                pass_fds=[theirs.fileno(), *([] if hook is None else [hook])],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
-            )
+        executable = os.fsdecode(spawn.get_executable())
+        try:
+            with theirs, _passed(self._hook) as hook:
+                self._process = subprocess.Popen(
+                    [executable, *flags, "-c", code, run_ids.FLAG, run_ids.current()],
+                    pass_fds=[theirs.fileno(), *([] if hook is None else [hook])],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **self._env, run_ids.ENVIRONMENT: run_ids.current()},
+                    # Its own group from the first instruction on: a Ctrl-C in the terminal while it
+                    # boots is the owner's business.
+                    process_group=0,
+                )
+        except BaseException as error:
+            ours.close()
+            registry.release(row)
+            if not isinstance(error, OSError):
+                raise
+            raise PoolNotReadyError(
+                f"the template process cannot be started with {executable!r}: {error}; see that "
+                "sys.executable (or what multiprocessing.set_executable() was given) can be run",
+                details={"executable": executable},
+            ) from error
         registry.activate(row, self._process.pid)
         self.launches += 1
         self.started = time.monotonic()

@@ -10,6 +10,9 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.identity import start_time
+
 if TYPE_CHECKING:
     from snakepit._core.task import Task
     from snakepit.lifecycle.autopsy import Recording
@@ -37,6 +40,7 @@ class Worker:
         self.recording = recording
         self.pid: int = process.pid
         self._pidfd = -1
+        self.start: int | None = None  # its `start_time`, where no template keeps its children
         self._keep_for_us()
         self.sentinel: int = self._pidfd if self._pidfd >= 0 else process.sentinel
         self.row = 0  # of the process registry
@@ -63,6 +67,7 @@ class Worker:
             return  # Forked from a template: its sentinel is a pidfd, and only we ask to reap it.
         children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
         children.discard(self.process)
+        self.start = start_time(self.pid)
         # Only of a child that is not reaped can we know that the number is still its own.
         if hasattr(os, "pidfd_open") and self.process._popen.returncode is None:
             with contextlib.suppress(OSError):
@@ -111,6 +116,19 @@ class Worker:
         except OSError:
             return False
         return False
+
+    def end_leftovers(self) -> None:
+        """Kill what a dead worker has left in sessions of its own, where no template does it.
+
+        Call this before it is reaped: until then no other worker can have its pid, and so its mark.
+        """
+        # One that somebody else reaps at once, as a fork server does, may have a successor of the
+        # same pid by now; what that starts has the same mark, and is left alone.
+        if self.start is not None and start_time(self.pid) in (None, self.start):
+            from snakepit.lifecycle.process_killer import kill_marked
+            from snakepit.worker.keeper import MARK
+
+            kill_marked(MARK, f"{run_ids.current()}:{self.pid}", not_before=self.start)
 
     def reap(self) -> None:
         """Collect the exit status of a dead worker; more than once changes nothing."""

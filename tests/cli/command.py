@@ -57,6 +57,11 @@ def noisy(item):
     os.system("echo from a child")
     return item
 
+def stuck_on_five(item):
+    if item == "5":
+        sum(range(10**13))
+    return item
+
 def read_stdin(item): return repr(sys.stdin.read())
 
 def wait(item):

@@ -198,6 +198,16 @@ def test_chunksize_one_runs_no_item_twice(command: Command) -> None:
     assert sorted(ran, key=int) == items
 
 
+def test_timeout_is_not_spent_while_a_stuck_worker_is_replaced(command: Command) -> None:
+    ended = command.map(
+        "functions:stuck_on_five", "--workers", "1", "--timeout", "0.3",
+        stdin=b"1\n5\n2\n3\n4\n6\n",
+    )  # fmt: skip
+    assert ended.code == 1
+    assert "item 2 (-:2): TaskTimeoutError" in ended.errors
+    assert "did not start" not in ended.errors
+
+
 def test_timeout_ends_only_the_item_that_takes_too_long(command: Command) -> None:
     ended = command.map("functions:wait", "--timeout", "1.5", stdin=b"a\nb never\nc\nd\n")
     assert (ended.code, ended.lines) == (1, ["a", "c", "d"])

@@ -37,8 +37,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_children_end_with_a_worker_that_is_killed() -> None:
-    with snakepit.Executor(1) as executor:
+@pytest.mark.parametrize("method", METHODS)
+def test_children_end_with_a_worker_that_is_killed(method: str) -> None:
+    with new_executor(method, 1) as executor:
         for new_session in (False, True):
             _, child = executor.submit(start_child, new_session).result(LONG)
             assert is_running(child)
@@ -47,8 +48,11 @@ def test_children_end_with_a_worker_that_is_killed() -> None:
             wait_until(lambda child=child: not is_running(child), "the child to end")  # type: ignore[misc]
 
 
-def test_a_daemon_of_a_killed_worker_ends_and_that_of_another_goes_on(tmp_path: Path) -> None:
-    with snakepit.Executor(1) as one, snakepit.Executor(1) as two:
+@pytest.mark.parametrize("method", ["template", "fork"])
+def test_a_daemon_of_a_killed_worker_ends_and_that_of_another_goes_on(
+    method: str, tmp_path: Path
+) -> None:
+    with new_executor(method, 1) as one, new_executor(method, 1) as two:
         dying = one.submit(start_daemon, str(tmp_path / "one")).result(LONG)
         staying = two.submit(start_daemon, str(tmp_path / "two")).result(LONG)
         with pytest.raises(snakepit.errors.WorkerCrashedError):

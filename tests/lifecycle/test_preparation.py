@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import multiprocessing.spawn
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 import snakepit
 from snakepit.errors import PoolNotReadyError, TaskTimeoutError
+from snakepit.lifecycle.registry import registry
 from tests.conftest import Make
 from tests.support import send_signal, wait_until
 
@@ -142,3 +146,35 @@ def test_supervision_goes_on_with_its_next_look_months_away(
     wait_until(lambda: executor.worker_pids() not in ([], [pid]), "a successor")
     assert executor.submit(os.getpid).result(60) != pid
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("executable", ["nowhere", "."])
+def test_template_that_cannot_be_executed_is_an_error_of_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str
+) -> None:
+    before = multiprocessing.spawn.get_executable()
+    with snakepit.Executor(1, start_method="template") as executor:
+        multiprocessing.set_executable(str(tmp_path / executable))
+        try:
+            with pytest.raises(PoolNotReadyError, match=r"cannot be started with .*set_executable"):
+                executor.submit(pow, 2, 3)
+        finally:
+            multiprocessing.set_executable(os.fsdecode(before))
+        assert registry.flush(10)  # nothing is entered that does not exist
+        assert executor.submit(pow, 2, 3).result(60) == 8
+
+
+def test_template_is_out_of_reach_of_the_terminal_before_it_boots(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[bool] = []
+    popen = subprocess.Popen
+
+    def look(*args: Any, **options: Any) -> Any:
+        process = popen(*args, **options)
+        groups.append(os.getpgid(process.pid) == process.pid)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", look)
+    assert make(1, start_method="template").submit(pow, 2, 3).result(60) == 8
+    assert groups == [True]
