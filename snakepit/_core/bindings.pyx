@@ -27,7 +27,7 @@ from snakepit._core.task cimport STRICT_FAIL_FAST, Task
 
 cdef enum:
     LEAST_CAPACITY = 256
-    MOST_SESSIONS = 1 << 20             # 112 MB of table at worst
+    MOST_SESSIONS = 1 << 20             # some 120 MB of table at worst
     NOT_HUNGRY = 0xFFFFFFFF
 
 

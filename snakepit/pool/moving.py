@@ -88,6 +88,7 @@ class Mover:
             kept.reached = version
             if state is not None:
                 problem = self._store(kept, version, state)
+            warn = problem is not None and kept.problem is None
             if problem is not None or state is not None:
                 kept.problem = problem
             unsaved = kept.version < version
@@ -103,6 +104,13 @@ class Mover:
                 moving.note_unsaved(self._engine.scheduler, key, tenure, unsaved)
         if look:
             self._engine.supervisor.after(LOOK, self._look)
+        if warn:
+            self._engine.supervisor.tell(
+                lambda: logger.warning(
+                    "snakepit pool %s: session %r would be lost with its worker: %s",
+                    self._engine.name, kept.name, problem,
+                )
+            )  # fmt: skip
 
     def _store(self, kept: Kept, version: int, state: bytes) -> str | None:
         """Keep a state if there is room for it; else return what is to be said of that."""

@@ -120,7 +120,7 @@ class Forgetful(snakepit.Adapter):
     """Has a tool of the name of a hook, which makes it none of those whose sessions move."""
 
     @tool
-    def snapshot(self) -> str:
+    def snapshot(self) -> str:  # type: ignore[override]  # a tool is called by name
         return "of nothing"
 
 

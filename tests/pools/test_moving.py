@@ -426,14 +426,13 @@ def test_calls_before_a_move_end_and_calls_after_it_go_along(
     mover.start()
     bindings = engine(pool).scheduler.bindings
     before = bindings.length
-    later = [pool.submit("append", {"item": 50}, session="a")]
-    wait_until(
-        lambda: (
-            later.append(pool.submit("append", {"item": 50}, session="a"))  # type: ignore[func-returns-value]
-            or bindings.length > before + 1
-        ),
-        "calls that wait for the move",
-    )
+    later: list[Any] = []
+
+    def call_again() -> bool:
+        later.append(pool.submit("append", {"item": 50}, session="a"))
+        return bool(bindings.length > before + 1)
+
+    wait_until(call_again, "calls that wait for the move")
     with pytest.raises(errors.WorkerBusyError):
         pool.execute("where", session="a", affinity="strict_fail_fast")
     release.open()
