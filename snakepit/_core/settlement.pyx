@@ -256,6 +256,13 @@ cdef class Settlement(Placement):
             add64(&self.n_failed, 1)
         task.settle(None, error)
 
+    def conclude(self, Task task, outcome, error) -> None:
+        """Settle a task that was taken back and has run elsewhere; callbacks run in this thread."""
+        if not task.is_settled():
+            add64(&self.n_completed if error is None else &self.n_failed, 1)
+        task.clear()
+        task.settle(outcome, error)
+
     def fail_elsewhere(self, Task task, error) -> None:
         """Have whoever settles completions settle the task with an error: its callbacks may take their time there."""
         self.verdicts.append((task, error))

@@ -158,8 +158,7 @@ class Lender:
                 details={"task": task.number},
             )
             error.__cause__ = problem
-        task.drop_message()
-        task.conclude(outcome, error)
+        self._pool.scheduler.conclude(task, outcome, error)
 
     def stop(self, task: Any) -> bool:
         """Give a lent task up: its future fails at once, though it runs on where it runs."""
