@@ -21,11 +21,11 @@ class BasePool:
     `life` is notified when a worker is ready, when there is no hope of that, and when one ends.
     """
 
-    broken: PoolNotReadyError | None = None
-
     def __init__(self, name: str, size: int) -> None:
         self.name = name
         self.size = size
+        # Not of the class: each call reads it, and of an instance that is quicker.
+        self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._life = threading.Condition()
         self._waiting_maps: LivingSet[Any] = LivingSet()
