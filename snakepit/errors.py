@@ -189,7 +189,8 @@ class RemoteError(SnakepitError):
 class AdapterError(SnakepitError):
     """An adapter is no use: it cannot be imported, constructed or set up, or is declared wrongly.
 
-    `details`: adapter (its name), step ("import", "preload", "construct", "setup" …). `__cause__`
+    Or it cannot save or take up a session. `details`: adapter (its name), step ("import",
+    "preload", "construct", "setup", "snapshot", "restore" …), session (of these two). `__cause__`
     says why.
     """
 
@@ -335,6 +336,7 @@ class WorkerBusyError(SnakepitError, BlockingIOError):
 class SessionWorkerUnavailableError(SnakepitError, LookupError):
     """The worker that the session is bound to is gone or being replaced; the call did not run.
 
-    Every strict call of the session fails so until `forget_session`, after which it begins anew.
+    Every strict call of the session fails so until `forget_session`, after which it begins anew;
+    but not where the adapter can save sessions (`Adapter.snapshot`).
     `details`: session, pool, worker (the lane that it was), task.
     """

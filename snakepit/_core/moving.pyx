@@ -18,7 +18,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from snakepit._core.atomics cimport load32, load64
 from snakepit._core.bindings cimport (
-    ANYWHERE, AT_HOME, BOUND, MOVING, TABLE_FULL, UNDECIDED, WAITING, WORKER_BUSY, WORKER_LOST, Binding, Bindings,
+    ANYWHERE, AT_HOME, BOUND, MOVING, UNDECIDED, WAITING, WORKER_BUSY, WORKER_LOST, Binding, Bindings,
 )
 from snakepit._core.control cimport Control
 from snakepit._core.layout cimport DONE, LANE_READY, LANE_VACANT, ORDER_SERVE, Lane, claim_state

@@ -25,6 +25,9 @@ MOVING_PROFILES: dict[str, dict[str, Any]] = {
     "thread": {"profile": "thread", "pool_size": 2, "threads_per_worker": 2},
 }
 
+# For what the bindings do alike whatever their lanes belong to.
+in_processes = pytest.mark.parametrize("new", ["process"], indirect=True)
+
 NewPool = Callable[..., snakepit.Pool]
 Gates = Callable[[str], Gate]
 
@@ -114,6 +117,7 @@ def test_the_call_that_runs_in_a_crash_fails_and_leaves_nothing(new: NewPool, ga
     expect_nothing_held(pool)
 
 
+@in_processes
 def test_a_first_call_that_kills_its_worker_has_not_been(new: NewPool) -> None:
     pool = new()
     doomed = pool.submit("append_and_die", {"item": 1}, session="a")
@@ -123,6 +127,7 @@ def test_a_first_call_that_kills_its_worker_has_not_been(new: NewPool) -> None:
     expect_nothing_held(pool)
 
 
+@in_processes
 def test_what_a_failed_or_a_stopped_call_did_is_kept(new: NewPool, gates: Gates) -> None:
     pool = new()
     with pytest.raises(ValueError, match="1"):
@@ -138,6 +143,7 @@ def test_what_a_failed_or_a_stopped_call_did_is_kept(new: NewPool, gates: Gates)
     assert append(pool, "a", 4) == [1, 2, 3, 4]
 
 
+@in_processes
 def test_a_late_answer_counts_though_nobody_waits_for_it(new: NewPool, gates: Gates) -> None:
     pool = new()
     started, release = gates("started"), gates("release")
@@ -153,6 +159,7 @@ def test_a_late_answer_counts_though_nobody_waits_for_it(new: NewPool, gates: Ga
     assert append(pool, "a", 3)[-2:] == [2, 3]
 
 
+@in_processes
 def test_a_stream_leaves_its_state(new: NewPool) -> None:
     pool = new()
     assert list(pool.stream("append_each", {"items": [1, 2]}, session="a")) == [1, 2]
@@ -164,6 +171,7 @@ def test_a_stream_leaves_its_state(new: NewPool) -> None:
     assert append(pool, "a", "again") == [*seen, "again"]
 
 
+@in_processes
 def test_fail_fast_after_a_crash(new: NewPool, gates: Gates) -> None:
     pool = new(affinity="strict_fail_fast")
     append(pool, "a", 1)
@@ -227,7 +235,7 @@ def test_a_storm_of_kills_neither_loses_nor_doubles_anything(new: NewPool) -> No
 # An orderly end
 
 
-@pytest.mark.parametrize("every", [1, 1000, None, "1h"])
+@pytest.mark.parametrize("every", [1, None, "1h"])
 def test_recycling_by_hand_takes_all_of_the_state_along(new: NewPool, every: Any) -> None:
     pool = new(snapshot_every=every)
     for turn in range(1, 4):
@@ -307,6 +315,7 @@ def test_a_megabyte_of_array_moves(new: NewPool) -> None:
     assert pool.execute("sum_array", session="a")[0] == 4_000_000
 
 
+@in_processes
 def test_a_crash_costs_what_came_after_the_last_snapshot(
     new: NewPool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -343,6 +352,7 @@ def test_a_snapshot_that_fails_costs_no_answer_but_the_session(new: NewPool) -> 
     expect_nothing_held(pool)
 
 
+@in_processes
 def test_a_snapshot_that_fails_and_then_does_not(new: NewPool) -> None:
     pool = new()
     pid = pool.execute("let_snapshots_fail", session="a")
@@ -352,6 +362,7 @@ def test_a_snapshot_that_fails_and_then_does_not(new: NewPool) -> None:
     assert append(pool, "a", 2) == [1, 2]
 
 
+@in_processes
 def test_a_state_that_cannot_be_pickled(new: NewPool) -> None:
     pool = new()
     pid = pool.execute("keep_a_lock", session="a")
@@ -365,6 +376,7 @@ def test_a_state_that_cannot_be_pickled(new: NewPool) -> None:
     expect_lost(pool, "a", "cannot pickle")
 
 
+@in_processes
 def test_a_restore_that_fails_loses_nothing(new: NewPool, gates: Gates) -> None:
     fault = gates("fault")
     pool = new(adapter_args={"fault": fault})
@@ -382,6 +394,7 @@ def test_a_restore_that_fails_loses_nothing(new: NewPool, gates: Gates) -> None:
     assert append(pool, "a", 2) == [1, 2]
 
 
+@in_processes
 def test_states_are_kept_within_a_budget(new: NewPool) -> None:
     pool = new(snapshot_memory_mb=0.02)
     append(pool, "a", "x" * 15_000)
@@ -444,6 +457,7 @@ def test_calls_before_a_move_end_and_calls_after_it_go_along(
     expect_nothing_held(pool)
 
 
+@in_processes
 def test_a_move_that_takes_too_long_is_given_up(new: NewPool, gates: Gates) -> None:
     pool = new()
     started, release = gates("started"), gates("release")
@@ -480,6 +494,7 @@ def test_a_move_away_from_a_worker_that_dies(new: NewPool, gates: Gates) -> None
     expect_nothing_held(pool)
 
 
+@in_processes
 def test_a_snapshot_on_request(new: NewPool, log: Log) -> None:
     pool = new(snapshot_every=None, adapter_args={"log": log})
     append(pool, "a", "x" * 1000)
@@ -491,6 +506,7 @@ def test_a_snapshot_on_request(new: NewPool, log: Log) -> None:
     assert append(pool, "a", 3) == ["x" * 1000, 3]
 
 
+@in_processes
 def test_bad_requests(new: NewPool) -> None:
     pool = new()
     for ask in (pool.move_session, pool.snapshot_session):
