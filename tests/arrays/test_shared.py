@@ -18,27 +18,9 @@ from tests.conftest import Make
 from tests.executor import tasks
 from tests.support import results
 
+from .tasks import fill, forget, keep, kept_total, total
+
 pytestmark = pytest.mark.processes
-
-
-def total(array: Any) -> float:
-    return float(array.sum())
-
-
-def fill(array: Any, value: float) -> None:
-    array[...] = value
-
-
-def keep(array: Any) -> None:
-    tasks.KEPT = array  # type: ignore[attr-defined]
-
-
-def kept_total() -> float:
-    return float(tasks.KEPT.sum())  # type: ignore[attr-defined]
-
-
-def forget() -> None:
-    tasks.KEPT = None  # type: ignore[attr-defined]
 
 
 def test_share_gives_an_equal_array_of_its_own() -> None:

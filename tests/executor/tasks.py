@@ -62,6 +62,16 @@ class Log:
         return self.path.read_text().splitlines() if self.path.exists() else []
 
 
+class Thing:
+    """An object that can be referenced weakly."""
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+    def method(self) -> None:
+        return None
+
+
 def identity(value: Any) -> Any:
     return value
 

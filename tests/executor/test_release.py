@@ -19,16 +19,7 @@ from tests.conftest import gil_is_enabled
 from tests.support import wait_until
 
 from . import tasks
-
-
-class Thing:
-    """An object that can be referenced weakly."""
-
-    def __init__(self, value: Any = None) -> None:
-        self.value = value
-
-    def method(self) -> None:
-        return None
+from .tasks import Thing
 
 
 @contextmanager
