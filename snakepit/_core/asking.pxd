@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from snakepit._core.control cimport Control
 from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport Slot
+from snakepit._core.task cimport Message
 
 
 cdef class Asker:
@@ -13,6 +14,7 @@ cdef class Asker:
     cdef uint64_t spin_ns               # how long the next wait spins; several threads may set it
 
     cdef object question(self, uint64_t session, list question)
+    cdef object send(self, uint64_t session, Message message)
     cdef int await_answer(self, Slot *slot, uint64_t posted) except -1
     cdef bint may_spin(self) noexcept nogil
     cdef void spin(self, Slot *slot, uint64_t posted, uint64_t until) noexcept nogil
@@ -37,5 +39,6 @@ cdef class VariableCache:
     cdef uint64_t *word                 # the session's of `Header.revisions`
     cdef uint64_t ttl_ns
     cdef dict entries
+    cdef dict questions                 # those for variables, encoded, by their names
 
     cdef int remember(self, name, value, uint64_t revision) except -1

@@ -10,6 +10,7 @@ swap from POSTED wins, and whoever loses frees the slot. Any thread of a worker 
 """
 import pickle
 
+from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -20,7 +21,7 @@ from snakepit._core.atomics cimport (
 from snakepit._core.forks cimport forks
 from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport (
-    FREE, GIVEN_UP, IN_SEGMENT, IS_ERROR, MAIL_ASK, NOBODY, POSTED, REVISIONS, Header, Slot, claim_generation,
+    FREE, GIVEN_UP, IN_SEGMENT, IS_ERROR, MAIL_ASK, MSGPACK, NOBODY, POSTED, REVISIONS, Header, Slot, claim_generation,
     claim_word,
 )
 from snakepit._core.points cimport ASK_ADOPTED, ASK_BEDDED, ASK_HEARD, ASK_POSTED, ASK_TAKEN, point
@@ -67,8 +68,13 @@ cdef class Asker:
         return self.question(session, [topic, *args])
 
     cdef object question(self, uint64_t session, list question):
+        cdef Message message = Message()
+        self.lane.channel.encode_value(message, question, 0)
+        return self.send(session, message)
+
+    cdef object send(self, uint64_t session, Message message):
+        """Ask an encoded question."""
         cdef WorkerLane lane = self.lane
-        cdef Message message
         cdef Slot *slot
         cdef uint32_t index
         cdef uint64_t posted
@@ -77,8 +83,6 @@ cdef class Asker:
                 "this process was forked by a task, and only the worker itself can ask the pool's owner; "
                 "ask before you fork"
             )
-        message = Message()
-        lane.channel.encode_value(message, question, 0)
         # From here to the wait no code of Python's runs, and so no interrupt: the slot cannot be forgotten.
         index = <uint32_t>lane.post_message(MAIL_ASK, 0, message, 0, 0, session)
         slot = &lane.control.slots[index]
@@ -196,6 +200,7 @@ cdef class VariableCache:
         self.word = &self.control.header.revisions[session % REVISIONS]
         self.ttl = ttl
         self.entries = {}
+        self.questions = {}
 
     @property
     def ttl(self) -> float:
@@ -221,7 +226,17 @@ cdef class VariableCache:
     def fetch(self, name):
         """Ask for the variable, remember it, and return it. Raises what the owner raises for it (see `Asker.ask_for`)."""
         cdef uint64_t revision = load64(self.word)
-        value = self.asker.question(self.session, ["get", name])
+        cdef Message message = Message()
+        packed = self.questions.get(name)
+        if packed is not None:
+            message.encoding = MSGPACK
+            message.inline = packed
+            message.length = PyBytes_GET_SIZE(packed)
+        else:
+            self.asker.lane.channel.encode_value(message, ["get", name], 0)
+            if message.encoding == MSGPACK and len(self.questions) < MOST_ENTRIES:
+                self.questions[name] = message.inline
+        value = self.asker.send(self.session, message)
         if self.ttl_ns:
             self.remember(name, value, revision)
         return value

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from snakepit._core.answering import LATER, Answerer
 from snakepit.errors import SnakepitError
 from snakepit.pool.crew import Crew
-from snakepit.pool.sessions import QUICKEST, SessionDesk
+from snakepit.pool.sessions import QUICKEST, SessionDesk, quickest
 from snakepit.pool.terms import session_name
 
 if TYPE_CHECKING:
@@ -41,13 +41,11 @@ class Asks:
 
     def __init__(self, pool: ProcessPool, store: Any = None) -> None:
         self._pool = pool
-        quick: dict[str, Callable[..., Any]] = {}
+        self._quick: dict[str, Callable[..., Any]] = {}  # filled with the first question
         known: dict[int, Session] = {}
-        self._answerer = Answerer(pool.scheduler, self._respond, explain, quick, known)
+        self._answerer = Answerer(pool.scheduler, self._respond, explain, self._quick, known)
         pool.scheduler.mailbox.on_ask = self._answerer.answer
         self.desk = SessionDesk(store, self._answerer.note_change, pool.forget_session, known)
-        if not self.desk.on_file:
-            quick |= QUICKEST
         self.handlers: dict[str, Callable[..., Any]] = dict(self.desk.handlers)
         self.slow_handlers: dict[str, Callable[..., Any]] = {}
         self._crew = Crew(f"snakepit-{pool.name}-tools")
@@ -59,6 +57,8 @@ class Asks:
         if topic in QUICKEST and not self.desk.on_file:
             # From the next such question on, the answerer answers by itself.
             self.desk.know(key)
+            if not self._quick:
+                self._quick |= quickest()
         handler = self.handlers.get(topic)
         if handler is not None and not self.desk.on_file:
             return handler(session_name(key), *question[1:])

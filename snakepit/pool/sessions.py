@@ -38,13 +38,20 @@ METHODS = (
 )
 
 # What is asked for all the time, straight of a session that is known.
-QUICKEST: dict[str, Callable[..., Any]] = {
-    "get": lambda session, name: session.get_variable(name),
-    # A list, which travels by the quicker codec.
-    "read": lambda session, name: list(session.read_variable(name)),
-    "set": lambda session, name, value: session.set_variable(name, value),
-}
+QUICKEST = ("get", "read", "set")
 MOST_KNOWN = 1024
+
+
+def quickest() -> dict[str, Callable[..., Any]]:
+    """Return the functions for these topics, which take the session itself."""
+    from snakepit.sessions.session import Session  # Lazily: most pools have none.
+
+    return {
+        "get": Session.get_variable,
+        # A list, which travels by the quicker codec.
+        "read": lambda session, name: list(session.read_variable(name)),
+        "set": Session.set_variable,
+    }
 
 
 class SessionDesk:
@@ -181,7 +188,7 @@ class SessionDesk:
         return found
 
     def _quickest(self, topic: str) -> Callable[..., Any]:
-        return lambda session_id, *args: QUICKEST[topic](self.session(session_id), *args)
+        return lambda session_id, *args: quickest()[topic](self.session(session_id), *args)
 
     def _caller(self, name: str) -> Callable[..., Any]:
         return lambda session_id, *args: getattr(self.session(session_id), name)(*args)

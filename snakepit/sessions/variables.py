@@ -111,6 +111,8 @@ class VariableTable:
         # from there, so that a version that somebody has read never comes again.
         self._floor = 0
         self._closed = False
+        # How many changes are being made, under the lock. While there are none, `read` takes none.
+        self._changing = 0
         # Begins elsewhere in every session, so that one that is made again under the same id is
         # not taken for the old one.
         self.revision = time.monotonic_ns()
@@ -124,8 +126,13 @@ class VariableTable:
 
     def read(self, name: str) -> Variable:
         """Return the variable's record. Raises VariableNotFoundError."""
-        with self._lock:
-            record = self._records.get(name)
+        # A change raises `_changing` before it puts its record there, and lowers it when all are
+        # told who remember the variable, and those of its batch are there too. So who sees the
+        # record sees that, and waits, or comes after it; a dict gives each of its values whole.
+        record = self._records.get(name)
+        if record is None or self._changing:
+            with self._lock:
+                record = self._records.get(name)
         if record is None:
             # Closed, it has none.
             self._check_open()
@@ -355,8 +362,12 @@ class VariableTable:
 
     def _put(self, record: Variable, payload: bytes) -> None:
         """Make a record the current one of its name. Under the lock."""
-        self._records[record.name] = record
-        self._note_change()
+        self._changing += 1
+        try:
+            self._records[record.name] = record
+            self._note_change()
+        finally:
+            self._changing -= 1
         if self._journal is not None:
             self._journal.note_variable(record, payload)
         if self._watches:
@@ -413,10 +424,14 @@ class VariableTable:
             for (seen, _, _), current in zip(changes, currents, strict=True):
                 if current is None or current._kind is not seen._kind:
                     return None
-            for (_, record, payload), current in zip(changes, currents, strict=True):
-                if current is not None:
-                    record.version = current.version + 1
-                self._put(record, payload)
+            self._changing += 1
+            try:
+                for (_, record, payload), current in zip(changes, currents, strict=True):
+                    if current is not None:
+                        record.version = current.version + 1
+                    self._put(record, payload)
+            finally:
+                self._changing -= 1
         self._write()
         return {record.name: record.version for _, record, _ in changes}
 
