@@ -30,7 +30,7 @@ INSTALLED := $(STAMPS)/installed
 BUILT := $(STAMPS)/built-$(MODE)
 
 .DELETE_ON_ERROR:
-.PHONY: help build run test bench faults soak check format clean
+.PHONY: help build install run test bench faults soak check format clean
 
 help:
 	@echo "make run      the example report, in a pool"
@@ -41,9 +41,13 @@ help:
 	@echo "make check    format, lint, types"
 	@echo "make format   format the code and sort its imports"
 	@echo "make build    the compiled core and an editable install"
+	@echo "make install  that, and whatever the tests and the checks need"
 	@echo "make clean    remove what was built, but not the virtual environment"
 
 build: $(BUILT)
+	@:
+
+install: $(BUILT) $(STAMPS)/extra-test $(STAMPS)/extra-dev
 	@:
 
 run: $(BUILT)
