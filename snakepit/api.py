@@ -68,10 +68,12 @@ def start(config: Any = None, **options: Any) -> dict[str, Pool]:
 
     `config`: a dict, either of the options of one `Pool` with its `adapter` (its name is "default"
     unless it says another), or {"pools": [such dicts]}; or a path of a TOML file, or a
-    `snakepit.config.Config`. `options`: more of the same, which win. If one pool cannot start, none
-    does.
+    `snakepit.config.Config`. `options`: more of the same, which win. Without either, the nearest
+    snakepit.toml or pyproject.toml is read (see `snakepit.config.load_config`). If one pool cannot
+    start, none does.
 
-    Raises PoolExistsError for a name that is taken, and what `Pool` raises.
+    Raises PoolExistsError for a name that is taken, ConfigError for what is wrong in a file, and
+    what `Pool` raises.
     """
     pools: list[Pool] = []
     try:
@@ -86,7 +88,8 @@ def start(config: Any = None, **options: Any) -> dict[str, Pool]:
 
 
 def _settings(config: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
-    if isinstance(config, str | os.PathLike) or hasattr(config, "pools"):
+    nothing = config is None and not options
+    if nothing or isinstance(config, str | os.PathLike) or hasattr(config, "pools"):
         # Lazily: what checks configurations is heavy, and an extra.
         from snakepit.config import Config, load_config
 

@@ -17,7 +17,7 @@ from snakepit.sessions.kinds import shortened
 if TYPE_CHECKING:
     from snakepit.sessions.journal import Journal
 
-__all__ = ["Pickled", "ProgramTable"]
+__all__ = ["GlobalPrograms", "Pickled", "ProgramTable"]
 
 
 class Pickled:
@@ -139,3 +139,37 @@ class ProgramTable:
             f"{where} program {shortened(name)}{hint}",
             details={"session": self._session, "program": name},
         )
+
+
+class GlobalPrograms:
+    """What a store has of programs that belong to no session."""
+
+    _globals: ProgramTable
+
+    if TYPE_CHECKING:
+
+        def _check_open(self) -> None: ...
+
+    def store_global_program(self, name: str, program: Any) -> None:
+        """Keep a program, which may be any value, for all sessions and beyond them."""
+        self._globals_open().store(name, program)
+
+    def get_global_program(self, name: str) -> Any:
+        """Return a global program. Raises ProgramNotFoundError."""
+        return self._globals_open().get(name)
+
+    def update_global_program(self, name: str, program: Any) -> None:
+        """Keep a global program in place of one that must be there. Raises ProgramNotFoundError."""
+        self._globals_open().update(name, program)
+
+    def delete_global_program(self, name: str) -> None:
+        """Forget a global program. Raises ProgramNotFoundError."""
+        self._globals_open().delete(name)
+
+    def list_global_programs(self) -> list[str]:
+        """Return the names of the global programs, sorted."""
+        return self._globals_open().names()
+
+    def _globals_open(self) -> ProgramTable:
+        self._check_open()
+        return self._globals

@@ -30,7 +30,7 @@ from snakepit.errors import (
 from snakepit.options import checked_count, checked_seconds
 from snakepit.sessions.checks import checked_backend, checked_id, checked_metadata, marks
 from snakepit.sessions.kinds import shortened
-from snakepit.sessions.programs import ProgramTable
+from snakepit.sessions.programs import GlobalPrograms, ProgramTable
 from snakepit.sessions.session import Contents, Session
 from snakepit.sessions.sweeper import Sweeper
 from snakepit.sessions.watches import Notifier
@@ -46,7 +46,7 @@ __all__ = ["SessionStore"]
 logger = logging.getLogger("snakepit")
 
 
-class SessionStore(LeaseTable):
+class SessionStore(LeaseTable, GlobalPrograms):
     """Keeps sessions, in memory or in a file.
 
     `max_sessions`: how many there may be, by default 10,000; the log warns at 80 % and 100 %.
@@ -265,32 +265,6 @@ class SessionStore(LeaseTable):
                 )
 
         return forget
-
-    # -- global programs ---------------------------------------------------------------------------
-
-    def store_global_program(self, name: str, program: Any) -> None:
-        """Keep a program, which may be any value, for all sessions and beyond them."""
-        self._globals_open().store(name, program)
-
-    def get_global_program(self, name: str) -> Any:
-        """Return a global program. Raises ProgramNotFoundError."""
-        return self._globals_open().get(name)
-
-    def update_global_program(self, name: str, program: Any) -> None:
-        """Keep a global program in place of one that must be there. Raises ProgramNotFoundError."""
-        self._globals_open().update(name, program)
-
-    def delete_global_program(self, name: str) -> None:
-        """Forget a global program. Raises ProgramNotFoundError."""
-        self._globals_open().delete(name)
-
-    def list_global_programs(self) -> list[str]:
-        """Return the names of the global programs, sorted."""
-        return self._globals_open().names()
-
-    def _globals_open(self) -> ProgramTable:
-        self._check_open()
-        return self._globals
 
     # -- the end -----------------------------------------------------------------------------------
 

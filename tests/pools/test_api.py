@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import snakepit
-from snakepit.errors import PoolExistsError, PoolNotFoundError, PoolNotReadyError
+from snakepit.config import load_config
+from snakepit.errors import ConfigError, PoolExistsError, PoolNotFoundError, PoolNotReadyError
 from tests.pools.adapters import BadSetup, Counter
 from tests.support import LONG, run_script
 
@@ -50,6 +51,34 @@ def test_the_flat_form_makes_the_default_pool() -> None:
     snakepit.start(adapter="tests.pools.adapters:Counter", **THREADS)
     assert snakepit.execute("increment") == 1
     assert snakepit.get_pool().name == "default"
+
+
+@pytest.mark.parametrize("way", ["path", "nearest", "config", "options"])
+def test_a_file_names_the_pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "snakepit.toml"
+    path.write_text(
+        'profile = "local"\nthreads_per_worker = 1\n[[pools]]\nname = "counting"\n'
+        'adapter = "tests.pools.adapters:Counter"\nthread_safety_checks = "strict"\n'
+        "adapter_args = { start = 5 }\n"
+    )
+    if way == "path":
+        snakepit.start(path)
+    elif way == "nearest":
+        snakepit.start()
+    elif way == "config":
+        snakepit.start(load_config(path))
+    else:
+        snakepit.start(str(path), timeout="1min")
+    assert snakepit.execute("increment", pool="counting") == 6
+
+
+def test_without_a_file_the_error_says_what_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"snakepit\.toml and pyproject\.toml were looked for"):
+        snakepit.start()
 
 
 def test_a_name_is_taken_once_and_nothing_starts_in_part() -> None:

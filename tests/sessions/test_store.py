@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
+import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from functools import partial
 from typing import Any
@@ -444,6 +446,46 @@ def test_threads_make_use_and_delete_the_same_sessions(store: snakepit.SessionSt
     assert sum(in_threads(8, work)) > 0
     stats = store.get_stats()
     assert stats["created"] == stats["deleted"] + stats["sessions"]
+
+
+def test_finalisers_and_signal_handlers_may_use_the_store_in_its_midst(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(clock=time.monotonic)
+    used = {"finaliser": 0, "handler": 0}
+
+    def use(who: str) -> None:
+        store.ensure_session(who).register_variable("x", int, 1)
+        store.get_session(who)
+        store.delete_session(who)
+        used[who] += 1
+
+    class Circle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            use("finaliser")
+
+    before = signal.signal(signal.SIGVTALRM, lambda *_: use("handler"))
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)  # a collection may begin wherever something is allocated
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0005, 0.0005)
+    try:
+        number = 0
+        while min(used.values()) < 50:
+            number += 1
+            Circle()
+            store.create_session(f"s{number}")
+            store.get_session(f"s{number}").store_program("p", number)
+            store.cleanup_expired_sessions()
+            assert store.delete_session(f"s{number}")
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+        gc.set_threshold(*threshold)
+    gc.collect()
+    assert store.list_sessions() == []
 
 
 # Host tools
