@@ -1,12 +1,14 @@
 """The registry's file: SQLite in WAL mode, one a host and data directory.
 
 Nothing in it is worth more than the pool that it serves: a file that cannot be read is set aside
-under another name, never deleted, and a new one begun.
+under another name, never deleted, and a new one begun. One of a newer version is in use by others,
+most likely: it is left where it is, and we go without.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -69,18 +71,28 @@ class ProcessRow:
 
 
 class Database:
-    """An open registry file, used by one thread. Raises sqlite3.Error for what goes wrong."""
+    """An open registry file, used by one thread. Raises sqlite3.Error for what goes wrong.
 
-    def __init__(self, folder: Path) -> None:
+    `replace`: whether a file that cannot be read is set aside and a new one begun; if not, or if it
+    is of a newer version, that is an error.
+    """
+
+    def __init__(self, folder: Path, *, replace: bool = True) -> None:
         self.path = file_in(folder)
-        self._connection = self._open_or_replace()
+        self._connection = self._open_or_replace() if replace else self._open()
 
     def _open_or_replace(self) -> sqlite3.Connection:
         try:
-            return self._open()
-        except _UnusableError as problem:
-            set_aside(self.path, str(problem))
-            return self._open()
+            with _claimed(self.path.parent, exclusive=False):
+                return self._open()
+        except _CorruptError:
+            with _claimed(self.path.parent, exclusive=True):
+                # Whoever else has met it may have replaced it by now.
+                try:
+                    return self._open()
+                except _CorruptError as problem:
+                    set_aside(self.path, str(problem))
+                    return self._open()
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
@@ -91,14 +103,19 @@ class Database:
             )
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
-                raise _UnusableError(f"its version {version} is newer than {VERSION}, ours")
+                raise _NewerError(
+                    f"{self.path} is of version {version}, newer than {VERSION}, ours: use the "
+                    "snakepit that made it, or another SNAKEPIT_DATA_DIR"
+                )
             if version == 0:
                 self._create(connection)
             connection.execute("SELECT count(*) FROM runs, processes").fetchone()
         except BaseException as error:
             connection.close()
+            if isinstance(error, _NewerError):
+                raise
             if isinstance(error, sqlite3.DatabaseError) and is_corrupt(error):
-                raise _UnusableError(f"it cannot be read: {error}") from error
+                raise _CorruptError(f"{self.path} cannot be read: {error}") from error
             raise
         return connection
 
@@ -186,8 +203,47 @@ class Database:
         )
 
 
-class _UnusableError(Exception):
-    """The file is no registry of ours; why is its text."""
+class _CorruptError(sqlite3.DatabaseError):
+    """The file is no registry; why is its text."""
+
+
+class _NewerError(sqlite3.DatabaseError):
+    """The file is a registry of which we do not know how to read it."""
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, *, exclusive: bool) -> Iterator[None]:
+    """Let nobody set the file aside while another opens it, nor two at once.
+
+    Else the second would rename the new file, which by then is in use; and who opens the old one
+    could take the new one's log for its own. The claim is on the directory, and so leaves nothing
+    there. Raises sqlite3.OperationalError when it cannot be had in `BUSY_SECONDS`.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise sqlite3.OperationalError(f"unable to open {folder}: {error.strerror}") from error
+    try:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise sqlite3.OperationalError(f"{folder} is locked") from None
+                time.sleep(0.005)
+            except OSError:
+                break  # a file system without locks, where SQLite's would not hold either
+        try:
+            yield
+        finally:
+            # Said in so many words: closing alone would leave it to a child that was forked
+            # meanwhile.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
 
 
 def is_corrupt(error: sqlite3.DatabaseError) -> bool:

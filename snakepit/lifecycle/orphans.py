@@ -56,12 +56,12 @@ def clean(
 
     `folder`: the data directory, by default this process's. `dry_run`: only say what would be
     ended. `instance`: only of instances of this name. Raises DataDirError, and sqlite3.Error when
-    the registry cannot be read.
+    the registry cannot be read: it is left as it is.
     """
     folder = data_dir() if folder is None else folder
     if not file_in(folder).exists():
         return CleanReport([], [])
-    file = Database(folder)
+    file = Database(folder, replace=False)
     try:
         here = Place.here()
         dead = [

@@ -111,7 +111,12 @@ def _prepare(folder: Path) -> str | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         return f"cannot be made ({error.strerror})"
-    return None if os.access(folder, os.W_OK | os.X_OK) else "is not writable"
+    try:
+        # Tried, not asked for: root may write everywhere, says os.access(), also to /sys.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"is not writable ({error.strerror})"
+    return None
 
 
 class Registry:
@@ -135,8 +140,7 @@ class Registry:
         """Raise DataDirError if the directory that was asked for cannot be written to."""
         explicit = os.environ.get("SNAKEPIT_DATA_DIR")
         if self._folder is None or explicit != self._explicit:
-            if explicit:
-                self._folder = data_dir()
+            self._folder = data_dir() if explicit else None
             self._explicit = explicit
 
     def reserve(self, kind: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import pytest
 
 import snakepit
 from snakepit import errors
-from snakepit.lifecycle import orphans, process_killer, run_id
+from snakepit.cli.clean import clean_up
+from snakepit.lifecycle import database, orphans, process_killer, run_id
 from snakepit.lifecycle.database import VERSION, Database, RunRow, file_in
 from snakepit.lifecycle.identity import Place, process_alive, start_time
 from snakepit.lifecycle.registry import registry
-from tests.support import is_running, start_script, wait_until
+from tests.support import ROOT, is_running, start_script, wait_until
 
 Sleep = Callable[..., "subprocess.Popen[bytes]"]
 # Made up anew: another interpreter may run the same tests on this machine at the same time.
@@ -252,12 +255,104 @@ def test_a_corrupt_file_is_set_aside(
     assert "set aside" in caplog.text
 
 
-def test_a_file_of_a_newer_version_is_set_aside(tmp_path: Path) -> None:
+def test_a_file_of_a_newer_version_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert registry.flush(60)
+    monkeypatch.setenv("SNAKEPIT_DATA_DIR", str(tmp_path))
     connection = sqlite3.connect(file_in(tmp_path))
     connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
-    assert runs_in(tmp_path) == []
+    before = file_in(tmp_path).stat().st_ino
+    with snakepit.Executor(1) as executor:
+        assert executor.submit(pow, 2, 3).result(60) == 8
+        wait_until(lambda: "pools go on without it" in caplog.text, "the warning")
+    assert "newer than" in caplog.text
+    assert registry.flush(60)
+    assert file_in(tmp_path).stat().st_ino == before and not list(tmp_path.glob("*.aside"))
+
+
+OPENER = """
+    import os, sys
+    from pathlib import Path
+    from snakepit.lifecycle.database import Database, RunRow
+    print("ready", flush=True)
+    sys.stdin.readline()
+    file = Database(Path(sys.argv[1]))
+    file.add_run(RunRow(f"run{os.getpid() % 10000:04}", 1, 1, "here", "default", ""))
+    print("entered", flush=True)
+    sys.stdin.readline()
+    """
+
+
+def test_owners_that_meet_a_corrupt_file_together_begin_one_new_one(tmp_path: Path) -> None:
+    file_in(tmp_path).write_bytes(b"no database at all, for sure" * 100)
+    command = [sys.executable, "-c", textwrap.dedent(OPENER), str(tmp_path)]
+    openers = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for _ in range(6)
+    ]
+    try:
+        for word in ("ready", "entered"):
+            for opener in openers:
+                assert opener.stdout is not None and opener.stdin is not None
+                assert opener.stdout.readline() == f"{word}\n"
+            if word == "ready":
+                for opener in openers:
+                    assert opener.stdin is not None
+                    opener.stdin.write("\n")
+                    opener.stdin.flush()
+        assert len(runs_in(tmp_path)) == 6
+        assert len(list(tmp_path.glob("*.aside"))) == 1
+    finally:
+        for opener in openers:
+            opener.communicate()
+
+
+def test_who_finds_a_file_replaced_uses_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_in(tmp_path).write_bytes(b"no database at all, for sure" * 100)
+    claimed = database._claimed
+    winners: list[Database] = []
+
+    @contextlib.contextmanager
+    def late(folder: Path, *, exclusive: bool) -> Iterator[None]:
+        if exclusive and not winners:
+            monkeypatch.setattr(database, "_claimed", claimed)
+            winners.append(Database(folder))  # another was faster
+        with claimed(folder, exclusive=exclusive):
+            yield
+
+    monkeypatch.setattr(database, "_claimed", late)
+    loser = Database(tmp_path)
+    winners[0].add_run(RunRow("live000", 1, 1, "here", "default", ""))
+    assert [run.run_id for run in loser.runs()] == ["live000"]
     assert len(list(tmp_path.glob("*.aside"))) == 1
+    loser.close()
+    winners[0].close()
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+@pytest.mark.parametrize("content", ["corrupt", "newer"])
+def test_clean_leaves_a_file_that_it_cannot_read_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    content: str, options: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SNAKEPIT_DATA_DIR", str(tmp_path))
+    file = file_in(tmp_path)
+    if content == "newer":
+        connection = sqlite3.connect(file)
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+        connection.close()
+    else:
+        file.write_bytes(b"no database at all, for sure" * 100)
+    before = file.stat().st_ino
+    assert clean_up(dry_run=bool(options), instance=None) == 2
+    assert str(file) in capsys.readouterr().err
+    assert file.stat().st_ino == before and not list(tmp_path.glob("*.aside"))
 
 
 def test_a_locked_file_does_not_stop_the_pool(
@@ -277,19 +372,37 @@ def test_a_locked_file_does_not_stop_the_pool(
         blocker.close()
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc"), reason="needs /proc")
+# As root os.access() says of both that they are writable.
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/sys/kernel"])
 def test_a_data_dir_that_cannot_be_written_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     assert registry.flush(60)
-    monkeypatch.setenv("SNAKEPIT_DATA_DIR", "/proc/nowhere")
+    monkeypatch.setenv("SNAKEPIT_DATA_DIR", folder)
     with snakepit.Executor(1) as executor:
-        with pytest.raises(errors.DataDirError, match=r"SNAKEPIT_DATA_DIR=.*nowhere") as caught:
+        with pytest.raises(errors.DataDirError, match=f"SNAKEPIT_DATA_DIR='{folder}'") as caught:
             executor.submit(pow, 2, 3)
         assert isinstance(caught.value, OSError)
         monkeypatch.delenv("SNAKEPIT_DATA_DIR")
         monkeypatch.setenv("SNAKEPIT_DATA_DIR", os.environ["SNAKEPIT_TEST_DATA_DIR"])
         assert executor.submit(pow, 2, 3).result(60) == 8
+
+
+def test_a_data_dir_that_is_no_longer_asked_for_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert registry.flush(60)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("SNAKEPIT_DATA_DIR", str(tmp_path / "asked"))
+    with snakepit.Executor(1) as executor:
+        executor.submit(pow, 2, 3).result(60)
+        wait_until(lambda: file_in(tmp_path / "asked").exists(), "the registry")
+    assert registry.flush(60)
+    monkeypatch.delenv("SNAKEPIT_DATA_DIR")
+    with snakepit.Executor(1) as executor:
+        executor.submit(pow, 2, 3).result(60)
+        wait_until(lambda: file_in(tmp_path / "state" / "snakepit").exists(), "the registry")
+    assert registry.flush(60)
 
 
 # Killing by name
