@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from snakepit.records import record
 
 if TYPE_CHECKING:
     from snakepit.lifecycle.supervisor import Supervisor
@@ -24,7 +25,7 @@ logger = logging.getLogger("snakepit")
 MOST_STATES = 64  # processes of busy workers whose state is read in one look
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class HealthPolicy:
     """How patient the supervisor is. Seconds."""
 
@@ -33,7 +34,7 @@ class HealthPolicy:
     max_missed: int = 3  # looks without an answer before that
 
 
-@dataclass
+@record
 class Suspicion:
     """A worker that gave no sign of life since `since`."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from snakepit.records import field, record
 
 if TYPE_CHECKING:
     from snakepit.lifecycle.supervisor import Supervisor
@@ -27,7 +27,7 @@ JITTER = 0.1  # of the age limit: workers that started together do not end toget
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RecyclingPolicy:
     """When workers are replaced; None: not for this reason."""
 
@@ -38,7 +38,11 @@ class RecyclingPolicy:
 
     def life_of_one(self) -> float | None:
         """Return the seconds after which one worker is due: the age limit, a little less."""
-        return None if self.ttl is None else self.ttl * (1 - JITTER * random.random())
+        if self.ttl is None:
+            return None
+        import random
+
+        return self.ttl * (1 - JITTER * random.random())
 
     def tasks_until_worn(self) -> int | None:
         """Return after how many tasks a worker says that it needs a successor; 0: at once.
@@ -55,7 +59,7 @@ class RecyclingPolicy:
         return "requests" if self.tasks_until_worn() == self.max_requests else "tasks"
 
 
-@dataclass
+@record
 class Errand:
     """Workers whose replacement somebody waits for."""
 

@@ -17,19 +17,19 @@ import itertools
 import logging
 import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snakepit.errors import DataDirError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.identity import Place, start_time
+from snakepit.records import record
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from snakepit.lifecycle.database import Database, RunRow
 
 __all__ = ["Instance", "Registry", "data_dir", "registry"]
@@ -41,7 +41,7 @@ DELAY = 0.25  # seconds from the first process to the first write
 Operation = Callable[["Database"], None]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Note:
     """Something to be written about the process of row `number`, which lives on or does not."""
 
@@ -53,7 +53,7 @@ class Note:
 HURRY = Note(0, False, lambda file: None)  # write at once
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Instance:
     """Which of several services on one host an owner belongs to.
 
@@ -80,6 +80,8 @@ def data_dir() -> Path:
     if SNAKEPIT_DATA_DIR cannot be written to; for an unwritable default, a private directory under
     the temporary one takes its place, with a warning.
     """
+    from pathlib import Path
+
     explicit = os.environ.get("SNAKEPIT_DATA_DIR")
     if explicit:
         problem = _prepare(Path(explicit))
@@ -95,6 +97,8 @@ def data_dir() -> Path:
     problem = _prepare(folder)
     if problem is None:
         return folder
+    import tempfile
+
     spare = Path(tempfile.gettempdir()) / f"snakepit-{os.geteuid()}"
     logger.warning("%s %s; the process registry is kept in %s instead", folder, problem, spare)
     problem = _prepare(spare)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from snakepit.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TaintPolicy:
     """When a lane is tainted. A crash counts if its worker had not completed a task before.
 

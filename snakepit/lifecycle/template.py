@@ -20,7 +20,7 @@ from typing import Any
 from snakepit.errors import PoolNotReadyError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
-from snakepit.worker.template import TemplateDup
+from snakepit.worker.template import TemplateDup, TemplateProcess
 
 # Seconds until a template that does not answer is given up. It answers in a millisecond; while it
 # is waited for, nothing else is supervised.
@@ -259,7 +259,7 @@ class TemplatePopen(popen_fork.Popen):
 
     def __init__(self, process_obj: TemplateProcess) -> None:
         self._fds: list[int] = []
-        self._template = process_obj._template
+        self._template: Template = process_obj.template
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -325,24 +325,6 @@ class TemplatePopen(popen_fork.Popen):
                 pass
 
 
-class TemplateProcess(process.BaseProcess):
-    """A process forked from `template`."""
-
-    _start_method = None  # In the worker, the platform's default stays the default.
-
-    def __init__(self, template: Template, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._template = template
-        self.in_no_hurry = False
-
-    @staticmethod
-    def _Popen(process_obj: Any) -> TemplatePopen:  # the name that multiprocessing calls
-        return TemplatePopen(process_obj)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_template": None}
-
-
 class TemplateContext(context.BaseContext):
     """A multiprocessing context whose `Process` objects are forked from one template."""
 
@@ -352,7 +334,7 @@ class TemplateContext(context.BaseContext):
         self.template = template
 
     def Process(self, *args: Any, **kwargs: Any) -> TemplateProcess:
-        return TemplateProcess(self.template, *args, **kwargs)
+        return TemplateProcess(TemplatePopen, self.template, *args, **kwargs)
 
     def get_start_method(self, allow_none: bool = False) -> str:
         return self._name

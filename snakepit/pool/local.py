@@ -14,7 +14,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.interrupts import HELD, Runner, session_of_task
@@ -34,13 +33,14 @@ from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.futures import Future
 from snakepit.pool.living import LivingSet
 from snakepit.pool.sessions import SessionDesk
-from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms, session_name
 from snakepit.pool.timers import Timers
+from snakepit.records import field, record
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import Calls, GuardedCall
     from snakepit.pool.local_streams import ChunkBuffer
+    from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import Stream
     from snakepit.sessions.store import SessionStore
     from snakepit.worker.session import SessionContext
@@ -50,7 +50,7 @@ logger = logging.getLogger("snakepit")
 _here = threading.local()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LocalConfig:
     """How a local pool is made."""
 
@@ -553,10 +553,14 @@ class LocalPool:
 
     def stats(self) -> PoolStats:
         """Read the counters."""
+        from snakepit.pool.stats import PoolStats
+
         return PoolStats.read(self.queue, self.size, self._ready)
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Threads have no life of their own to tell of."""
+        from snakepit.pool.stats import LifecycleStats
+
         return LifecycleStats.read(self.name, self.size, None, None)
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:

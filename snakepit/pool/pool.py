@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +39,9 @@ from snakepit.pool.futures import Future, StoppableFuture
 from snakepit.pool.living import LivingSet
 from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
-from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
 from snakepit.pool.threads import PoolThread
+from snakepit.records import field, record
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from snakepit._core.definitions import Published
     from snakepit.pool.attempts import Calls, GuardedCall
     from snakepit.pool.sessions import SessionDesk
+    from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import ProcessStreams, Stream
     from snakepit.sessions.store import SessionStore
 
@@ -77,7 +77,7 @@ START_TIMEOUT = 60.0  # seconds
 _starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PoolConfig:
     """How a pool is made; validated by whoever makes it."""
 
@@ -795,10 +795,14 @@ class ProcessPool:
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Read who works, and what became of those who did."""
+        from snakepit.pool.stats import LifecycleStats
+
         return LifecycleStats.read(self.name, self.size, self.scheduler, self.supervisor)
 
     def stats(self) -> PoolStats:
         """Read the counters."""
+        from snakepit.pool.stats import PoolStats
+
         return PoolStats.read(
             self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
         )

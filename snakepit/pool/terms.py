@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import weakref
 import zlib
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from snakepit.options import checked_bytes, checked_count, checked_seconds
 from snakepit.pool.affinity import MODES
+from snakepit.records import record
 
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
@@ -21,7 +21,7 @@ MAX_BYTES = 16 << 20
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Terms:
     """What a call is run under."""
 
@@ -98,6 +98,10 @@ def bounded_terms(terms: Terms, max_chunks: int | None, max_bytes: float | str |
 
     Raises TypeError, ValueError.
     """
+    if max_chunks is None and max_bytes is None:
+        return terms
+    from dataclasses import replace  # Only here: it is slow to import.
+
     if max_chunks is not None:
         terms = replace(terms, max_chunks=checked_count("max_chunks", max_chunks))
     if max_bytes is not None:

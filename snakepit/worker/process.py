@@ -7,9 +7,10 @@ import pickle
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
 from multiprocessing import reduction
 from typing import Any
+
+from snakepit.records import record
 
 
 class PassedDescriptor:
@@ -26,7 +27,7 @@ def _receive(duplicate: Any) -> PassedDescriptor:
     return PassedDescriptor(duplicate.detach())
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class WorkerSpec:
     """What a worker has to know to join its pool."""
 
