@@ -14,10 +14,10 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from snakepit.lifecycle.identity import Place
+from snakepit.records import record
 
 __all__ = ["Database", "ProcessRow", "RunRow", "file_in", "is_corrupt", "set_aside"]
 
@@ -43,7 +43,7 @@ COMMIT;
 """
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RunRow:
     """An owner: a process that made pools. Its pid and start time name it."""
 
@@ -55,7 +55,7 @@ class RunRow:
     instance_token: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ProcessRow:
     """A process that an owner started; without a pid, it was reserved and never activated."""
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from snakepit.lifecycle import process_killer
 from snakepit.lifecycle.database import Database, RunRow, file_in
 from snakepit.lifecycle.identity import Place, process_alive, start_time
 from snakepit.lifecycle.registry import data_dir
+from snakepit.records import record
 
 __all__ = ["CleanReport", "Leftover", "clean", "find_leftovers"]
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("snakepit")
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Leftover:
     """A process of a dead run. `start`: its start time in clock ticks since the boot."""
 
@@ -41,7 +41,7 @@ class Leftover:
     command: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class CleanReport:
     """What `clean` found, and what of it is still there."""
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from multiprocessing import context, popen_fork, process, reduction, spawn, util
 from typing import Any
 
-from snakepit.errors import PoolNotReadyError
+from snakepit import errors
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup, TemplateProcess
@@ -126,24 +126,24 @@ class Template:
                 answer = b""
             if not answer:
                 self._discard()
-                raise PoolNotReadyError(
+                raise errors.PoolNotReadyError(
                     "the template process ended before it was ready; its stderr says why"
                 )
             report = pickle.loads(answer)
             if report is not None:
                 self._discard()
                 summary, text = report
-                raise PoolNotReadyError(
+                raise errors.PoolNotReadyError(
                     f"the template process cannot start: {summary}",
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
 
-    def give_up(self, seconds: float) -> PoolNotReadyError:
+    def give_up(self, seconds: float) -> errors.PoolNotReadyError:
         """End a process that was not ready in time; return the error that says so."""
         with self._lock:
             self._discard()
-        return PoolNotReadyError(
+        return errors.PoolNotReadyError(
             f"the template process was not ready within start_timeout={seconds:g} s: it still "
             f"{self.doing()}; preload less, or raise start_timeout",
             details={"preload": self._preload, "start_timeout": seconds},
@@ -167,13 +167,13 @@ class Template:
         request = b"spare" if in_no_hurry else b"spawn"
         with self._lock:
             if not self._ready or self._socket is None:
-                raise PoolNotReadyError("the template process is not ready to fork workers")
+                raise errors.PoolNotReadyError("the template process is not ready to fork workers")
             try:
                 socket.send_fds(self._socket, [request], fds)
                 answer, (pidfd,), _, _ = socket.recv_fds(self._socket, 32, 1)
             except (OSError, ValueError) as error:
                 self._discard()
-                raise PoolNotReadyError(
+                raise errors.PoolNotReadyError(
                     f"the template process is gone ({error}); a new one is started"
                 ) from error
             return int(answer), pidfd

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
+from snakepit import errors
 from snakepit._core.channel import Channel
 from snakepit._core.control import create_control
 from snakepit._core.definitions import Definitions
 from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit._core.stopping import tasks_of_session
-from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
+from snakepit.errors import ArenaFullError, EncodeError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.blas import SHARE, blas_environment
@@ -123,7 +124,7 @@ class ProcessPool:
         self.threads = max(1, config.threads)  # lanes of one worker
         self.capacity = config.size * self.threads  # calls that run at once
         self.lanes = lanes_for(config.size, self.threads)
-        self.broken: PoolNotReadyError | None = None
+        self.broken: errors.PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self.streams: ProcessStreams | None = None  # made with the first
         self._config = config
@@ -669,17 +670,17 @@ class ProcessPool:
                 "each ends after the task that it runs, and a successor has to be ready"
             )
 
-    def set_broken(self, error: PoolNotReadyError) -> None:
+    def set_broken(self, error: errors.PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
         self.broken = error
         self.note_ready()
         for task in self.scheduler.withdraw_all():
             self.scheduler.fail_elsewhere(task, self._why_broken())
 
-    def _why_broken(self) -> PoolNotReadyError:
+    def _why_broken(self) -> errors.PoolNotReadyError:
         assert self.broken is not None
         # A copy for each: an exception that several threads raise collects all their tracebacks.
-        error = PoolNotReadyError(str(self.broken), details=self.broken.details)
+        error = errors.PoolNotReadyError(str(self.broken), details=self.broken.details)
         error.__cause__ = self.broken.__cause__
         return error
 
