@@ -268,12 +268,12 @@ class TemplatePopen(popen_fork.Popen):
 
     def _launch(self, process_obj: Any) -> None:
         data = io.BytesIO()
-        pickle.dump((os.getcwd(), sys.path, bytes(process.current_process().authkey)), data)
         context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
             reduction.dump(process_obj, data)
         finally:
             context.set_spawning_popen(None)
+        surroundings = os.getcwd(), sys.path, bytes(process.current_process().authkey)
         reader, writer = os.pipe()
         life_reader, life_writer = os.pipe()
         try:
@@ -291,7 +291,7 @@ class TemplatePopen(popen_fork.Popen):
         self.finalizer = util.Finalize(self, close_fds, (self.sentinel, life_writer))
         try:
             with open(writer, "wb") as stream:
-                stream.write(data.getbuffer())
+                pickle.dump((*surroundings, data.getvalue()), stream)
         except BrokenPipeError:
             pass  # It died already; its sentinel tells.
 

@@ -216,13 +216,20 @@ def _run_worker(fds: list[int]) -> int:
     global _inherited
     pipe, sentinel, *_inherited = fds
     os.setpgid(0, 0)
-    with open(pipe, "rb") as stream:
-        folder, path, authkey = pickle.load(stream)
-        if os.getcwd() != folder:
-            os.chdir(folder)
+    # Here and below, what is as it was when the template started is left alone, and nothing is used
+    # that does more than is needed: each page that is touched becomes this worker's own.
+    chunks = []
+    while chunk := os.read(pipe, 1 << 16):
+        chunks.append(chunk)
+    os.close(pipe)
+    folder, path, authkey, pickled = pickle.loads(b"".join(chunks))
+    if os.getcwd() != folder:
+        os.chdir(folder)
+    if sys.path != path:
         sys.path[:] = path
+    if process.current_process().authkey != authkey:
         process.current_process().authkey = authkey
-        child = pickle.load(stream)
+    child = pickle.loads(pickled)
     if "numpy.random" in sys.modules:
         # Python reseeds its own generator after a fork; numpy's would give every worker the same
         # numbers.
