@@ -1,19 +1,28 @@
 """The errors of `snakepit.errors` that are `BrokenProcessPool` as well.
 
 Apart from the others because of what that class brings along: half of multiprocessing and the
-modules of compression, which no pool needs as long as nothing is broken. Everybody finds these
-errors in `snakepit.errors`, pickles too.
+modules of compression, of which a worker needs nothing. An owner loads them while its first workers
+start: not when something breaks, for then there may be no descriptor left to read a file with.
+Everybody finds these errors in `snakepit.errors`, pickles too.
 """
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
 from snakepit.errors import SnakepitError
 
 if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
+
     from snakepit.lifecycle.autopsy import Autopsy
+else:
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+    except RuntimeError:
+        # It wants to be told of the interpreter's exit, which has begun. So from now on nobody can
+        # import the class that has not done so; what catches all executors' errors catches this.
+        from concurrent.futures import BrokenExecutor as BrokenProcessPool
 
 
 class WorkerCrashedError(SnakepitError, BrokenProcessPool):

@@ -75,7 +75,7 @@ def _rebuild(cls: type[SnakepitError], message: str, details: dict[str, Any]) ->
 
 
 def __getattr__(name: str) -> Any:
-    # Made when something is broken: their base is in a module that loads more than all of the rest.
+    # Their base is in a module that loads more than all of the rest.
     if name in ("PoolNotReadyError", "WorkerCrashedError"):
         from snakepit import broken
 

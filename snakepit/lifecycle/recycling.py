@@ -40,9 +40,9 @@ class RecyclingPolicy:
         """Return the seconds after which one worker is due: the age limit, a little less."""
         if self.ttl is None:
             return None
-        import random
-
-        return self.ttl * (1 - JITTER * random.random())
+        # `random` is slow to import, for one number.
+        share = int.from_bytes(os.urandom(4), "big") / 2**32
+        return self.ttl * (1 - JITTER * share)
 
     def tasks_until_worn(self) -> int | None:
         """Return after how many tasks a worker says that it needs a successor; 0: at once.

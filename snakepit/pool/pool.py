@@ -478,6 +478,8 @@ class ProcessPool:
                 # above all. So this one holds still until its workers exist.
                 with self._life:
                     self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+        # While the workers start; and in this thread, so that it forks nobody in the middle of it.
+        import snakepit.broken  # noqa: F401
 
     def _start_threads(self) -> None:
         # The supervisor last: what it starts cannot be undone, and of it there must not be two when
