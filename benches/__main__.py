@@ -5,6 +5,7 @@ does not replace the published figures, unless --output names one.
 """
 
 import argparse
+import compileall
 import json
 import os
 import subprocess
@@ -56,6 +57,7 @@ def main() -> int:
     results = Results(facts=machine.facts(), peers=machine.peers())
     output = options.output or (PUBLISHED if everything else _scratch())
     output.mkdir(parents=True, exist_ok=True)
+    _compile()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for question in options.questions:
@@ -92,6 +94,18 @@ def _parse() -> argparse.Namespace:
     return options
 
 
+def _compile() -> None:
+    """Compile this suite and the package that it is about, as an installer does with every package.
+
+    Else each process that imports them compiles them anew where the environment forbids Python to
+    keep bytecode, and only these: it triples what the import takes.
+    """
+    import snakepit
+
+    for folder in (HOME, Path(snakepit.__file__).parent):
+        compileall.compile_dir(folder, quiet=2)
+
+
 def _scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="snakepit-benchmarks-"))
 
@@ -101,6 +115,7 @@ def _ask(question: str, folder: Path, options: argparse.Namespace, results: Resu
     result = folder / f"{question}.json"
     mark = uuid.uuid4().hex
     environment = os.environ | {processes.MARK: mark}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.quick:
         environment["BENCHES_QUICK"] = "1"
     if options.peers:

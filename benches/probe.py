@@ -2,6 +2,9 @@
 
 A fresh one each time, because a forkserver that was started once stays, and because the owner's own
 modules would be part of what its forked workers share.
+
+Peers that can preload get the harness's own tasks preloaded beside numpy, and those tasks do as
+little as they can: what the harness imports and runs is not what a worker costs.
 """
 
 import importlib
@@ -19,6 +22,7 @@ from benches import processes, work
 from benches.peers import PEERS, Peer
 
 PRELOAD = ("numpy",)
+OWN = (work.__name__,)  # preloaded too, where a peer can
 READY_LIMIT = 120.0
 SETTLE = 1.0
 
@@ -50,7 +54,7 @@ def measure(kind: str, key: str, workers: int, seconds: float) -> dict[str, floa
     peer = PEERS[key]()
     importlib.import_module(peer.module)  # importing is another question
     begun = time.perf_counter()
-    peer.start(workers, PRELOAD)
+    peer.start(workers, (*PRELOAD, *OWN))
     with tempfile.TemporaryDirectory() as folder:
         pids = _all_answered(peer, workers, Path(folder))
     elapsed = time.perf_counter() - begun

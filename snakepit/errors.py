@@ -10,11 +10,11 @@ from __future__ import annotations
 import pickle
 import queue
 from concurrent.futures import CancelledError
-from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snakepit.lifecycle.autopsy import Autopsy
+    from snakepit.broken import PoolNotReadyError as PoolNotReadyError
+    from snakepit.broken import WorkerCrashedError as WorkerCrashedError
 
 __all__ = [
     "AdapterError",
@@ -74,20 +74,13 @@ def _rebuild(cls: type[SnakepitError], message: str, details: dict[str, Any]) ->
     return cls(message, details=details)
 
 
-class WorkerCrashedError(SnakepitError, BrokenProcessPool):
-    """The worker died while it ran this task. The pool replaced the worker and goes on.
+def __getattr__(name: str) -> Any:
+    # Their base is in a module that loads more than all of the rest.
+    if name in ("PoolNotReadyError", "WorkerCrashedError"):
+        from snakepit import broken
 
-    `details`: worker, pid, exit_code (negative: the signal), signal (its name or None), task,
-    autopsy (plain values; see `autopsy`).
-    """
-
-    @property
-    def autopsy(self) -> Autopsy:
-        """What the worker died of: exit code or signal, memory, stack, last lines of stderr."""
-        from snakepit.lifecycle.autopsy import Autopsy
-
-        data = self.details.get("autopsy")
-        return Autopsy.from_data(data) if data is not None else Autopsy()
+        return getattr(broken, name)
+    raise AttributeError(f"module 'snakepit.errors' has no attribute {name!r}")
 
 
 class TaskTimeoutError(SnakepitError, TimeoutError):
@@ -113,13 +106,6 @@ class TaskInterrupt(BaseException):
 
     def __init__(self, message: str = "the task was asked to stop") -> None:
         super().__init__(message)
-
-
-class PoolNotReadyError(SnakepitError, BrokenProcessPool):
-    """The pool cannot start workers: the initializer raised, they die at once, or never get ready.
-
-    `__cause__` says why.
-    """
 
 
 class PoolNotFoundError(SnakepitError, LookupError):

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
-import multiprocessing.util  # noqa: F401 - registers its hook
 import signal
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from multiprocessing.context import BaseContext
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from snakepit.lifecycle.graces import Graces
-from snakepit.lifecycle.registry import registry
-from snakepit.options import checked_seconds
-from snakepit.pool import local
-from snakepit.pool import process_life as processes
-from snakepit.pool.engine import check_count, checked_size, make_engine
-from snakepit.pool.local import LocalPool
-from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.pool.pool import ProcessPool
-from snakepit.pool.terms import Terms, checked_terms, session_key
-
 if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+    from types import TracebackType
+
     from snakepit.diagnostics import PoolReport
+    from snakepit.lifecycle.graces import Graces
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
+    from snakepit.pool.local import LocalPool
+    from snakepit.pool.pool import ProcessPool
     from snakepit.pool.retry import RetryPolicy
     from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import Stream
+    from snakepit.pool.terms import Terms
     from snakepit.sessions.session import Session
     from snakepit.sessions.store import SessionStore
     from snakepit.sessions.tools import HostTool
@@ -40,8 +32,6 @@ __all__ = ["Executor", "PoolView"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-EXIT_PATIENCE = 1.0  # seconds that the registry's writer has at the interpreter's exit
 
 
 class PoolView:
@@ -155,6 +145,11 @@ class Executor(concurrent.futures.Executor):
         blas_threads: int | Literal["share"] | None = None,
         session_store: SessionStore | None = None,
     ) -> None:
+        # With the first executor: multiprocessing and the compiled core take their time.
+        from snakepit.lifecycle.graces import Graces
+        from snakepit.pool.engine import checked_size, make_engine
+        from snakepit.pool.terms import Terms
+
         size = checked_size(max_workers)
         self._pool: ProcessPool | LocalPool = make_engine(
             profile,
@@ -282,6 +277,8 @@ class Executor(concurrent.futures.Executor):
         alone.
         Raises ValueError and TypeError for terms that make no sense.
         """
+        from snakepit.pool.terms import checked_terms
+
         terms = checked_terms(
             timeout=timeout,
             priority=priority,
@@ -303,6 +300,8 @@ class Executor(concurrent.futures.Executor):
         begin one again whose worker was lost. What is queued for that worker still runs there.
         False when there is nothing to forget. Raises TypeError.
         """
+        from snakepit.pool.terms import session_key
+
         return self._pool.forget_session(session_key(session))
 
     def session(self, session_id: str) -> Session:
@@ -343,6 +342,8 @@ class Executor(concurrent.futures.Executor):
         Those that are queued are cancelled at once; those that run are stopped as by
         `Future.stop`.
         """
+        from snakepit.pool.terms import session_key
+
         return self._pool.cancel_session(session_key(session))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -417,6 +418,8 @@ class Executor(concurrent.futures.Executor):
         and with profile "local".
         """
         if timeout is not None:
+            from snakepit.options import checked_seconds
+
             timeout = checked_seconds("timeout", timeout)
         self._pool.recycle(worker_id, wait, timeout)
 
@@ -461,6 +464,9 @@ def start_map(
     progress: bool,
 ) -> Iterator[Any]:
     """Start a `map` on a pool: its first chunks are read and submitted before this returns."""
+    from snakepit.pool.engine import check_count
+    from snakepit.pool.mapping import MapResults, MapRun
+
     check_count("chunksize", chunksize)
     check_count("buffersize", buffersize)
     if terms.by_call and chunksize is None:
@@ -501,17 +507,13 @@ def start_map(
     return results
 
 
-# -- the interpreter's exit ------------------------------------------------------------------------
-
-
 def _at_exit() -> None:
-    last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    processes.close_all(interrupted=isinstance(last, KeyboardInterrupt))
-    local.close_all()
-    registry.flush(EXIT_PATIENCE)
+    # Where it is not loaded, there is no pool.
+    endings = sys.modules.get("snakepit.pool.endings")
+    if endings is not None and hasattr(endings, "end_all"):
+        endings.end_all()
 
 
-# Before threads are joined; and once more after that, for pools that such a thread started, but
-# still before multiprocessing's own hook, which would wait for the workers for ever.
+# Before threads are joined. Here, because a thread that makes the first pool may come too late for
+# that: then this is registered, and the module has hooks of its own.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-atexit.register(_at_exit)

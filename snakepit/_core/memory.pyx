@@ -5,7 +5,6 @@ On Linux a memfd. Elsewhere, or with SNAKEPIT_SHARED_MEMORY=file, a temporary fi
 can see it. Both are passed on by descriptor, so there is nothing to clean up after a crash and no entry in /dev/shm.
 """
 import os
-import tempfile
 
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
@@ -70,6 +69,8 @@ def create_memory(str name, uint64_t size) -> int:
     if memory_kind() == "memfd":
         fd = os.memfd_create(f"snakepit-{name}", os.MFD_CLOEXEC)
     else:
+        import tempfile  # Only here: it brings more along than the rest of the core.
+
         fd, path = tempfile.mkstemp(prefix=f"snakepit-{name}-")
         os.unlink(path)
     try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from snakepit._core.memory import create_memory
@@ -46,7 +44,7 @@ class Autopsy:
 
     def as_data(self) -> dict[str, Any]:
         """Return the same as a dict of plain values."""
-        return {**dataclasses.asdict(self), "stderr": list(self.stderr)}
+        return {**vars(self), "stderr": list(self.stderr)}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Autopsy:
@@ -131,7 +129,7 @@ class OomWatch:
     """
 
     def __init__(self) -> None:
-        self._path: Path | None = None
+        self._path: str | None = None
         self._ours = True
         self._seen = 0  # victims that are accounted for
         self._latest = 0  # what the counter showed at the last look
@@ -141,7 +139,7 @@ class OomWatch:
         """Remember how many victims there were so far."""
         for path, ours in (
             *((path, True) for path in _group_files()),
-            (Path("/proc/vmstat"), False),
+            ("/proc/vmstat", False),
         ):
             count = _read_count(path)
             if count is not None:
@@ -171,27 +169,30 @@ class OomWatch:
         return True, evidence
 
 
-def _group_files() -> list[Path]:
+def _group_files() -> list[str]:
     """Return where this process's control group may count victims: version 2, then version 1."""
     found = []
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        with open("/proc/self/cgroup") as file:
+            lines = file.read().splitlines()
     except OSError:
         return []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        root = Path("/sys/fs/cgroup")
+        root, place = "/sys/fs/cgroup", path.strip("/")
         if not controllers:
             names = ("", "unified")
-            found += [root / name / path.lstrip("/") / "memory.events" for name in names]
+            found += [os.path.join(root, name, place, "memory.events") for name in names]
         elif "memory" in controllers.split(","):
-            found.append(root / "memory" / path.lstrip("/") / "memory.oom_control")
+            found.append(os.path.join(root, "memory", place, "memory.oom_control"))
     return found
 
 
-def _read_count(path: Path) -> int | None:
+def _read_count(path: str) -> int | None:
     try:
-        for line in path.read_text().splitlines():
+        with open(path) as file:
+            lines = file.read().splitlines()
+        for line in lines:
             name, _, number = line.partition(" ")
             if name == "oom_kill":
                 return int(number)

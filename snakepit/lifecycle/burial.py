@@ -10,8 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from snakepit import errors
 from snakepit._core.burial import empty_lane
-from snakepit.errors import TaskStoppedError, WorkerCrashedError
+from snakepit.errors import TaskStoppedError
 from snakepit.lifecycle.autopsy import Autopsy, OomWatch, signal_name
 from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.taint import TaintedLanes
@@ -151,7 +152,7 @@ class Burial:
                 )
         if any(victim is task for victim in worker.victims):
             return TaskStoppedError(stopped, details=details)
-        return WorkerCrashedError(f"{crashed}{last_words(autopsy)}", details=details)
+        return errors.WorkerCrashedError(f"{crashed}{last_words(autopsy)}", details=details)
 
     def _count(self, worker: Worker, served: bool, completed: int, autopsy: Autopsy) -> None:
         """Draw the conclusions from a worker's end: was it a crash, a failed start, one of many?"""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Graces"]
@@ -29,15 +28,13 @@ class Graces:
     terminate: float = 1.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in self.__match_args__:
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(
-                    f"stop_grace: {field.name} must be a number of seconds, not {value!r}"
-                )
+                raise TypeError(f"stop_grace: {name} must be a number of seconds, not {value!r}")
             if not (math.isfinite(value) and 0 <= value <= LONGEST):
                 raise ValueError(
-                    f"stop_grace: {field.name} must be 0 to {LONGEST:g} seconds, not {value!r}; "
+                    f"stop_grace: {name} must be 0 to {LONGEST:g} seconds, not {value!r}; "
                     "for a task that may take its time, call cancel() without cancel_running"
                 )
 
@@ -53,9 +50,11 @@ class Graces:
                 "stop_grace must be snakepit.Graces(flag=…, interrupt=…, terminate=…) or a dict "
                 f"of these, not {value!r}"
             )
-        known = [field.name for field in fields(cls)]
+        known = cls.__match_args__
         for name in value:
             if name not in known:
+                import difflib  # Only for errors: it is slow to import.
+
                 near: Any = difflib.get_close_matches(str(name), known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(

@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 __all__ = ["Place", "process_alive", "start_time"]
 
@@ -25,8 +24,8 @@ class Place:
     def here(cls) -> Place:
         """The place of this process."""
         parts = [socket.gethostname()]
-        with contextlib.suppress(OSError):
-            parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+            parts.append(file.read().strip())
         with contextlib.suppress(OSError):
             parts.append(os.readlink("/proc/self/ns/pid"))
         return cls(" ".join(parts))
@@ -69,7 +68,8 @@ def _stat(pid: int) -> list[str] | None:
     if not _proc_is_ours():
         return None
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            text = file.read()
     except OSError:
         return None
     # The name, in parentheses, may hold anything.

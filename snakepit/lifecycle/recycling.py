@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -38,7 +37,11 @@ class RecyclingPolicy:
 
     def life_of_one(self) -> float | None:
         """Return the seconds after which one worker is due: the age limit, a little less."""
-        return None if self.ttl is None else self.ttl * (1 - JITTER * random.random())
+        if self.ttl is None:
+            return None
+        # `random` is slow to import, for one number.
+        share = int.from_bytes(os.urandom(4), "big") / 2**32
+        return self.ttl * (1 - JITTER * share)
 
     def tasks_until_worn(self) -> int | None:
         """Return after how many tasks a worker says that it needs a successor; 0: at once.

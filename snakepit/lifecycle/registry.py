@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snakepit.errors import DataDirError
@@ -30,6 +29,8 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.identity import Place, start_time
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from snakepit.lifecycle.database import Database, RunRow
 
 __all__ = ["Instance", "Registry", "data_dir", "registry"]
@@ -80,6 +81,8 @@ def data_dir() -> Path:
     if SNAKEPIT_DATA_DIR cannot be written to; for an unwritable default, a private directory under
     the temporary one takes its place, with a warning.
     """
+    from pathlib import Path
+
     explicit = os.environ.get("SNAKEPIT_DATA_DIR")
     if explicit:
         problem = _prepare(Path(explicit))
@@ -95,6 +98,8 @@ def data_dir() -> Path:
     problem = _prepare(folder)
     if problem is None:
         return folder
+    import tempfile
+
     spare = Path(tempfile.gettempdir()) / f"snakepit-{os.geteuid()}"
     logger.warning("%s %s; the process registry is kept in %s instead", folder, problem, spare)
     problem = _prepare(spare)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from snakepit.errors import PoolNotReadyError
+from snakepit import errors
 from snakepit.lifecycle.burial import Burial
 from snakepit.lifecycle.health import Health, HealthPolicy
 from snakepit.lifecycle.ladder import Ladder
@@ -280,7 +280,7 @@ class Supervisor:
             )  # fmt: skip
         elif self._failed_starts >= MOST_FAILED_STARTS:
             self._break(
-                PoolNotReadyError(
+                errors.PoolNotReadyError(
                     f"pool {self._pool.name!r} cannot start workers: "
                     f"{self._failed_starts} in a row failed, the last with "
                     f"{type(error).__name__}: {error}",
@@ -314,7 +314,7 @@ class Supervisor:
             self.start_failed(error, spare=True)
             return
         self._break(
-            PoolNotReadyError(
+            errors.PoolNotReadyError(
                 f"the initializer of pool {self._pool.name!r} raised "
                 f"{type(error).__name__}: {error}",
                 details={"traceback": text},
@@ -322,7 +322,7 @@ class Supervisor:
             error,
         )
 
-    def _break(self, error: PoolNotReadyError, cause: BaseException) -> None:
+    def _break(self, error: errors.PoolNotReadyError, cause: BaseException) -> None:
         if self._pool.broken is None:
             error.__cause__ = cause
             self._pool.set_broken(error)

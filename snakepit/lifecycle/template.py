@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from multiprocessing import context, popen_fork, process, reduction, spawn, util
 from typing import Any
 
-from snakepit.errors import PoolNotReadyError
+from snakepit import errors
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.registry import registry
-from snakepit.worker.template import TemplateDup
+from snakepit.worker.template import TemplateDup, TemplateProcess
 
 # Seconds until a template that does not answer is given up. It answers in a millisecond; while it
 # is waited for, nothing else is supervised.
@@ -93,7 +93,7 @@ class Template:
             registry.release(row)
             if not isinstance(error, OSError):
                 raise
-            raise PoolNotReadyError(
+            raise errors.PoolNotReadyError(
                 f"the template process cannot be started with {executable!r}: {error}; see that "
                 "sys.executable (or what multiprocessing.set_executable() was given) can be run",
                 details={"executable": executable},
@@ -134,24 +134,24 @@ class Template:
                 answer = b""
             if not answer:
                 self._discard()
-                raise PoolNotReadyError(
+                raise errors.PoolNotReadyError(
                     "the template process ended before it was ready; its stderr says why"
                 )
             report = pickle.loads(answer)
             if report is not None:
                 self._discard()
                 summary, text = report
-                raise PoolNotReadyError(
+                raise errors.PoolNotReadyError(
                     f"the template process cannot start: {summary}",
                     details={"traceback": text, "preload": self._preload},
                 )
             self._ready = True
 
-    def give_up(self, seconds: float) -> PoolNotReadyError:
+    def give_up(self, seconds: float) -> errors.PoolNotReadyError:
         """End a process that was not ready in time; return the error that says so."""
         with self._lock:
             self._discard()
-        return PoolNotReadyError(
+        return errors.PoolNotReadyError(
             f"the template process was not ready within start_timeout={seconds:g} s: it still "
             f"{self.doing()}; preload less, or raise start_timeout",
             details={"preload": self._preload, "start_timeout": seconds},
@@ -175,13 +175,13 @@ class Template:
         request = b"spare" if in_no_hurry else b"spawn"
         with self._lock:
             if not self._ready or self._socket is None:
-                raise PoolNotReadyError("the template process is not ready to fork workers")
+                raise errors.PoolNotReadyError("the template process is not ready to fork workers")
             try:
                 socket.send_fds(self._socket, [request], fds)
                 answer, (pidfd,), _, _ = socket.recv_fds(self._socket, 32, 1)
             except (OSError, ValueError) as error:
                 self._discard()
-                raise PoolNotReadyError(
+                raise errors.PoolNotReadyError(
                     f"the template process is gone ({error}); a new one is started"
                 ) from error
             return int(answer), pidfd
@@ -267,7 +267,7 @@ class TemplatePopen(popen_fork.Popen):
 
     def __init__(self, process_obj: TemplateProcess) -> None:
         self._fds: list[int] = []
-        self._template = process_obj._template
+        self._template: Template = process_obj.template
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -276,12 +276,12 @@ class TemplatePopen(popen_fork.Popen):
 
     def _launch(self, process_obj: Any) -> None:
         data = io.BytesIO()
-        pickle.dump((os.getcwd(), sys.path, bytes(process.current_process().authkey)), data)
         context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
             reduction.dump(process_obj, data)
         finally:
             context.set_spawning_popen(None)
+        surroundings = os.getcwd(), sys.path, bytes(process.current_process().authkey)
         reader, writer = os.pipe()
         life_reader, life_writer = os.pipe()
         try:
@@ -299,7 +299,7 @@ class TemplatePopen(popen_fork.Popen):
         self.finalizer = util.Finalize(self, close_fds, (self.sentinel, life_writer))
         try:
             with open(writer, "wb") as stream:
-                stream.write(data.getbuffer())
+                pickle.dump((*surroundings, data.getvalue()), stream)
         except BrokenPipeError:
             pass  # It died already; its sentinel tells.
 
@@ -333,24 +333,6 @@ class TemplatePopen(popen_fork.Popen):
                 pass
 
 
-class TemplateProcess(process.BaseProcess):
-    """A process forked from `template`."""
-
-    _start_method = None  # In the worker, the platform's default stays the default.
-
-    def __init__(self, template: Template, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._template = template
-        self.in_no_hurry = False
-
-    @staticmethod
-    def _Popen(process_obj: Any) -> TemplatePopen:  # the name that multiprocessing calls
-        return TemplatePopen(process_obj)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_template": None}
-
-
 class TemplateContext(context.BaseContext):
     """A multiprocessing context whose `Process` objects are forked from one template."""
 
@@ -360,7 +342,7 @@ class TemplateContext(context.BaseContext):
         self.template = template
 
     def Process(self, *args: Any, **kwargs: Any) -> TemplateProcess:
-        return TemplateProcess(self.template, *args, **kwargs)
+        return TemplateProcess(TemplatePopen, self.template, *args, **kwargs)
 
     def get_start_method(self, allow_none: bool = False) -> str:
         return self._name

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import multiprocessing
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import snakepit.pool.endings  # noqa: F401 - registers the pools' end
 from snakepit._core.constants import MAX_LANES
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
@@ -17,11 +16,11 @@ from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import RecyclingPolicy
 from snakepit.lifecycle.template import can_use_template
 from snakepit.options import checked_bytes, checked_count, checked_seconds
-from snakepit.pool.local import LocalConfig, LocalPool
 from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
+    from snakepit.pool.local import LocalPool
     from snakepit.sessions.store import SessionStore
 
 MOST_WORKERS = 1000
@@ -55,6 +54,9 @@ def check_options(options: Mapping[str, object], maker: Callable[..., object]) -
     known = WorkerOptions.__annotations__
     for name in options:
         if name not in known:
+            import difflib  # Only for errors: these are slow to import.
+            import inspect
+
             there_are = [*known, *inspect.signature(maker).parameters]
             near = difflib.get_close_matches(name, there_are, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -113,6 +115,8 @@ def make_engine(
             blas_threads=blas_threads,
             start_timeout=start_timeout,
         )
+        from snakepit.pool.local import LocalConfig, LocalPool
+
         return LocalPool(
             LocalConfig(
                 size, initializer, initargs, name, graces, session_store=session_store,

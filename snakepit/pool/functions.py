@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import EncodeError
-from snakepit.pickling import MISSING, careful_dumps
 
 if TYPE_CHECKING:
     from snakepit._core.definitions import Definitions, Published
+
+_ABSENT = object()  # in place of the value of a global that is not bound
 
 _ATOMS = (
     type(None),
@@ -68,7 +69,7 @@ class _Snapshot:
             ):
                 return False
         for namespace, name, value in self.bindings:
-            if namespace.get(name, MISSING) is not value:
+            if namespace.get(name, _ABSENT) is not value:
                 return False
         return all(cell.cell_contents is value for cell, value in self.cells)
 
@@ -164,6 +165,9 @@ class FunctionRegistry:
         cells: list[tuple[types.CellType, Any]] = []
         if not _is_frozen_function(function, cells, set()):
             return None
+        # Imported only where something travels by value: cloudpickle takes long.
+        from snakepit.pickling import MISSING, careful_dumps
+
         bindings: list[tuple[dict[str, Any], str, Any]] = []
         try:
             pickled = careful_dumps(function, dependencies=bindings)
@@ -172,6 +176,10 @@ class FunctionRegistry:
                 f"cannot pickle the function {function.__qualname__!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        bindings = [
+            (namespace, name, _ABSENT if value is MISSING else value)
+            for namespace, name, value in bindings
+        ]
         with self._writing():
             published = self._definitions.publish(pickled, None, name_of(function))
             if published is not None:
@@ -183,6 +191,8 @@ class FunctionRegistry:
         published = self.lookup(function, lasting=True)
         if published is not None:
             return published
+        from snakepit.pickling import careful_dumps
+
         try:
             pickled = careful_dumps(function)
         except Exception as error:
@@ -216,6 +226,8 @@ class FunctionRegistry:
 
     def name_class(self, cls: type) -> tuple[Any, ...] | None:
         """Return what arguments reduce a class of the main module to, or None for "by value"."""
+        from snakepit.pickling import careful_dumps
+
         with self._writing():
             published = self._classes.get(cls)
             if published is None:

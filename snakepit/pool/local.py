@@ -28,12 +28,12 @@ from snakepit.pool.living import LivingSet
 from snakepit.pool.local_deadlines import LocalDeadlines
 from snakepit.pool.local_threads import InnerFuture, LocalThreads, here
 from snakepit.pool.sessions import SessionDesk
-from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms, session_name
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import GuardedCall
     from snakepit.pool.local_streams import ChunkBuffer
+    from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import Stream
     from snakepit.sessions.store import SessionStore
     from snakepit.worker.session import SessionContext
@@ -338,10 +338,14 @@ class LocalPool(BasePool):
 
     def stats(self) -> PoolStats:
         """Read the counters."""
+        from snakepit.pool.stats import PoolStats
+
         return PoolStats.read(self.queue, self.size, self._threads.ready)
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Threads have no life of their own to tell of."""
+        from snakepit.pool.stats import LifecycleStats
+
         return LifecycleStats.read(self.name, self.size, None, None)
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:

@@ -31,7 +31,6 @@ from snakepit.pool.mail import MailRoom
 from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
 from snakepit.pool.process_life import ProcessLife
-from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
 from snakepit.resources import usable_cpus
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from snakepit.lifecycle.template import Template
     from snakepit.pool.attempts import GuardedCall
     from snakepit.pool.sessions import SessionDesk
+    from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import ProcessStreams, Stream
     from snakepit.sessions.store import SessionStore
 
@@ -407,6 +407,8 @@ class ProcessPool(ProcessLife):
 
     def stats(self) -> PoolStats:
         """Read the counters."""
+        from snakepit.pool.stats import PoolStats
+
         return PoolStats.read(
             self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
         )

@@ -129,6 +129,9 @@ def bounded_terms(terms: Terms, max_chunks: int | None, max_bytes: float | str |
 
     Raises TypeError, ValueError.
     """
+    if max_chunks is None and max_bytes is None:
+        return terms
+
     if max_chunks is not None:
         terms = replace(terms, max_chunks=checked_count("max_chunks", max_chunks))
     if max_bytes is not None:

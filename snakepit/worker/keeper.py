@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from snakepit._core.lifeline import become_subreaper, end_descendants
+from snakepit.worker import signals
 
 MARK = "SNAKEPIT_WORKER"  # RUNID:PID, in the environment of what a worker starts
 PATIENCE = 2.0  # seconds that killed processes have to be gone
@@ -47,7 +48,7 @@ class Keeper:
     def leave(self) -> None:
         """In a forked worker: be no keeper."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signals.set_default(signal.SIGCHLD)
         self._reader.close()
         self._writer.close()
 

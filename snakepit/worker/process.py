@@ -12,6 +12,7 @@ from multiprocessing import reduction
 from typing import Any
 
 from snakepit._core.constants import MAIL_FAILED, MAIL_READY, MAIL_WORN
+from snakepit.worker import signals
 
 
 class PassedDescriptor:
@@ -133,12 +134,13 @@ def leave_owner(spec: WorkerSpec) -> None:
     # as a whole.
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signals.ignore(signal.SIGINT)
+    signals.set_default(signal.SIGTERM, signal.SIGCHLD)
+    signals.unblock_all()
     signal.set_wakeup_fd(-1)
-    os.environ.update(spec.env)
+    # One by one: `update` would touch pages that nothing else in a worker needs.
+    for name, value in spec.env.items():
+        os.environ[name] = value
     # By these is found what outlives the worker (worker/keeper.py, lifecycle/orphans.py).
     os.environ["SNAKEPIT_RUN_ID"] = spec.run_id
     os.environ["SNAKEPIT_WORKER"] = f"{spec.run_id}:{os.getpid()}"

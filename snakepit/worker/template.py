@@ -44,7 +44,6 @@ WORKER_MODULES = (
     "snakepit._core.process_lane",
     "snakepit._core.lifeline",
     "snakepit._core.stacks",
-    "snakepit.lifecycle.template",
     "snakepit.pickling",
 )
 
@@ -59,6 +58,28 @@ class TemplateDup:
 
     def detach(self) -> int:
         return _inherited[self.place]
+
+
+class TemplateProcess(process.BaseProcess):
+    """A process forked from `template`, as the owner has it and as it finds itself.
+
+    Here, so that a worker need not load what only its owner does.
+    """
+
+    _start_method = None  # In the worker, the platform's default stays the default.
+
+    def __init__(self, popen: Any, template: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.template = template
+        self.in_no_hurry = False
+        self._popen_class = popen
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # the name that multiprocessing calls
+        return process_obj._popen_class(process_obj)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "template": None, "_popen_class": None}
 
 
 def main(fd: int) -> None:
@@ -81,7 +102,13 @@ def main(fd: int) -> None:
     try:
         preparation, preload, hook = pickle.loads(connection.recv(1 << 20))
         _prepare(preparation)
-        for name in (*WORKER_MODULES, *preload):
+        # The collector would look through all that is loaded, again and again, and find nothing.
+        gc.disable()
+        for name in WORKER_MODULES:
+            importlib.import_module(name)
+        gc.freeze()
+        gc.enable()
+        for name in preload:
             importlib.import_module(name)
         if hook is not None:
             with open(hook, "rb") as stream:
@@ -189,13 +216,20 @@ def _run_worker(fds: list[int]) -> int:
     global _inherited
     pipe, sentinel, *_inherited = fds
     os.setpgid(0, 0)
-    with open(pipe, "rb") as stream:
-        folder, path, authkey = pickle.load(stream)
-        if os.getcwd() != folder:
-            os.chdir(folder)
+    # Here and below, what is as it was when the template started is left alone, and nothing is used
+    # that does more than is needed: each page that is touched becomes this worker's own.
+    chunks = []
+    while chunk := os.read(pipe, 1 << 16):
+        chunks.append(chunk)
+    os.close(pipe)
+    folder, path, authkey, pickled = pickle.loads(b"".join(chunks))
+    if os.getcwd() != folder:
+        os.chdir(folder)
+    if sys.path != path:
         sys.path[:] = path
+    if process.current_process().authkey != authkey:
         process.current_process().authkey = authkey
-        child = pickle.load(stream)
+    child = pickle.loads(pickled)
     if "numpy.random" in sys.modules:
         # Python reseeds its own generator after a fork; numpy's would give every worker the same
         # numbers.
