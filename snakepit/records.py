@@ -107,6 +107,12 @@ def _hash(self: Any) -> int:
     return hash(_values(self))
 
 
+def _replaced(self: Any, /, **changes: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(self, **changes)
+
+
 def _set(self: Any, name: str, value: object) -> None:
     from dataclasses import FrozenInstanceError
 
@@ -128,6 +134,7 @@ def _made(cls: Any, frozen: bool) -> Any:
             delattr(cls, name)
     cls._completes = hasattr(cls, "__post_init__")
     cls.__init__, cls.__repr__, cls.__eq__ = _init, _repr, _eq
+    cls.__replace__ = _replaced  # what `copy.replace` calls, from Python 3.13 on
     if frozen:
         cls.__hash__, cls.__setattr__, cls.__delattr__ = _hash, _set, _delete
     else:

@@ -78,6 +78,7 @@ def test_who_asks_finds_a_dataclass() -> None:
     assert dataclasses.is_dataclass(Point)
     assert [each.name for each in dataclasses.fields(Point(1))] == ["x", "y", "tags"]
     assert dataclasses.replace(Point(1), y=5) == Point(1, 5)
+    assert Point(1).__replace__(y=5) == Point(1, 5)  # type: ignore[attr-defined]
     assert dataclasses.asdict(Point(1)) == {"x": 1, "y": 2, "tags": []}
     parameters = inspect.signature(Graces).parameters
     assert {name: each.default for name, each in parameters.items()} == {
