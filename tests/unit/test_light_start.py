@@ -44,8 +44,8 @@ def test_a_call_loads_only_what_it_needs(tmp_path: Path) -> None:
         print(executor.submit(operator.add, 1, 2).result())
         print(
             loaded(
-                "dataclasses", "inspect", "cloudpickle", "hashlib", "difflib",
-                "snakepit.pool.local", "snakepit.pool.stats", "snakepit.pool.mapping",
+                "cloudpickle", "hashlib", "difflib", "snakepit.pool.local", "snakepit.pool.stats",
+                "snakepit.pool.mapping",
             )
         )
     """,
