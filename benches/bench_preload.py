@@ -8,7 +8,6 @@ from benches.suite import Bench, Run, runs
 from benches.tools import HELD_MB
 
 WORKERS = 8
-SETTLE = 1.0
 
 
 @runs(["snakepit-tools"], ["8 workers"], sweeps=1)
