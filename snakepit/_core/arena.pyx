@@ -18,7 +18,7 @@ from snakepit._core.segment_table cimport (
     HELD, MAX_SEGMENTS, NO_SEGMENT, SLAB, ArenaHeader, SegmentEntry, class_of, current_pid, generation_of, pages,
     state_of, word_of,
 )
-from snakepit._core.shared_segments cimport SharedSegment, SharedSegments
+from snakepit._core.shared_segments cimport SharedSegment
 
 from snakepit._core.memory import create_memory
 from snakepit.errors import ArenaFullError

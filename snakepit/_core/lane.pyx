@@ -1,8 +1,8 @@
 # cython: language_level=3
 """The worker's side of a task: claim -> decode -> (run) -> encode -> publish.
 
-Which task that is, and where the lane waits for one, is the matter of `claimant.pyx`; how a task is interrupted, of
-`process_lane.pyx` and `thread_lane.pyx`.
+Which task that is, and how the lane waits for one, is the matter of `claimant.pyx`. What the loop of a worker calls stands
+in one class: the interpreter calls a method quickly only if the object is exactly of the class that defines it.
 """
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
@@ -18,8 +18,8 @@ from snakepit._core.counters cimport set_bit
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport (
-    CALL, DONE, ENCLOSED, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL, MAIL_SUBMIT,
-    ORDER_EXCHANGE, POSTED, STOP_MASK, Header, Slot, claim_generation, claim_state, claim_word,
+    CALL, CALLED, DONE, ENCLOSED, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
+    MAIL_SUBMIT, ORDER_EXCHANGE, POSTED, RETURNED, STOP_INTERRUPT, STOP_MASK, Header, Slot, claim_generation, claim_state, claim_word,
 )
 from snakepit._core.points cimport (
     DECODE_ADOPTED, DECODE_BEGUN, DECODE_LOADED, ENCODE_BEGUN, ENCODE_DONE, MAIL_FILLED, MAIL_OPENED, MAIL_POSTED,
@@ -30,7 +30,14 @@ from snakepit._core.queue cimport NO_SLOT
 from snakepit._core.task cimport Message
 
 from snakepit._core.forks import end_child
-from snakepit.errors import ArenaFullError
+from snakepit.errors import ArenaFullError, TaskInterrupt
+
+cdef extern from "Python.h":
+    object call_object "PyObject_Call"(object function, object args, object kwargs)
+    unsigned long PyThread_get_thread_ident() nogil
+
+cdef enum:
+    PROMPTLY_NS = 50_000_000            # how long a signal that was announced may take
 
 
 cdef class WorkerLane(Claimant):
@@ -47,6 +54,7 @@ cdef class WorkerLane(Claimant):
     def announce(self, int pid) -> None:
         """Say that this lane is ready for work."""
         self.me.pid = pid
+        self.thread = PyThread_get_thread_ident()
         self.me.heartbeat_ns = now_ns()
         store32(&self.me.state, LANE_READY)
         point(WORKER_ANNOUNCED)
@@ -72,7 +80,7 @@ cdef class WorkerLane(Claimant):
                 point(WORKER_RETIRING)
                 return None
             self.slot = found
-            self.forget_interrupts()
+            self.heard = self.interrupted = self.owed = False
             return self.control.slots[found].kind
 
     cdef int be_examined(self) except -1:
@@ -125,28 +133,72 @@ cdef class WorkerLane(Claimant):
             return function, (tuple(value), {})
         return function, value
 
-    # -- running: each kind of lane in its own way ---------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------------------------
 
     def call(self, function, tuple args, dict kwargs):
-        """Call the function of the claimed task: the only place where TaskInterrupt is raised."""
-        raise NotImplementedError
+        """Call the function of the claimed task: the only place where TaskInterrupt is raised.
 
-    cdef void forget_interrupts(self) noexcept:
-        """A task was claimed: what interrupted the last one is past."""
-        self.interrupted = False
+        Signal handlers run between bytecodes, so none runs from the function's end to where `inside` is lowered. The
+        stop word is the handshake with the owner: either it announces its signal before RETURNED stands there, and the
+        signal is waited for here, or it sends none. So no later task meets it, not even as an interrupted system call.
+        """
+        cdef uint32_t *word = &self.control.slots[self.slot].cancel
+        cdef bint late = add32(word, CALLED) & STOP_MASK
+        try:
+            if late:
+                self.interrupted = True
+                raise TaskInterrupt("the task was asked to stop before its function was called")
+            self.inside = True
+            return call_object(function, args, kwargs)
+        finally:
+            self.inside = False
+            if (add32(word, RETURNED) & STOP_MASK) >= STOP_INTERRUPT:
+                self.await_signal()
 
     @property
     def alone(self) -> bool:
         """Whether this lane is its process's only one: what the process does, it does for its task."""
-        raise NotImplementedError
+        return True
+
+    def interrupt(self, _number, _frame):
+        """The handler of the interrupting signal; raises TaskInterrupt once a task, and only inside its function."""
+        self.heard = True
+        if not self.inside or self.interrupted:
+            return
+        if (load32(&self.control.slots[self.slot].cancel) & STOP_MASK) < STOP_INTERRUPT:
+            return
+        if self.holds:
+            self.owed = True
+            return
+        self.interrupted = True
+        raise TaskInterrupt("the task was asked to stop")
 
     def hold_interrupts(self) -> None:
-        """Put off an interrupt of the calling thread until `release_interrupts`: what follows must not be left half done."""
-        raise NotImplementedError
+        """Put off an interrupt until `release_interrupts`: what follows must not be left half done."""
+        if PyThread_get_thread_ident() == self.thread:
+            self.holds += 1
 
     def release_interrupts(self) -> None:
         """End what `hold_interrupts` began; raises TaskInterrupt if one came meanwhile."""
-        raise NotImplementedError
+        if PyThread_get_thread_ident() != self.thread:
+            return
+        self.holds -= 1
+        if self.owed and not self.holds:
+            self.owed = False
+            if self.inside and not self.interrupted:
+                self.interrupted = True
+                raise TaskInterrupt("the task was asked to stop")
+
+    cdef int await_signal(self) except -1:
+        """Let the signal come that the owner has announced; not for ever, for the owner may be gone."""
+        cdef uint64_t until = now_ns() + PROMPTLY_NS
+        cdef uint32_t word = 0
+        PyErr_CheckSignals()
+        while not self.heard and now_ns() < until:
+            with nogil:
+                sleep_on(&word, 0, now_ns() + 1_000_000)
+            PyErr_CheckSignals()
+        return 0
 
     # -- answering -----------------------------------------------------------------------------------------------------
 

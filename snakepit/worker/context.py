@@ -12,7 +12,6 @@ from snakepit._core.interrupts import HELD, stop_requested
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
-    from snakepit._core.process_lane import ProcessLane
     from snakepit.worker.session import SessionContext
 
 __all__ = ["cancelled", "current_pool", "current_session", "load_definition"]
@@ -39,7 +38,7 @@ _making = threading.RLock()
 _lanes = threading.local()  # in a worker with several threads: the lane of each
 
 
-def enter(lane: ProcessLane, link: int, workers: int) -> None:
+def enter(lane: WorkerLane, link: int, workers: int) -> None:
     """Make `lane` what this process's tasks run on; the owner answers on the descriptor `link`.
 
     To be called in the main thread, which is the one that runs tasks and signal handlers.

@@ -58,8 +58,8 @@ def worker_main(spec: WorkerSpec) -> None:
     from snakepit._core.channel import Channel
     from snakepit._core.control import Control
     from snakepit._core.definitions import DefinitionReader
+    from snakepit._core.lane import WorkerLane
     from snakepit._core.lifeline import end_descendants, hold_lifeline
-    from snakepit._core.process_lane import ProcessLane
     from snakepit._core.stacks import serve_stacks
     from snakepit.pool.memory import set_arena
     from snakepit.worker import context, loop, priority
@@ -82,7 +82,7 @@ def worker_main(spec: WorkerSpec) -> None:
 
         Crew(spec, control, arena, definitions).run()
         return
-    lane = ProcessLane(control, channel, definitions, spec.lane)
+    lane = WorkerLane(control, channel, definitions, spec.lane)
     context.enter(lane, spec.link.fd, spec.workers)
     priority.become_ordinary()
     serve_stacks(control, spec.lane, os.getpid())

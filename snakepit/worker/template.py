@@ -41,7 +41,7 @@ WORKER_MODULES = (
     "snakepit.worker.recording",
     "snakepit.worker.children",
     "snakepit.pool.memory",
-    "snakepit._core.process_lane",
+    "snakepit._core.lane",
     "snakepit._core.lifeline",
     "snakepit._core.stacks",
     "snakepit.pickling",
