@@ -25,13 +25,13 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.blas import SHARE, blas_environment
 from snakepit.lifecycle.deadlines import ProcessDeadlines, SweptDeadlines
+from snakepit.lifecycle.environment import NameWithEnvironment
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import Errand, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.template import Template, TemplateContext
-from snakepit.lifecycle.worker import Worker
 from snakepit.pool.affinity import Affinity
 from snakepit.pool.asks import Asks
 from snakepit.pool.callbacks import CallbackThread
@@ -73,8 +73,6 @@ FORK_PATIENCE = 10.0  # seconds that the first call may wait for forked workers 
 MAIL_TOOL, MAIL_RAN = 11, 12
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
 START_TIMEOUT = 60.0  # seconds
-
-_starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
 
 
 @dataclass(frozen=True)
@@ -571,27 +569,16 @@ class ProcessPool:
                 os.close(fd)
 
     def _start(self, spec: WorkerSpec, *, in_no_hurry: bool) -> Any:
+        name = f"snakepit-{self.name}-{spec.lane}"
+        if self._template is None:
+            name = NameWithEnvironment(name, self._env)
         process = self._context.Process(  # type: ignore[attr-defined]
-            target=worker_main, args=(spec,), name=f"snakepit-{self.name}-{spec.lane}"
+            target=worker_main, args=(spec,), name=name
         )
         self._newest = process
         if self._template is not None:
             process.in_no_hurry = in_no_hurry
-            process.start()
-            return process
-        with _starting:
-            # A foreign context gives no other way to set what a new interpreter finds before its
-            # first import.
-            before = {name: os.environ.get(name) for name in self._env}
-            os.environ.update(self._env)
-            try:
-                process.start()
-            finally:
-                for name, value in before.items():
-                    if value is None:
-                        os.environ.pop(name, None)
-                    else:
-                        os.environ[name] = value
+        process.start()
         return process
 
     def note_ready(self) -> None:
@@ -640,10 +627,15 @@ class ProcessPool:
         """Seconds between two batches of first workers."""
         return self._config.startup_batch_delay
 
-    def _serving(self) -> list[Worker]:
-        serves = self.roster.serves
-        workers = list(self.supervisor.workers.values())
-        return [worker for worker in workers if worker.ready and serves(worker.lane)]
+    def _serving(self) -> list[int]:
+        # As the lanes say it of themselves, one that has just been started included: results may
+        # have come from there before the supervisor hears of it. Read in this order, since it
+        # leaves `starting` for `workers`.
+        serves, starting = self.roster.serves, self.supervisor.starting
+        workers = {worker.lane: worker.pid for worker in list(self.supervisor.workers.values())}
+        if starting is not None and starting not in workers:
+            workers[starting] = self.scheduler.lane_info(starting)["pid"]
+        return [pid for lane, pid in workers.items() if serves(lane)]
 
     def ready_workers(self) -> int:
         """Return how many workers are ready for work; spares are not counted."""
@@ -651,7 +643,7 @@ class ProcessPool:
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the ready workers, without spares."""
-        return [worker.pid for worker in self._serving()]
+        return self._serving()
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Replace a worker, or all (see `Executor.recycle_worker`)."""
@@ -808,8 +800,6 @@ _running: LivingSet[ProcessPool] = LivingSet()
 
 
 def _after_fork_in_child() -> None:
-    global _starting
-    _starting = threading.RLock()
     for pool in _running.forget_in_child():
         pool.forget_after_fork()
 
