@@ -110,7 +110,7 @@ def test_unknown_option_is_refused_by_name() -> None:
 def test_unknown_value_is_refused_and_the_nearest_known_named(
     option: str, wrong: str, nearest: str
 ) -> None:
-    with pytest.raises(ValueError, match=nearest):
+    with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
         snakepit.Executor(1, **{option: wrong})  # type: ignore[arg-type]
 
 
