@@ -352,7 +352,7 @@ def test_a_worker_counts_from_the_instant_that_it_can_run_a_call(
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_the_environment_of_workers_is_never_the_owners(
-    method: str, monkeypatch: pytest.MonkeyPatch
+    method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: list[tuple[int, Any]] = []
     put = os.putenv

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_workers_that_die_in_their_start_break_the_pool_and_it_says_how(
 
 
 @pytest.mark.parametrize("how", ["explode", 0, 18])
-def test_what_ends_no_process_is_refused(executor: snakepit.Executor, how: object) -> None:
+def test_what_ends_no_process_is_refused(executor: snakepit.Executor, how: Any) -> None:
     from snakepit.testing import crash
 
     with pytest.raises(ValueError, match=r"."):
