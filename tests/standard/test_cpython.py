@@ -10,7 +10,7 @@ Whole modules that are not here:
 - test_init asks for the attribute `_broken` and for what the standard library logs;
   tests/executor/test_workers.py has initializers, and those that fail.
 - test_deadlock asks for the manager's thread and its pipe, and that a crash breaks the pool;
-  tests/executor/test_errors.py and tests/faults/test_crashes.py have deaths while pickling.
+  tests/executor/test_pickling.py has deaths while pickling, tests/faults/test_crashes.py others.
 - test_thread_pool adds to ExecutorTest, which is here, only tests of `_max_workers` and `_threads`,
   one of fork and the standard library's lock, and two of map: tests/executor/test_map.py.
 - test_future is of the standard library's own Future, ThreadPoolShutdownTest of its threads.
