@@ -20,22 +20,17 @@ from benches import (
 
 def _owner_killed() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        reliability_endings.measure_owner_killed(folder)
-    return 0
-
-
-def _cycles() -> int:
-    reliability_endings.measure_cycles(reliability_endings.CYCLES)
-    return 0
+        return reliability_endings.measure_owner_killed(folder)
 
 
 MEASUREMENTS: dict[str, Callable[[], int]] = {
     "replacement": reliability_faults.measure_replacement,
+    "neighbours": reliability_faults.measure_neighbours,
     "capacity": reliability_faults.measure_capacity,
     "recycling": lambda: reliability_recycling.main([]),
     "supervision": reliability_supervision.main,
     "owner-killed": _owner_killed,
-    "cycles": _cycles,
+    "cycles": lambda: reliability_endings.measure_cycles(reliability_endings.CYCLES),
 }
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from itertools import repeat
 
 import snakepit
+from benches.reliability_recycling import RATE, quantile
 
 ROUNDS = 40
 STOPS = 8
+PAIRS = 5  # rounds of each kind, alternating
+SECONDS = 4.0  # a round
+KILL_EVERY = 0.5  # seconds
+NEIGHBOURS_BAR = 1.2
 
 
 def stuck() -> None:
@@ -54,6 +60,72 @@ def measure_replacement() -> int:
         f"worst of {len(took)} {took[-1]:.1f} ms"
     )
     return int(statistics.median(took) > 30)
+
+
+def measure_neighbours() -> int:
+    """Print p99 of the calls of one worker, with the other killed every half second and without."""
+    found: dict[str, list[float]] = {"without": [], "with": []}
+    kills = lost = 0
+    for _ in range(PAIRS):
+        for kind, times in found.items():
+            with snakepit.Executor(2) as executor:
+                executor.wait_ready()
+                steady = SteadyCaller(executor)
+                steady.call(1.0)
+                enough = threading.Event()
+                killer = threading.Thread(target=steady.kill_others, args=(enough,))
+                if kind == "with":
+                    killer.start()
+                took = steady.call(SECONDS)
+                enough.set()
+                if kind == "with":
+                    killer.join()
+            times.append(quantile(took, 0.99))
+            kills, lost = kills + steady.kills, lost + steady.lost
+    p99 = {kind: statistics.median(times) for kind, times in found.items()}
+    ratio = p99["with"] / p99["without"]
+    print(
+        f"{kills} times the other worker was killed: p99 of this one's calls "
+        f"{p99['with']:.0f} us, without {p99['without']:.0f} us, ratio {ratio:.2f} "
+        f"(bar: {NEIGHBOURS_BAR}); {lost} calls met a killed worker"
+    )
+    return int(ratio > NEIGHBOURS_BAR)
+
+
+class SteadyCaller:
+    """Calls at a steady rate, which one warm worker serves; and kills the other."""
+
+    def __init__(self, executor: snakepit.Executor) -> None:
+        self.executor = executor
+        self.kills = 0
+        self.lost = 0  # calls that met a killed worker after all
+        self._pid = 0  # of the worker that served last
+
+    def call(self, seconds: float) -> list[float]:
+        """Call for some seconds; return what each call took, in microseconds."""
+        took = []
+        clock = time.perf_counter
+        started = clock()
+        for number in range(int(seconds * RATE)):
+            pause = started + number / RATE - clock()
+            if pause > 0:
+                time.sleep(pause)
+            before = clock()
+            try:
+                self._pid = self.executor.submit(os.getpid).result()
+            except snakepit.errors.WorkerCrashedError:
+                self.lost += 1
+                continue
+            took.append((clock() - before) * 1e6)
+        return took
+
+    def kill_others(self, enough: threading.Event) -> None:
+        """Kill whoever does not serve, every now and then."""
+        while not enough.wait(KILL_EVERY):
+            for pid in self.executor.worker_pids():
+                if pid != self._pid:
+                    os.kill(pid, signal.SIGKILL)
+                    self.kills += 1
 
 
 def measure_capacity() -> int:

@@ -98,15 +98,17 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__", "errors"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module("snakepit.errors")
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'snakepit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # To a type checker it would mean that every name is there.
+
+    def __getattr__(name: str) -> Any:
+        if name == "errors":
+            return importlib.import_module("snakepit.errors")
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'snakepit' has no attribute {name!r}")
+        value = getattr(importlib.import_module(home), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -99,10 +99,10 @@ class Executor(concurrent.futures.Executor):
     `heartbeat_timeout`: seconds and `max_missed`: looks without a sign of life after which a worker
     that should have taken a call, or whose process is stopped, is replaced. A long call is none.
     `preload`: names of modules to import once in the template. `env`: environment variables of the
-    workers, in force before they import anything.
+    workers, in force before they import anything of the program's.
     `blas_threads`: threads of BLAS and OpenMP libraries in each worker, in force before anything is
-    imported; "share": the usable CPUs divided among the workers; None: 1. Variables that `env` or
-    the environment sets win.
+    imported; "share": the usable CPUs divided among the workers; None: 1, and with profile "thread"
+    "share". Variables that `env` or the environment sets win.
     `start_timeout`: seconds that a worker has to start, its initializer included, and before that
     the template to import what is preloaded; what takes longer is killed and counts as a failed
     start; by default 60. Three failed starts in a row break the pool.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Iterable
 
-__all__ = ["checked_bytes", "checked_count", "checked_seconds"]
+__all__ = ["checked_bytes", "checked_count", "checked_seconds", "did_you_mean"]
 
 SECONDS = {
     "ms": 0.001,
@@ -85,3 +86,11 @@ def _checked(
     if not math.isfinite(amount) or amount <= 0:
         raise ValueError(f"{expected}, not {value!r}")
     return amount
+
+
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown word: the nearest known one, or nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(value, list(known), n=1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""

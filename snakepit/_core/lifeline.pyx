@@ -25,6 +25,7 @@ cdef extern from * nogil:
 
     #ifdef __linux__
     #include <stdio.h>
+    #include <sys/mman.h>
     #include <sys/prctl.h>
     #include <sys/syscall.h>
     #ifndef SYS_pidfd_open
@@ -32,9 +33,27 @@ cdef extern from * nogil:
     #define SYS_pidfd_open 434
     #endif
 
-    enum { SP_MOST = 4096, SP_ROUNDS = 64 };
+    enum { SP_FIRST = 4096, SP_ROUNDS = 64 };
 
-    struct sp_process { int pid, parent; char state; };
+    struct sp_process { int pid, parent; char state; int member; };
+
+    /* Static: a native thread's stack is small, and memory may be short. One sweep at a time. A host with more processes
+       gets a table of its own; our descendants are the newest, and stand last in /proc. Column `member` is an array
+       apart: the pids of the family that are known so far. */
+    static struct sp_process sp_first[SP_FIRST], *sp_table = sp_first;
+    static int sp_most = SP_FIRST;
+    static pthread_mutex_t sp_sweeping = PTHREAD_MUTEX_INITIALIZER;
+
+    static int sp_grow(void) {
+        size_t size = sp_most * sizeof *sp_table;
+        struct sp_process *table = mmap(0, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (table == MAP_FAILED) return 0;
+        memcpy(table, sp_table, size);
+        if (sp_table != sp_first) munmap(sp_table, size);
+        sp_table = table;
+        sp_most *= 2;
+        return 1;
+    }
 
     /* No malloc and no stdio streams: the thread that holds their locks may be stuck. */
     static int sp_look(int pid, struct sp_process *out) {
@@ -56,7 +75,7 @@ cdef extern from * nogil:
         return 1;
     }
 
-    static int sp_snapshot(struct sp_process *table) {
+    static int sp_snapshot(void) {
         struct sp_entry { uint64_t ino; int64_t off; unsigned short length; unsigned char type; char name[]; };
         char buffer[8192];
         long got, at;
@@ -67,7 +86,7 @@ cdef extern from * nogil:
                 struct sp_entry *entry = (struct sp_entry *)(buffer + at);
                 int pid = atoi(entry->name);
                 at += entry->length;
-                if (pid > 1 && count < SP_MOST && sp_look(pid, &table[count])) count++;
+                if (pid > 1 && (count < sp_most || sp_grow()) && sp_look(pid, &sp_table[count])) count++;
             }
         close(fd);
         return count;
@@ -86,27 +105,22 @@ cdef extern from * nogil:
         return done;
     }
 
-    /* Static: a native thread's stack is small. One sweep at a time. */
-    static struct sp_process sp_table[SP_MOST];
-    static int sp_family[SP_MOST];
-    static pthread_mutex_t sp_sweeping = PTHREAD_MUTEX_INITIALIZER;
-
     static int sp_in_family(int pid, int members) {
         int i;
-        for (i = 0; i < members; i++) if (sp_family[i] == pid) return 1;
+        for (i = 0; i < members; i++) if (sp_table[i].member == pid) return 1;
         return 0;
     }
 
     /* Send a signal to every living descendant; returns how many there were. */
     static int sp_signal_descendants(int sig, char skip) {
-        int count = sp_snapshot(sp_table), members = 1, hit = 0, grew = 1, i;
-        sp_family[0] = getpid();
+        int count = sp_snapshot(), members = 1, hit = 0, grew = 1, i;
+        sp_table[0].member = getpid();
         while (grew) {
             grew = 0;
             for (i = 0; i < count; i++)
                 if (sp_table[i].parent > 1 && sp_in_family(sp_table[i].parent, members)
-                        && !sp_in_family(sp_table[i].pid, members) && members < SP_MOST) {
-                    sp_family[members++] = sp_table[i].pid;
+                        && !sp_in_family(sp_table[i].pid, members) && members < sp_most) {
+                    sp_table[members++].member = sp_table[i].pid;
                     if (sp_table[i].state != 'Z' && sp_table[i].state != 'X' && sp_table[i].state != skip)
                         hit += sp_hit(&sp_table[i], sig);
                     grew = 1;

@@ -23,10 +23,16 @@ app.add_typer(configuration.commands)
 
 
 def run() -> int:
-    """Run the command line in ``sys.argv``; typer itself ends usage errors with code 2."""
+    """Run the command line in ``sys.argv``; typer itself ends usage errors with code 2.
+
+    Raises OSError when the output cannot be written.
+    """
     try:
         code = app(prog_name="snakepit", standalone_mode=True)
     except SystemExit as end:
+        # typer, and rich for the help, answer a broken pipe with code 1, which is an item's.
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
         code = end.code
     return code if isinstance(code, int) else 0
 

@@ -10,15 +10,13 @@ from enum import StrEnum
 from typing import BinaryIO
 
 from snakepit import Executor
-from snakepit.cli import INTERRUPTED, report_interrupt
+from snakepit.cli import BROKEN_PIPE, INTERRUPTED, report_interrupt
 from snakepit.cli.items import describe
 from snakepit.cli.lines import STDIN, check_readable
 from snakepit.cli.mapping import Mapping, Options
 from snakepit.cli.target import UsageError, find_target
 from snakepit.errors import PoolShutdownError
 from snakepit.lifecycle.template import can_use_template
-
-BROKEN_PIPE = 141  # as a shell reports a filter that SIGPIPE ended
 
 
 class Profile(StrEnum):

@@ -105,15 +105,17 @@ def _look_at(
 def select_pools(which: str | None) -> list[FoundPool]:
     """Return the pools that `which` means: a pid of an owner or a worker, or a name; None: all.
 
+    What could be both is a pid.
     Raises PoolNotFoundError, which says what there is.
     """
     pools, problems = find_pools()
     if which is None:
         chosen = pools
-    elif which.isdigit():
-        chosen = [pool for pool in pools if int(which) in (pool.owner_pid, *pool.holders)]
     else:
         chosen = [pool for pool in pools if pool.name == which]
+        pid = _as_pid(which)
+        if pid is not None:
+            chosen = [pool for pool in pools if pid in (pool.owner_pid, *pool.holders)] or chosen
     if chosen:
         return chosen
     raise PoolNotFoundError(
@@ -125,20 +127,26 @@ def select_pools(which: str | None) -> list[FoundPool]:
     )
 
 
+def _as_pid(which: str) -> int | None:
+    # Not isdigit(), to which a superscript is a digit as well; and no number of which int() thinks
+    # that it is too long.
+    return int(which) if which.isdecimal() and len(which) < 20 else None
+
+
 def _why_none(which: str | None, pools: list[FoundPool], problems: list[str]) -> str:
     if which is None:
         text = "no pool of worker processes runs here"
-    elif which.isdigit() and not os.path.exists(f"/proc/{which}"):
-        text = f"there is no process {which}"
-    elif which.isdigit() and not os.access(f"/proc/{which}/fd", os.R_OK | os.X_OK):
-        text = f"process {which} is another user's: run this as that user"
-    elif which.isdigit():
+    elif (pid := _as_pid(which)) is None:
+        text = f"no pool named {which!r} runs here"
+    elif not os.path.exists(f"/proc/{pid}"):
+        text = f"there is no process {pid}, and no pool of that name"
+    elif not os.access(f"/proc/{pid}/fd", os.R_OK | os.X_OK):
+        text = f"process {pid} is another user's: run this as that user"
+    else:
         text = (
-            f"process {which} has no running pool of worker processes "
+            f"process {pid} has no running pool of worker processes "
             "(threads of profile 'local' can be seen from inside alone: Executor.dump())"
         )
-    else:
-        text = f"no pool named {which!r} runs here"
     if pools and which is not None:
         text += "; running: " + ", ".join(f"{pool.name!r} of {pool.owner_pid}" for pool in pools)
     return "; ".join([text, *problems])

@@ -27,6 +27,9 @@ class Autopsy:
     `oom_killed`: whether the kernel's out-of-memory killer did it, None where that is not known;
     `oom_evidence`: the counter that says so.
     `peak_memory`: the most bytes of memory that it ever had, by the kernel, None if not known.
+    `last_memory`: the bytes that it had resident when the pool last looked, None if it never did:
+    it looks at calls that run for longer than `heartbeat_interval`, and where there is a
+    `memory_threshold_mb`.
     `stack`: where the thread that crashed was, newest call first, for the signals SIGSEGV, SIGFPE,
     SIGABRT, SIGBUS and SIGILL; else None.
     `stderr`: the last lines that Python code wrote there, at most 20.
@@ -39,6 +42,7 @@ class Autopsy:
     oom_killed: bool | None = None
     oom_evidence: str = ""
     peak_memory: int | None = None
+    last_memory: int | None = None
     stack: str | None = None
     stderr: tuple[str, ...] = ()
 
@@ -69,6 +73,8 @@ class Autopsy:
         lines = [f"the worker {self.summary()}"]
         if self.peak_memory is not None:
             lines.append(f"most memory it had: {self.peak_memory / 1e6:.0f} MB")
+        if self.last_memory is not None:
+            lines.append(f"memory when it was last looked at: {self.last_memory / 1e6:.0f} MB")
         if self.signal == "SIGKILL" and not self.ended_by_pool:
             lines.append(f"out-of-memory killer: {self.oom_evidence}")
         if self.stack:

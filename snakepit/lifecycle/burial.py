@@ -111,6 +111,7 @@ class Burial:
             oom_killed=oom[0],
             oom_evidence=oom[1],
             peak_memory=worker.peak_memory,
+            last_memory=worker.last_memory,
             stack=recording.stack() if recording is not None else None,
             stderr=recording.stderr() if recording is not None else (),
         )

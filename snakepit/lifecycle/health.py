@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from snakepit.lifecycle.recycling import resident_memory
+
 if TYPE_CHECKING:
     from snakepit.lifecycle.supervisor import Supervisor
     from snakepit.lifecycle.worker import Worker
@@ -92,7 +94,11 @@ class Health:
         self._turn += 1
         for lane in long[self._turn % step :: step]:
             worker = self._supervisor.worker_on(lane)
-            if worker is not None and process_state(worker.pid) == "T":
+            if worker is None:
+                continue
+            # For its autopsy: once it is dead, the kernel knows no more than the most it ever had.
+            worker.last_memory = resident_memory(worker.pid) or worker.last_memory
+            if process_state(worker.pid) == "T":
                 self._suspect(worker, lane, now).stopped = True
 
     def _suspect(self, worker: Worker, lane: int, now: float) -> Suspicion:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing.process
 import os
-import threading
 from collections.abc import Iterable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from snakepit.errors import EncodeError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.blas import SHARE, blas_environment
+from snakepit.lifecycle.environment import NameWithEnvironment
 from snakepit.lifecycle.template import Template, TemplateContext
 from snakepit.worker.process import PassedDescriptor, WorkerSpec, worker_main
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from snakepit.pool.pool import PoolConfig, ProcessPool
 
 ARENA_PATIENCE = 30.0  # seconds that a call without a deadline waits for arena memory
-
-_starting = threading.RLock()  # guards os.environ while a process of a foreign context starts
 
 
 class Launcher:
@@ -131,27 +129,16 @@ class Launcher:
         )
 
     def _start(self, spec: WorkerSpec, *, in_no_hurry: bool) -> Any:
+        name = f"snakepit-{self._pool.name}-{spec.lane}"
+        if self.template is None:
+            name = NameWithEnvironment(name, self._env)
         process = self._context.Process(  # type: ignore[attr-defined]
-            target=worker_main, args=(spec,), name=f"snakepit-{self._pool.name}-{spec.lane}"
+            target=worker_main, args=(spec,), name=name
         )
         self._newest = process
         if self.template is not None:
             process.in_no_hurry = in_no_hurry
-            process.start()
-            return process
-        with _starting:
-            # A foreign context gives no other way to set what a new interpreter finds before its
-            # first import.
-            before = {name: os.environ.get(name) for name in self._env}
-            os.environ.update(self._env)
-            try:
-                process.start()
-            finally:
-                for name, value in before.items():
-                    if value is None:
-                        os.environ.pop(name, None)
-                    else:
-                        os.environ[name] = value
+        process.start()
         return process
 
     def forget_in_child(self, workers: Iterable[Worker]) -> None:
@@ -174,13 +161,3 @@ def _pickle_initializer(config: PoolConfig) -> bytes | None:
             f"cannot pickle the initializer {config.initializer!r} and its arguments: "
             f"{type(error).__name__}: {error}"
         ) from error
-
-
-def _renew_lock() -> None:
-    global _starting
-    # May have been held by a thread that is not here.
-    _starting = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)

@@ -167,6 +167,7 @@ class Recycler:
         if tasks == worker.tasks_when_weighed and self._roster.running_since(worker.lane) == 0:
             return  # It did nothing since.
         worker.tasks_when_weighed = tasks
+        worker.last_memory = resident_memory(worker.pid) or worker.last_memory
         own = own_memory(worker.pid, limit)
         if own <= limit:
             return

@@ -49,6 +49,7 @@ class Supervisor:
     def __init__(self, pool: ProcessPool, recycling: RecyclingPolicy, health: HealthPolicy) -> None:
         self._pool = pool
         self.workers: dict[int, Worker] = {}
+        self.starting: int | None = None  # the lane of one that is about to be among them
         self.crashes = 0
         self.restarts = 0
         self.started = False  # the first workers exist
@@ -206,10 +207,12 @@ class Supervisor:
     def _start(self, lane: int, spare: bool) -> bool:
         client = reserve_client()
         row = registry.reserve("worker")
+        self.starting = lane
         try:
             process = self._pool.launcher.start(lane, client, spare)
         except Exception as error:
             registry.release(row)
+            self.starting = None
             self._pool.roster.vacate(lane)
             self._pool.nested.forget(lane)
             recording = self._pool.launcher.recordings.pop(lane, None)
@@ -223,6 +226,7 @@ class Supervisor:
         worker.spare = spare
         worker.row = row
         self.workers[lane] = worker
+        self.starting = None
         self._by_sentinel[worker.sentinel] = worker
         self._poller.register(worker.sentinel, select.POLLIN)
         registry.activate(row, worker.pid)

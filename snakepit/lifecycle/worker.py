@@ -53,6 +53,7 @@ class Worker:
         self.reaped = False
         self.exit_code: int | None = None
         self.peak_memory: int | None = None  # bytes, known when it is reaped
+        self.last_memory: int | None = None  # bytes resident, when it was last looked at
         self.born = time.monotonic()
         self.spare = False  # started to take over from another
         self.due: str | None = None  # why it shall be replaced

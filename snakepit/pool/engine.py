@@ -15,7 +15,7 @@ from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import RecyclingPolicy
 from snakepit.lifecycle.template import can_use_template
-from snakepit.options import checked_bytes, checked_count, checked_seconds
+from snakepit.options import checked_bytes, checked_count, checked_seconds, did_you_mean
 from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
 from snakepit.resources import usable_cpus
 
@@ -124,7 +124,10 @@ def make_engine(
             )
         )  # fmt: skip
     if profile not in ("process", "thread"):
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+        raise ValueError(
+            f"profile must be one of {', '.join(PROFILES)}, not {profile!r}"
+            f"{did_you_mean(profile, PROFILES)}"
+        )
     context = _chosen_context(mp_context, start_method)
     return ProcessPool(
         PoolConfig(
@@ -281,6 +284,7 @@ def _chosen_context(mp_context: BaseContext | None, start_method: str | None) ->
     if start_method not in START_METHODS:
         raise ValueError(
             f"start_method must be one of {', '.join(START_METHODS)}, not {start_method!r}"
+            f"{did_you_mean(start_method, START_METHODS)}"
         )
     if start_method == "template":
         if not can_use_template():

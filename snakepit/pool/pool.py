@@ -368,13 +368,23 @@ class ProcessPool(ProcessLife):
         workers = list(self.supervisor.workers.values())
         return [worker for worker in workers if worker.ready and serves(worker.lane)]
 
+    def _ready_pids(self) -> list[int]:
+        # As the lanes say it of themselves, one that has just been started included: results may
+        # have come from there before the supervisor hears of it. Read in this order, since it
+        # leaves `starting` for `workers`.
+        serves, starting = self.roster.serves, self.supervisor.starting
+        workers = {worker.lane: worker.pid for worker in list(self.supervisor.workers.values())}
+        if starting is not None and starting not in workers:
+            workers[starting] = self.roster.lane_info(starting)["pid"]
+        return [pid for lane, pid in workers.items() if serves(lane)]
+
     def ready_workers(self) -> int:
         """Return how many workers are ready for work; spares are not counted."""
-        return len(self.serving())
+        return len(self._ready_pids())
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the ready workers, without spares."""
-        return [worker.pid for worker in self.serving()]
+        return self._ready_pids()
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Replace a worker, or all (see `Executor.recycle_worker`)."""

@@ -9,7 +9,7 @@ from typing import Any
 from snakepit.adapters.adapter import Adapter
 from snakepit.adapters.tools import name_of_adapter
 from snakepit.errors import AdapterError
-from snakepit.options import checked_count, checked_seconds
+from snakepit.options import checked_count, checked_seconds, did_you_mean
 from snakepit.pool.affinity import MODES
 from snakepit.pool.engine import MOST_WORKERS, PROFILES, checked_size
 from snakepit.resources import usable_cpus
@@ -33,7 +33,10 @@ def checked_shape(
 ) -> tuple[int, int]:
     """Return the number of workers of the engine, and the calls that each runs at once."""
     if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+        raise ValueError(
+            f"profile must be one of {', '.join(PROFILES)}, not {profile!r}"
+            f"{did_you_mean(profile, PROFILES)}"
+        )
     if profile == "process" and threads_per_worker is not None:
         raise ValueError("threads_per_worker is for profile='thread' or 'local'")
     threads = 10 if threads_per_worker is None else threads_per_worker

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import snakepit
+from snakepit.diagnostics.inspect import select_pools
+from snakepit.errors import PoolNotFoundError
 from tests.support import Script, start_script, wait_until
 
 from .command import Command
@@ -105,6 +108,20 @@ def test_unknown_name_or_pid_says_what_runs(command: Command, owner: Owner) -> N
     ended = command.run("dump", str(os.getpid()))
     assert ended.code == 1
     assert f"process {os.getpid()} has no running pool of worker processes" in ended.errors
+
+
+def test_name_of_digits_is_a_name_too(tmp_path: Path) -> None:
+    number = next(n for n in range(2**22 + 1, 2**23) if not os.path.exists(f"/proc/{n}"))
+    with snakepit.Executor(1, name=str(number)) as executor:
+        executor.wait_ready(60)
+        (pool,) = select_pools(str(number))
+        assert (pool.name, pool.owner_pid) == (str(number), os.getpid())
+        assert os.getpid() in {pool.owner_pid for pool in select_pools(str(os.getpid()))}
+
+
+def test_superscript_is_no_pid() -> None:
+    with pytest.raises(PoolNotFoundError, match="no pool named '²' runs here"):
+        select_pools("²")
 
 
 def test_wrong_option_is_a_usage_error(command: Command) -> None:

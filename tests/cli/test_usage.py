@@ -148,6 +148,30 @@ def test_info_states_facts(command: Command) -> None:
     assert int(facts["CPUs"].split()[0]) >= 1
 
 
+@pytest.mark.parametrize(
+    "arguments", [["info"], ["--help"], ["map", "--help"], ["--version"], ["clean"]]
+)
+def test_output_that_nobody_reads_is_told_by_the_exit_code(
+    command: Command, arguments: list[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = command.start(*arguments, stdout=writer)
+    os.close(writer)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (141, b"")
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["--help"], ["--version"], ["clean"]])
+def test_output_that_finds_no_space_is_one_line(command: Command, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = command.start(*arguments, stdout=full)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = errors.decode().splitlines()
+    assert line.startswith("snakepit: ") and line.endswith("No space left on device")
+
+
 def test_missing_typer_is_one_line(command: Command) -> None:
     script = (
         "import sys; sys.modules['typer'] = None\nfrom snakepit.cli import main; sys.exit(main())"

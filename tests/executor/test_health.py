@@ -108,6 +108,7 @@ class FakeWorker:
     ready: bool = True
     expected: bool = False
     stuck: bool = False
+    last_memory: int | None = None
     sent: list[int] = field(default_factory=list)
 
     def send(self, number: int) -> None:

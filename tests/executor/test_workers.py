@@ -17,7 +17,7 @@ import pytest
 import snakepit
 from snakepit import errors
 from tests.conftest import Make
-from tests.support import is_running, results, send_signal, wait_until
+from tests.support import is_running, results, run_clean, send_signal, wait_until
 
 from . import tasks
 
@@ -315,3 +315,76 @@ def test_random_numbers_differ_between_workers(make: Make, gate: Any) -> None:
         door.wait()
     release.open()
     assert len(set(results(futures))) == 2
+
+
+@pytest.mark.processes
+def test_the_worker_of_a_result_is_ready(make: Make) -> None:
+    for _ in range(8):
+        executor = make(1)
+        pid = executor.submit(os.getpid).result(60)
+        assert executor.worker_pids() == [pid] and executor.stats().ready == 1
+        executor.shutdown()
+
+
+@pytest.mark.processes
+def test_a_worker_counts_from_the_instant_that_it_can_run_a_call(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = make(1)
+    real = executor._pool.start_process  # type: ignore[union-attr]
+    told, go_on = threading.Event(), threading.Event()
+
+    def start(*args: Any) -> Any:
+        process = real(*args)
+        told.set()
+        assert go_on.wait(60)  # the supervisor is held up before it knows the worker
+        return process
+
+    monkeypatch.setattr(executor._pool, "start_process", start)
+    future = executor.submit(os.getpid)
+    try:
+        assert told.wait(60)
+        pid = future.result(60)
+        assert executor.worker_pids() == [pid]
+    finally:
+        go_on.set()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_the_environment_of_workers_is_never_the_owners(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[tuple[int, Any]] = []
+    put = os.putenv
+
+    def record(name: Any, value: Any) -> None:
+        changes.append((os.getpid(), name))
+        put(name, value)
+
+    monkeypatch.setattr(os, "putenv", record)
+    with snakepit.Executor(1, start_method=method, env={"COLOUR": "red"}) as executor:
+        assert executor.submit(os.getenv, "COLOUR").result(60) == "red"
+        assert executor.submit(os.getenv, "OMP_NUM_THREADS").result(60) is not None
+    assert not [name for pid, name in changes if pid == os.getpid()]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_the_main_module_is_imported_with_the_environment_of_workers(
+    tmp_path: Path, method: str
+) -> None:
+    source = f"""
+        import os, sys
+        import snakepit
+
+        COLOUR = os.environ.get("COLOUR")
+
+        def look():
+            return sys.modules["__main__"].COLOUR
+
+        if __name__ == "__main__":
+            import multiprocessing
+            multiprocessing.set_forkserver_preload(["os"])
+            with snakepit.Executor(1, start_method={method!r}, env={{"COLOUR": "red"}}) as executor:
+                print(COLOUR, executor.submit(look).result(60))
+        """
+    assert run_clean(source, tmp_path) == ["None red"]

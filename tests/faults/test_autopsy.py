@@ -88,6 +88,27 @@ def test_peak_memory_is_the_kernels(executor: snakepit.Executor) -> None:
     assert found.peak_memory is not None and found.peak_memory > 50_000_000
 
 
+def test_memory_of_a_long_call_is_known_as_it_was_last_seen(make: Make, gate: Any) -> None:
+    executor = make(1, heartbeat_interval=0.05)
+    door = gate("never")
+
+    def work() -> None:
+        data = bytearray(b"x") * 50_000_000
+        door.wait()
+        assert data
+
+    future = executor.submit(work)
+    workers = executor._pool.supervisor.workers  # type: ignore[union-attr]
+    wait_until(
+        lambda: any((worker.last_memory or 0) > 50_000_000 for worker in list(workers.values())),
+        "a look at the worker's memory",
+    )
+    send_signal(executor.worker_pids()[0])
+    found = expect_crash(future).autopsy
+    assert found.last_memory is not None and found.last_memory > 50_000_000
+    assert "last looked at" in str(found)
+
+
 def test_pool_that_ended_the_worker_says_so(make: Make, gate: Any) -> None:
     executor = make(1)
     started = gate("started")

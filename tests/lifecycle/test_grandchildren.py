@@ -114,6 +114,39 @@ def test_nothing_of_a_killed_owner_is_left(tmp_path: Path, method: str) -> None:
     script.finish()
 
 
+CROWD = """
+import os, sys
+pids = []
+for _ in range(4200):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    pids.append(pid)
+print("ready", flush=True)
+sys.stdin.read()
+for pid in pids:
+    os.waitpid(pid, 0)
+"""
+
+
+def test_nothing_of_a_killed_owner_is_left_among_thousands_of_processes(tmp_path: Path) -> None:
+    # Older than the workers, and so before them in /proc; zombies, which cost least.
+    crowd = subprocess.Popen(
+        [sys.executable, "-ISc", CROWD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert crowd.stdout is not None and crowd.stdout.readline() == b"ready\n"
+        source = OWNER.replace("METHOD", "'fork'").replace("STOPPED", "[]")
+        script = start_script(source, tmp_path)
+        assert script.read_line() == "ready"
+        script.process.kill()
+        script.process.wait(LONG)
+        script.expect_nothing_left(timeout=20)
+        script.finish()
+    finally:
+        crowd.communicate()
+
+
 @pytest.mark.parametrize(
     "stopped", ["executor.worker_pids()", "[executor._pool.template._process.pid]"]
 )

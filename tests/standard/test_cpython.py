@@ -1,7 +1,19 @@
 """CPython's own tests of executors, run on Snakepit's; where the interpreter comes with them.
 
-Python 3.12 made a package of them, whose mixins can be taken one by one. Left out are those that
-look at private attributes, and those in which a crash is meant to break the whole pool.
+Python 3.12 made a package of them, whose mixins can be taken one by one. Left out are, each with
+its reason in `LEFT_OUT`, tests that look at private attributes or make an executor of the standard
+library's, one in which a crash is meant to break the whole pool, one of Windows, and two that
+sleep for seconds or count on a call having begun.
+
+Whole modules that are not here:
+
+- test_init asks for the attribute `_broken` and for what the standard library logs;
+  tests/executor/test_workers.py has initializers, and those that fail.
+- test_deadlock asks for the manager's thread and its pipe, and that a crash breaks the pool;
+  tests/executor/test_pickling.py has deaths while pickling, tests/faults/test_crashes.py others.
+- test_thread_pool adds to ExecutorTest, which is here, only tests of `_max_workers` and `_threads`,
+  one of fork and the standard library's lock, and two of map: tests/executor/test_map.py.
+- test_future is of the standard library's own Future, ThreadPoolShutdownTest of its threads.
 """
 
 from __future__ import annotations
