@@ -89,6 +89,7 @@ def with_snakepit(paths: list[str], workers: int | None) -> tuple[Run, PoolStats
 
 def alone(paths: list[str]) -> Run:
     """Do the work in this process."""
+    print("the same in one process …", file=sys.stderr)
     begin = perf_counter()
     reports = [analyse_file(path) for path in paths]
     return Run("one process", perf_counter() - begin, reports)
@@ -96,6 +97,7 @@ def alone(paths: list[str]) -> Run:
 
 def with_peer(paths: list[str], workers: int) -> Run:
     """Do the work on the standard library's pool."""
+    print("the same with ProcessPoolExecutor …", file=sys.stderr)
     begin = perf_counter()
     with ProcessPoolExecutor(workers) as executor:
         reports = list(executor.map(analyse_file, paths, chunksize=PEER_CHUNKSIZE))

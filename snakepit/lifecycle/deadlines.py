@@ -194,18 +194,29 @@ class SweptDeadlines(ProcessDeadlines):
             timeout = future.timeout_ns / 1e9
             self._end(future, timeout, deadline / 1e9 - timeout)
         elif self._pool.scheduler.cancel_queued(future):
-            error = queue_timeout_error(self._pool.name, self._pool.queue_timeout or 0.0)
-            self._pool.scheduler.fail(future, error)
+            pool = self._pool
+            starting = None if pool.ready_workers() else pool.supervisor.preparation.why_queued()
+            error = queue_timeout_error(pool.name, pool.queue_timeout or 0.0, starting)
+            pool.scheduler.fail(future, error)
         elif deadline and not future.done():
             # It was taken at this very moment, and has until its deadline.
             self._watch(future, deadline, future.timeout_ns)
 
 
-def queue_timeout_error(pool: str, limit: float) -> QueueTimeoutError:
-    """Return the error of a call that no worker took in time."""
+def queue_timeout_error(pool: str, limit: float, starting: str | None = None) -> QueueTimeoutError:
+    """Return the error of a call that no worker took in time; `starting`: why there was none."""
+    if starting is None:
+        text = (
+            f"no worker of pool {pool!r} was free for the call within queue_timeout={limit:g} s, so "
+            "it never ran; give the pool more workers, or its calls more patience"
+        )
+    else:
+        text = (
+            f"the call never ran: within queue_timeout={limit:g} s {starting}; wait for the workers "
+            "with await_ready() before the first call, or give calls more patience"
+        )
     return QueueTimeoutError(
-        f"no worker of pool {pool!r} was free for the call within queue_timeout={limit:g} s, so it "
-        "never ran; give the pool more workers, or its calls more patience",
+        text,
         details={"timeout": limit, "waited": limit, "ran": 0.0, "phase": "queued"},
     )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING
 
+from snakepit import errors
+
 if TYPE_CHECKING:
     from snakepit.lifecycle.supervisor import Supervisor
     from snakepit.lifecycle.template import Template
@@ -66,6 +68,10 @@ class Preparation:
         self._leave()
         try:
             template.take_report()
+        except errors.PoolNotReadyError as error:
+            # What raised there would raise again; what ended it may have been an accident.
+            raised = "traceback" in error.details
+            self._supervisor.start_failed(error, spare=self._for_spare, hopeless=raised)
         except Exception as error:
             self._supervisor.start_failed(error, spare=self._for_spare)
 

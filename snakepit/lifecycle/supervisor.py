@@ -268,10 +268,13 @@ class Supervisor:
             self.hurry(worker)
             self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
 
-    def start_failed(self, error: BaseException, *, spare: bool = False) -> None:
+    def start_failed(
+        self, error: BaseException, *, spare: bool = False, hopeless: bool = False
+    ) -> None:
         """A worker could not be started, or died while it was: try again later, or give up.
 
-        For want of a spare no pool is broken: who should have been replaced goes on.
+        For want of a spare no pool is broken: who should have been replaced goes on. `hopeless`:
+        it would fail again, so a pool that has no worker yet does not try.
         """
         self._failed_starts += 1
         backoff = min(0.05 * 2**self._failed_starts, LONGEST_BACKOFF)
@@ -282,11 +285,14 @@ class Supervisor:
                 "tried again in %.3g s: %s: %s",
                 self._pool.name, backoff, type(error).__name__, error,
             )  # fmt: skip
-        elif self._failed_starts >= MOST_FAILED_STARTS:
+        elif self._failed_starts >= MOST_FAILED_STARTS or (hopeless and not self.workers):
+            times = (
+                "" if self._failed_starts == 1
+                else f"{self._failed_starts} in a row failed, the last with "
+            )  # fmt: skip
             self._break(
                 errors.PoolNotReadyError(
-                    f"pool {self._pool.name!r} cannot start workers: "
-                    f"{self._failed_starts} in a row failed, the last with "
+                    f"pool {self._pool.name!r} cannot start workers: {times}"
                     f"{type(error).__name__}: {error}",
                     details=getattr(error, "details", {}),
                 ),

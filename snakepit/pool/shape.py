@@ -117,4 +117,4 @@ def check_thread_safety(cls: type[Adapter], mode: str | None, profile: str) -> N
         raise AdapterError(problem, details=details)
     if cls not in _warned:
         _warned.add(cls)
-        warnings.warn(problem, RuntimeWarning, stacklevel=4)
+        warnings.warn(problem, RuntimeWarning, stacklevel=3)

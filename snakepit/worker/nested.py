@@ -124,7 +124,12 @@ class NestedPool:
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> concurrent.futures.Future[Any]:
-        """Queue a call in the pool that runs this task. Raises EncodeError."""
+        """Queue a call in the pool that runs this task. Raises EncodeError, TypeError."""
+        if not callable(fn):
+            raise TypeError(
+                f"submit takes a function, not {fn!r}; a tool of an adapter is called on the adapter "
+                "itself, or by the pool's owner"
+            )
         return self._submit(fn, args, kwargs)
 
     def _submit(

@@ -302,3 +302,16 @@ class Importing(snakepit.Adapter):
     @tool
     def imported(self) -> list[str]:
         return sorted(set(sys.modules) - self.before)
+
+
+class GatedPreload(snakepit.Adapter):
+    """Its preload waits until a FIFO is opened, whose path is in the environment."""
+
+    @classmethod
+    def preload(cls) -> None:
+        with open(os.environ["SNAKEPIT_TEST_GATE"]):
+            pass
+
+    @tool
+    def ping(self) -> str:
+        return "pong"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import snakepit
 from snakepit.errors import PoolSaturatedError, QueueTimeoutError, TaskTimeoutError
 from tests.executor.tasks import Gate, Log
+from tests.pools.adapters import GatedPreload
 from tests.support import LONG, wait_until
 
 NewPool = Callable[..., snakepit.Pool]
@@ -177,3 +180,18 @@ def test_a_retried_call_waits_no_longer_than_it_may(
         pool.execute("echo", {"value": 1})
     release.open()
     assert held[0].result(LONG) is None
+
+
+def test_a_call_that_waits_for_the_first_worker_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    monkeypatch.setenv("SNAKEPIT_TEST_GATE", str(gate))
+    with snakepit.Pool(GatedPreload, pool_size=1, queue_timeout=0.2) as pool:
+        with pytest.raises(QueueTimeoutError, match=r"still .*await_ready"):
+            pool.execute("ping")
+        with open(gate, "w"):
+            pass
+        pool.await_ready(LONG)
+        assert pool.execute("ping") == "pong"
