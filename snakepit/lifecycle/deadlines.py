@@ -207,13 +207,13 @@ def queue_timeout_error(pool: str, limit: float, starting: str | None = None) ->
     """Return the error of a call that no worker took in time; `starting`: why there was none."""
     if starting is None:
         text = (
-            f"no worker of pool {pool!r} was free for the call within queue_timeout={limit:g} s, so "
-            "it never ran; give the pool more workers, or its calls more patience"
+            f"no worker of pool {pool!r} was free for the call within queue_timeout={limit:g} s, "
+            "so it never ran; give the pool more workers, or its calls more patience"
         )
     else:
         text = (
-            f"the call never ran: within queue_timeout={limit:g} s {starting}; wait for the workers "
-            "with await_ready() before the first call, or give calls more patience"
+            f"the call never ran: within queue_timeout={limit:g} s {starting}; wait for the "
+            "workers with await_ready() before the first call, or give calls more patience"
         )
     return QueueTimeoutError(
         text,

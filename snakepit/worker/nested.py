@@ -127,8 +127,8 @@ class NestedPool:
         """Queue a call in the pool that runs this task. Raises EncodeError, TypeError."""
         if not callable(fn):
             raise TypeError(
-                f"submit takes a function, not {fn!r}; a tool of an adapter is called on the adapter "
-                "itself, or by the pool's owner"
+                f"submit takes a function, not {fn!r}; a tool of an adapter is called on the "
+                "adapter itself, or by the pool's owner"
             )
         return self._submit(fn, args, kwargs)
 
