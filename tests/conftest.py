@@ -91,6 +91,9 @@ def pytest_configure(config: pytest.Config) -> None:
             os.environ["SNAKEPIT_TEST_DATA_DIR"], os.environ["PYTEST_XDIST_WORKER"]
         )
         os.environ["SNAKEPIT_TEST_DATA_DIR"] = os.environ["SNAKEPIT_DATA_DIR"] = folder
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Of a shell that runs this in its background; the programs that tests start inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     gil_must_stay_off("importing snakepit enabled the GIL")
     prepare_libraries()
 
