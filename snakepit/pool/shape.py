@@ -20,13 +20,6 @@ PROFILES_OF_THREADS = ("thread",)
 _warned: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-def checked_name(name: object) -> str:
-    """Return the name of a pool. Raises TypeError."""
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"name must be a string that is not empty, not {name!r}")
-    return name
-
-
 def checked_shape(
     profile: str, pool_size: int | None, threads_per_worker: int | None
 ) -> tuple[int, int]:
