@@ -59,6 +59,7 @@ cdef class Arena:
     cdef readonly int fd
     cdef readonly int client            # this process's number
     cdef int pid
+    cdef uint64_t device, inode         # of the file, which another may take the place of (see `file_status`)
     cdef ArenaHeader *header
     cdef SegmentEntry *entries
     cdef char **segments                # where a large segment is mapped here, by index
@@ -75,6 +76,8 @@ cdef class Arena:
     cdef bint has_shared(self) noexcept
     cdef SharedSegment find_shared(self, char *address, uint64_t size)
     cdef SharedSegment open_shared(self, uint32_t index)
+    cdef int file_status(self) noexcept nogil
+    cdef int require_file(self) except -1
     cdef char *address_of(self, uint32_t index) except NULL
     cdef uint32_t take(self, uint32_t size_class, uint64_t size) noexcept nogil
     cdef void release(self, uint32_t index, uint64_t word) noexcept nogil

@@ -39,6 +39,7 @@ cdef extern from * nogil:
     #include <fcntl.h>
     #include <sched.h>
     #include <sys/mman.h>
+    #include <sys/stat.h>
     #include <unistd.h>
 
     /* Give memory to a range of the file, so that a lack of it is an error here and not a SIGBUS at first touch. */
@@ -57,6 +58,14 @@ cdef extern from * nogil:
         return ENOTSUP;
     #endif
     }
+    /* Which file a descriptor stands for. */
+    static int sp_identify(int fd, uint64_t *device, uint64_t *inode) {
+        struct stat found;
+        if (fstat(fd, &found) != 0) return errno;
+        *device = (uint64_t)found.st_dev;
+        *inode = (uint64_t)found.st_ino;
+        return 0;
+    }
     /* Fill the page table at once: a fault a page makes a first copy ten times slower. A hint: errors do not count. */
     static void sp_populate(void *address, uint64_t size) {
     #if defined(__linux__) && !defined(MADV_POPULATE_WRITE)
@@ -73,6 +82,8 @@ cdef extern from * nogil:
     """
     int commit_range "sp_commit"(int fd, uint64_t offset, uint64_t size)
     int decommit_range "sp_decommit"(int fd, uint64_t offset, uint64_t size)
+    int identify "sp_identify"(int fd, uint64_t *device, uint64_t *inode)
+    int EBADF, EDQUOT, ENOMEM, ENOSPC
     void populate "sp_populate"(void *address, uint64_t size)
     int sched_yield()
 
@@ -135,6 +146,8 @@ cdef class Arena:
         self.fd = fd
         self.client = client
         self.pid = os.getpid()
+        if identify(fd, &self.device, &self.inode):
+            raise OSError(EBADF, f"descriptor {fd} is no shared memory: it is not open")
         # Re-entrant: the collector may run a view's finaliser while this thread holds it.
         self.map_lock = threading.RLock()
         point(WORKER_MAPPED)
@@ -154,12 +167,17 @@ cdef class Arena:
     # -- taking and releasing -------------------------------------------------------------------------------------
 
     cdef Segment allocate(self, uint64_t size, uint64_t deadline):
-        """Take a segment of at least `size` bytes; wait for memory until `deadline` (monotonic ns, 0: do not wait)."""
+        """Take a segment of at least `size` bytes; wait for memory until `deadline` (monotonic ns, 0: do not wait).
+
+        Raises ArenaFullError; OSError when this process has lost the arena's file (see `require_file`).
+        """
         cdef uint64_t capacity, word
         cdef uint32_t size_class = class_of(size, &capacity)
         cdef uint32_t index, seen
         cdef SegmentEntry *entry
         cdef Segment segment
+        cdef char *base
+        cdef bint backed
         if pages(size) > self.header.budget:
             raise ArenaFullError(
                 f"{size:,} bytes do not fit into the arena, whose budget is {self.header.budget:,} bytes; "
@@ -174,13 +192,19 @@ cdef class Arena:
             entry = &self.entries[index]
             word = load64(&entry.state)
             point(ARENA_TOOK)
-            if entry.committed >= size or self.commit(index, word, size):
+            try:
+                backed = entry.committed >= size or self.commit(index, word, size)
+                base = self.address_of(index) if backed else NULL
+            except BaseException:
+                self.release(index, word)
+                raise
+            if backed:
                 segment = Segment.__new__(Segment)
                 segment.arena = self
                 segment.index = index
                 segment.size = size
                 segment.word = word
-                segment.base = self.address_of(index)
+                segment.base = base
                 return segment
             self.release(index, word)
             self.wait_for_memory(seen, size, deadline)
@@ -262,7 +286,7 @@ cdef class Arena:
         """Return the memory of a BUSY segment to the system; it becomes EMPTY."""
         cdef SegmentEntry *entry = &self.entries[index]
         point(ARENA_EMPTYING)
-        if entry.committed and decommit_range(self.fd, entry.offset, pages(entry.committed)) == 0:
+        if entry.committed and self.file_status() == 0 and decommit_range(self.fd, entry.offset, pages(entry.committed)) == 0:
             point(ARENA_EMPTIED)
             entry.committed = 0
         cdef uint64_t generation = generation_of(load64(&entry.state)) + 1
@@ -300,12 +324,16 @@ cdef class Arena:
         return total
 
     cdef bint commit(self, uint32_t index, uint64_t word, uint64_t size) except -1:
-        """Give the held segment `size` bytes of memory; False when the budget or the machine has no more."""
+        """Give the held segment `size` bytes of memory; False when the budget or the machine has no more.
+
+        Raises OSError for whatever no waiting would mend.
+        """
         cdef SegmentEntry *entry = &self.entries[index]
         cdef uint64_t wanted = pages(size)
         cdef uint64_t missing = wanted - entry.committed
         cdef uint64_t in_use
         cdef int status = 0
+        self.require_file()
         self.lock()
         with nogil:
             point(ARENA_LOCKED)
@@ -322,8 +350,10 @@ cdef class Arena:
                     entry.committed = wanted
                     point(ARENA_COMMITTED)
             self.unlock()
-        if status != 0:
+        if status == -1 or status == ENOSPC or status == ENOMEM or status == EDQUOT:
             return False
+        if status != 0:
+            raise OSError(status, f"cannot get {missing:,} bytes of shared memory: {os.strerror(status)}")
         if size >= POPULATE_FROM:
             base = self.address_of(index)
             with nogil:
@@ -395,6 +425,31 @@ cdef class Arena:
             self.unlock()
         return index
 
+    cdef int file_status(self) noexcept nogil:
+        """0 if `fd` still is the arena's file; else an error number.
+
+        A program may close descriptors that are not its own, and the next file that is opened gets their numbers. To
+        give that file memory, or to take memory from it, would destroy its data.
+        """
+        cdef uint64_t device = 0, inode = 0
+        cdef int status = identify(self.fd, &device, &inode)
+        return status if status or (device == self.device and inode == self.inode) else EBADF
+
+    cdef int require_file(self) except -1:
+        cdef int status = self.file_status()
+        if status:
+            raise OSError(
+                status,
+                f"this process (pid {os.getpid()}) has lost its shared memory: descriptor {self.fd} was closed, by code "
+                "that closes descriptors which it did not open (os.closerange, a daemon library); spare those",
+            )
+        return 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process still has the arena's file open."""
+        return self.file_status() == 0
+
     cdef char *address_of(self, uint32_t index) except NULL:
         """Where the segment is mapped in this process; mapped on first use, and kept."""
         cdef SegmentEntry *entry = &self.entries[index]
@@ -406,11 +461,13 @@ cdef class Arena:
             if self.slabs[slab] == NULL:
                 with self.map_lock:
                     if self.slabs[slab] == NULL:
+                        self.require_file()
                         self.slabs[slab] = map_range(self.fd, slab * SLAB, SLAB)
             return self.slabs[slab] + (entry.offset - slab * SLAB)
         if self.segments[index] == NULL:
             with self.map_lock:
                 if self.segments[index] == NULL:
+                    self.require_file()
                     self.segments[index] = map_range(self.fd, entry.offset, entry.capacity)
         return self.segments[index]
 
@@ -490,9 +547,9 @@ cdef class Arena:
 
     # -- shared arrays ------------------------------------------------------------------------------------------------
 
-    def share(self, uint64_t size, bint writable) -> SharedSegment:
-        """Allocate `size` bytes, zeroed, that are passed to workers by reference."""
-        cdef Segment held = self.allocate(max(size, 1), now_ns() + 1_000_000_000)
+    def share(self, uint64_t size, bint writable, uint64_t deadline=0) -> SharedSegment:
+        """Allocate `size` bytes, zeroed, that are passed to workers by reference (see `allocate`)."""
+        cdef Segment held = self.allocate(max(size, 1), deadline)
         cdef SharedSegment segment = SharedSegment.__new__(SharedSegment)
         cdef SegmentEntry *entry = &self.entries[held.index]
         segment.arena = self
