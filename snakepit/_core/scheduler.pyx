@@ -295,7 +295,7 @@ cdef class Scheduler(Completions):
                 sooner = True
         pthread_mutex_unlock(&self.mutex)
         if not open_:
-            raise PoolShutdownError("cannot schedule new futures after shutdown")
+            raise PoolShutdownError.of(self.control.header.pool_name.decode("utf-8", "replace"))
         if full:
             self.refuse_full()
         self.wake_lanes()

@@ -152,7 +152,7 @@ class LocalPool:
             return self._submit_guarded(terms, lambda: (function, args, kwargs))
         if self._closed:
             # The queue itself may still be open, for calls that are to be tried again.
-            raise PoolShutdownError("cannot schedule new futures after shutdown")
+            raise PoolShutdownError.of(self.name)
         # What a task waits for is not refused, nor a part of a `map`, whose buffer is its limit.
         limited = future is None
         if future is None:
@@ -236,7 +236,7 @@ class LocalPool:
         if self.broken is not None:
             raise self._why_broken()
         if first and self._closed:
-            raise PoolShutdownError("cannot schedule new futures after shutdown")
+            raise PoolShutdownError.of(self.name)
         function, args, kwargs = call.call()
         attempt: Future[Any] = InnerFuture() if call.nested else Future()
         call.follow(attempt)
@@ -438,15 +438,19 @@ class LocalPool:
     def await_ready(self, timeout: float | None = None) -> None:
         """Start the threads and wait until all are ready.
 
-        Raises PoolNotReadyError, TimeoutError.
+        Raises PoolNotReadyError, TimeoutError; PoolShutdownError when the pool is closed, before or
+        meanwhile.
         """
         self.start()
         with self._life:
             done = self._life.wait_for(
-                lambda: self.broken is not None or self._ready >= self.size, timeout
+                lambda: self.broken is not None or self._closed or self._ready >= self.size,
+                timeout,
             )
         if self.broken is not None:
             raise self._why_broken()
+        if self._closed:
+            raise PoolShutdownError.of(self.name)
         if not done:
             raise TimeoutError(
                 f"{self._ready} of {self.size} threads were ready after {timeout:g} s"
@@ -497,7 +501,9 @@ class LocalPool:
             for task in self.queue.withdraw_all():
                 task.mark_cancelled()
         # The threads are still needed by calls that are to be tried again.
-        self._closed = True
+        with self._life:
+            self._closed = True
+            self._life.notify_all()
         self.call_ended()
 
     def join(self, timeout: float | None = None) -> bool:

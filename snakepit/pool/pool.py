@@ -20,7 +20,7 @@ from snakepit._core.definitions import Definitions
 from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit._core.stopping import tasks_of_session
-from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
+from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError, PoolShutdownError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import Recording
 from snakepit.lifecycle.blas import SHARE, blas_environment
@@ -43,6 +43,7 @@ from snakepit.pool.nested import NestedTasks
 from snakepit.pool.stats import LifecycleStats, PoolStats
 from snakepit.pool.terms import Terms
 from snakepit.pool.threads import PoolThread
+from snakepit.pool.travel import unpicklable_item
 from snakepit.resources import usable_cpus
 from snakepit.worker.process import (
     MAIL_FAILED,
@@ -301,6 +302,8 @@ class ProcessPool:
             self._set_terms(future, terms.timeout, terms)
             self.scheduler.submit_items(future, definition, function, kind, items)
         except (EncodeError, ArenaFullError) as error:
+            if isinstance(error, EncodeError):
+                error = unpicklable_item(error, items, "argument")
             self.scheduler.fail(future, error)
             return future
         if terms.timeout is not None:
@@ -606,15 +609,21 @@ class ProcessPool:
     def await_ready(self, timeout: float | None = None) -> None:
         """Start the workers and wait until all are ready.
 
-        Raises PoolNotReadyError, TimeoutError.
+        Raises PoolNotReadyError, TimeoutError; PoolShutdownError when the pool is closed, before or
+        meanwhile.
         """
         self.start()
         with self._life:
             done = self._life.wait_for(
-                lambda: self.broken is not None or self.ready_workers() >= self.size, timeout
+                lambda: (
+                    self.broken is not None or self._closed or self.ready_workers() >= self.size
+                ),
+                timeout,
             )
         if self.broken is not None:
             raise self._why_broken()
+        if self._closed:
+            raise PoolShutdownError.of(self.name)
         if not done:
             raise TimeoutError(
                 f"{self.ready_workers()} of {self.size} workers were ready after {timeout:g} s"
@@ -721,7 +730,7 @@ class ProcessPool:
             self._closed = True
             started = self._begun
         if started:
-            self.supervisor.tell(lambda: None)
+            self.supervisor.tell(self.note_ready)
         else:
             self._discard()
             self.asks.close()
