@@ -16,7 +16,7 @@ from snakepit.adapters.tools import Tool, find_adapter, name_of_adapter, tools_o
 from snakepit.errors import AdapterError, PoolNotReadyError, PoolShutdownError
 from snakepit.executor import start_map
 from snakepit.lifecycle.graces import Graces
-from snakepit.options import checked_seconds
+from snakepit.options import checked_environment, checked_seconds
 from snakepit.pool.engine import WorkerOptions, check_options, checked_name, make_engine
 from snakepit.pool.limits import checked_limits, checked_span
 from snakepit.pool.local import LocalPool
@@ -167,7 +167,7 @@ class Pool:
             graces=graces,
             initializer=self._calls.initializer,
             initargs=self._calls.initargs,
-            env=adapter_env,
+            env=checked_environment("adapter_env", adapter_env),
             session_store=session_store,
             limits=limits,
             **({"threads_per_worker": threads} if profile in PROFILES_OF_THREADS else {}),

@@ -642,9 +642,10 @@ cdef class Arena:
         cdef ArenaHeader *header = self.header
         cdef uint32_t i, listed
         cdef SegmentEntry *entry
+        cdef bint sound = self.file_status() == 0
         for i in range(load32(&header.count)):
             entry = &self.entries[i]
-            if client_of(load64(&entry.state)) == <uint64_t>client:
+            if sound and client_of(load64(&entry.state)) == <uint64_t>client:
                 # Memory that it was given and that the table does not know of: no budget would count it.
                 decommit_range(self.fd, entry.offset + pages(entry.committed), entry.capacity - pages(entry.committed))
         if header.count:
