@@ -417,6 +417,8 @@ class ProcessPool(ProcessLife):
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Read who works, and what became of those who did."""
+        from snakepit.pool.stats import LifecycleStats
+
         return LifecycleStats.read(self.name, self.size, self.roster, self.supervisor)
 
     def stats(self) -> PoolStats:
