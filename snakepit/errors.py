@@ -113,7 +113,17 @@ class PoolNotFoundError(SnakepitError, LookupError):
 
 
 class PoolShutdownError(SnakepitError, RuntimeError):
-    """Work was given to a pool that has been shut down."""
+    """Work was given to a pool that has been shut down. `details`: pool (its name)."""
+
+    @classmethod
+    def of(cls, pool: str) -> PoolShutdownError:
+        """Make the error for the pool of this name."""
+        # It begins as the standard library's does, whose users may look for that.
+        return cls(
+            f"cannot schedule new futures after shutdown: pool {pool!r} takes no more calls; "
+            "submit before shutdown(), or before the end of the with block, or make another",
+            details={"pool": pool},
+        )
 
 
 class ForkedPoolError(SnakepitError, RuntimeError):

@@ -8,7 +8,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
+
+from snakepit.options import checked_seconds, checked_wait, with_hints
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -44,15 +46,21 @@ class PoolView:
         self._terms = terms
         self._executor = executor  # kept: an executor that nobody holds closes its pool
 
+    def __reduce__(self) -> NoReturn:
+        from snakepit.pool.travel import refuse_to_travel
+
+        refuse_to_travel("a view of an executor", self._pool.name)
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue the call `fn(*args, **kwargs)` and return its future. Raises PoolShutdownError."""
         return self._pool.submit(fn, args, kwargs, self._terms)
 
+    @with_hints
     def map(
         self,
         fn: Callable[..., Any],
         *iterables: Iterable[Any],
-        timeout: float | None = None,
+        timeout: float | str | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
         ordered: bool = True,
@@ -113,11 +121,14 @@ class Executor(concurrent.futures.Executor):
     `session_store`: the SessionStore that keeps its sessions; None: one of its own, made when it is
     needed and gone with the pool.
 
+    With profile "local" an option that is for processes must be left out, at its default, or empty.
+
     The workers start at the first call (or at `wait_ready`). A worker that dies fails the call that
     ran on it (of profile "thread": every call that did), with WorkerCrashedError, and is replaced.
     Raises ValueError and TypeError for arguments that make no sense.
     """
 
+    @with_hints
     def __init__(
         self,
         max_workers: int | None = None,
@@ -159,7 +170,7 @@ class Executor(concurrent.futures.Executor):
             mp_context=mp_context,
             start_method=start_method,
             initializer=initializer,
-            initargs=tuple(initargs),
+            initargs=initargs,
             max_tasks_per_child=max_tasks_per_child,
             worker_ttl=worker_ttl,
             worker_max_requests=worker_max_requests,
@@ -191,11 +202,12 @@ class Executor(concurrent.futures.Executor):
         """
         return self._pool.submit(fn, args, kwargs, self._submit_terms)
 
+    @with_hints
     def map(
         self,
         fn: Callable[..., Any],
         *iterables: Iterable[Any],
-        timeout: float | None = None,
+        timeout: float | str | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
         ordered: bool = True,
@@ -207,7 +219,8 @@ class Executor(concurrent.futures.Executor):
         The iterables are read as the results are consumed, never further ahead than the buffer:
         `buffersize` items, by default two chunks a worker and two. `chunksize`: items a message, by
         default chosen by what the calls cost.
-        `timeout`: seconds from now within which each result must come, else TimeoutError.
+        `timeout`: seconds from now, or text such as "5s", within which each result must come, else
+        TimeoutError.
         `ordered=False` yields results as they come. `progress=True` shows a bar on stderr (needs
         the extra `progress`). What a call raised is raised in its place and ends the iteration.
         Dropped unread, the iterator lets all calls run.
@@ -237,6 +250,7 @@ class Executor(concurrent.futures.Executor):
         """
         return self._pool.stream(fn, args, kwargs, self._submit_terms)
 
+    @with_hints
     def options(
         self,
         *,
@@ -396,12 +410,13 @@ class Executor(concurrent.futures.Executor):
         self._finalizer.detach()
         self._pool.end_workers(signal.SIGKILL)
 
-    def wait_ready(self, timeout: float | None = None) -> None:
+    def wait_ready(self, timeout: float | str | None = None) -> None:
         """Start the workers and wait until all are ready.
 
-        Raises PoolNotReadyError, and TimeoutError after `timeout`.
+        `timeout`: seconds, or text such as "30s"; None: for ever. Raises PoolNotReadyError,
+        TimeoutError after `timeout`, and PoolShutdownError when the executor is shut down.
         """
-        self._pool.await_ready(timeout)
+        self._pool.await_ready(checked_wait("timeout", timeout))
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the workers that are ready; an empty list for profile "local"."""
@@ -418,8 +433,6 @@ class Executor(concurrent.futures.Executor):
         and with profile "local".
         """
         if timeout is not None:
-            from snakepit.options import checked_seconds
-
             timeout = checked_seconds("timeout", timeout)
         self._pool.recycle(worker_id, wait, timeout)
 
@@ -442,6 +455,11 @@ class Executor(concurrent.futures.Executor):
 
         return dump_pool(self._pool, stacks=stacks, timeout=timeout)
 
+    def __reduce__(self) -> NoReturn:
+        from snakepit.pool.travel import refuse_to_travel
+
+        refuse_to_travel("an Executor", self._pool.name)
+
     def __repr__(self) -> str:
         stats = self.stats()
         return (
@@ -456,7 +474,7 @@ def start_map(
     terms: Terms,
     fn: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
-    timeout: float | None,
+    timeout: float | str | None,
     chunksize: int | None,
     buffersize: int | None,
     *,
@@ -467,6 +485,7 @@ def start_map(
     from snakepit.pool.engine import check_count
     from snakepit.pool.mapping import MapResults, MapRun
 
+    timeout = checked_wait("timeout", timeout)
     check_count("chunksize", chunksize)
     check_count("buffersize", buffersize)
     if terms.by_call and chunksize is None:

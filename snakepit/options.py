@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
-__all__ = ["checked_bytes", "checked_count", "checked_seconds", "did_you_mean"]
+__all__ = [
+    "checked_bytes",
+    "checked_count",
+    "checked_environment",
+    "checked_seconds",
+    "checked_wait",
+    "did_you_mean",
+    "shortened",
+    "with_hints",
+]
+
+LONGEST_TEXT = 100  # characters of a value in a message
 
 SECONDS = {
     "ms": 0.001,
@@ -46,7 +60,78 @@ def checked_bytes(name: str, value: object, unit: int = 1) -> int:
     Raises TypeError and ValueError, which name the option and the units there are.
     """
     what = {1: "bytes", 10**6: "megabytes"}[unit]
-    return int(_checked(name, value, what, unit, BYTES, '"500MB" or "2GiB"'))
+    amount = _checked(name, value, what, unit, BYTES, '"500MB" or "2GiB"')
+    if amount < 1:
+        raise ValueError(f"{name} must be at least 1 byte, not {value!r}")
+    return int(amount)
+
+
+def checked_wait(name: str, value: object) -> float | None:
+    """Return the seconds to wait that `value` stands for; None, for ever, stays None.
+
+    As in the standard library, 0 and less mean not to wait, and math.inf for ever. Raises TypeError
+    and ValueError.
+    """
+    if value is None or value == math.inf:
+        return None
+    if not isinstance(value, bool) and isinstance(value, numbers.Real) and value <= 0:
+        return 0.0
+    return checked_seconds(name, value)
+
+
+def checked_environment(name: str, value: object) -> dict[str, str]:
+    """Return environment variables as text; None are none. Raises TypeError, ValueError."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict of environment variables, not {shortened(value)}")
+    checked = {}
+    for key, content in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name}: the name of a variable must be text, not {key!r}")
+        if not key or "=" in key or "\0" in key:
+            raise ValueError(f"{name}: {key!r} cannot be the name of an environment variable")
+        if not isinstance(content, str | int | float | os.PathLike):
+            raise TypeError(f"{name}: {key} must be text or a number, not {shortened(content)}")
+        if "\0" in str(content):
+            raise ValueError(f"{name}: {key} contains a NUL, where the system would end it")
+        checked[key] = str(content)
+    return checked
+
+
+def shortened(value: object) -> str:
+    """Return the repr of a value, the middle of a long one left out."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        # Also of a whole number of more digits than Python prints.
+        return f"<{type(value).__qualname__}: {type(error).__name__}>"
+    return text if len(text) <= LONGEST_TEXT else f"{text[:60]}…{text[-20:]}"
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_hints(function: F) -> F:
+    """Decorate what takes named options: for one that there is not, TypeError names the nearest.
+
+    The signature stays, for readers, editors and type checkers.
+    """
+    code: Any = function.__code__
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    known = frozenset(named) - {"self"}
+    who = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys() <= known:
+            name = next(name for name in kwargs if name not in known)
+            raise TypeError(
+                f"{who}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
+            )
+        return function(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
 
 
 def checked_count(name: str, value: object) -> int:
@@ -82,7 +167,10 @@ def _checked(
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{expected}, not {value!r}")
     else:
-        amount = float(value) * unit
+        try:
+            amount = float(value) * unit
+        except OverflowError:
+            raise ValueError(f"{expected}, not {shortened(value)}: that is too large") from None
     if not math.isfinite(amount) or amount <= 0:
         raise ValueError(f"{expected}, not {value!r}")
     return amount

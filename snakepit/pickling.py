@@ -19,6 +19,8 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
+import itertools
+import os
 import pickle
 import sys
 import threading
@@ -43,11 +45,23 @@ _arrived: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
 class MainGlobals:
-    """The owner's record of which globals of its main module were sent, and in which version."""
+    """The owner's record of which globals of its main module were sent, and in which version.
+
+    Versions are drawn from one sequence for all names. A signal handler or a finaliser that submits
+    on top of `version` draws a later one, so that no version ever stands for two values.
+    """
 
     def __init__(self) -> None:
+        self._versions = itertools.count(1)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was sent; for a forked child, whose workers have received nothing.
+
+        Another thread may have held the lock when the process forked.
+        """
         self._sent: dict[str, tuple[Any, int]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def version(self, name: str, value: Any) -> int:
         """Return the version under which `value` travels: a new one when the name was rebound.
@@ -60,20 +74,28 @@ class MainGlobals:
                 return 0
             if known is not None and known[0] is value:
                 return known[1]
-            version = 1 if known is None else known[1] + 1
+            version = next(self._versions)
             self._sent[name] = (value, version)
-            self._let_go()
-            return version
+            dropped = self._let_go()
+        # Not under the lock: what dies here may run finalisers.
+        del known, dropped
+        return version
 
-    def _let_go(self) -> None:
-        """Keep no value alive whose name stands for another by now, or for nothing."""
+    def _let_go(self) -> dict[str, tuple[Any, int]]:
+        """Keep no value whose name stands for another by now, or for nothing; return them."""
         namespace = main_namespace()
-        for name, (value, version) in self._sent.items():
+        # A copy, made in one step: even under the lock, a call on top of this one may send more.
+        before = self._sent.copy()
+        for name, (value, version) in before.items():
             if value is not MISSING and namespace.get(name, MISSING) is not value:
                 self._sent[name] = (_GONE, version)
+        return before
 
 
 main_globals = MainGlobals()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=main_globals.begin_anew)
 _received_versions: dict[str, int] = {}
 
 

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
 from snakepit.adapters.adapter import Adapter, has_health
 from snakepit.adapters.tools import (
@@ -24,8 +24,8 @@ from snakepit.errors import AdapterError, PoolNotReadyError, PoolShutdownError
 from snakepit.executor import start_map
 from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
-from snakepit.options import checked_bytes, checked_seconds
-from snakepit.pool.engine import WorkerOptions, check_options, make_engine
+from snakepit.options import checked_bytes, checked_environment, checked_seconds
+from snakepit.pool.engine import WorkerOptions, check_options, checked_name, make_engine
 from snakepit.pool.limits import checked_limits, checked_span
 from snakepit.pool.local import LocalPool
 from snakepit.pool.pool import ProcessPool
@@ -36,7 +36,6 @@ from snakepit.pool.shape import (
     checked_affinity,
     checked_batches,
     checked_every,
-    checked_name,
     checked_shape,
 )
 from snakepit.pool.terms import (
@@ -60,6 +59,7 @@ from snakepit.pool.toolcalls import (
     plans_of,
     usage_error,
 )
+from snakepit.pool.travel import refuse_to_travel
 
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
@@ -90,9 +90,10 @@ class Pool:
     `timeout`, `stream_timeout`: seconds that a call or a stream has, its waiting included, then
     TaskTimeoutError; `queue_timeout`: seconds that it may wait for a worker, then
     QueueTimeoutError, and it never runs. None: as `timeout_profile` says, "balanced" by default
-    (300, 900 and 10 s); math.inf: no limit. Profiles: balanced, production, production_strict,
-    development, ml_inference, batch. `max_queue_size`: calls that may wait (1000), then
-    PoolSaturatedError.
+    (300, 900 and 10 s), the wait cut down to the time of the call where that is shorter; to ask for
+    a longer wait than time is an error. math.inf: no limit. Profiles: balanced, production,
+    production_strict, development, ml_inference, batch. `max_queue_size`: calls that may wait
+    (1000), then PoolSaturatedError.
 
     `retry`, `breaker`: for each call, as in `Executor.options`. `affinity`: which worker calls of a
     session go to. `thread_safety`: what becomes of an adapter that several threads are to share and
@@ -201,7 +202,7 @@ class Pool:
             graces=graces,
             initializer=self._calls.initializer,
             initargs=self._calls.initargs,
-            env=adapter_env,
+            env=checked_environment("adapter_env", adapter_env),
             session_store=session_store,
             limits=limits,
             **({"threads_per_worker": threads} if profile in PROFILES_OF_THREADS else {}),
@@ -631,6 +632,9 @@ class Pool:
         from snakepit.pool.fitness import ask_workers
 
         return ask_workers(self._engine, checked_seconds("timeout", timeout))  # type: ignore[arg-type]
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_travel("a Pool", self.name)
 
     def __repr__(self) -> str:
         stats = self._engine.stats()

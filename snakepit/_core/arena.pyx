@@ -39,12 +39,17 @@ cdef class Arena:
     # -- allocating ----------------------------------------------------------------------------------------------------
 
     cdef Segment allocate(self, uint64_t size, uint64_t deadline):
-        """Take a segment of at least `size` bytes; wait for memory until `deadline` (monotonic ns, 0: do not wait)."""
+        """Take a segment of at least `size` bytes; wait for memory until `deadline` (monotonic ns, 0: do not wait).
+
+        Raises ArenaFullError; OSError when this process has lost the arena's file (see `require_file`).
+        """
         cdef uint64_t capacity, word
         cdef uint32_t size_class = class_of(size, &capacity)
         cdef uint32_t index, seen
         cdef SegmentEntry *entry
         cdef Segment segment
+        cdef char *base
+        cdef bint backed
         if pages(size) > self.header.budget:
             raise ArenaFullError(
                 f"{size:,} bytes do not fit into the arena, whose budget is {self.header.budget:,} bytes; "
@@ -59,13 +64,19 @@ cdef class Arena:
             entry = &self.entries[index]
             word = load64(&entry.state)
             point(ARENA_TOOK)
-            if entry.committed >= size or self.commit(index, word, size):
+            try:
+                backed = entry.committed >= size or self.commit(index, word, size)
+                base = self.address_of(index) if backed else NULL
+            except BaseException:
+                self.release(index, word)
+                raise
+            if backed:
                 segment = Segment.__new__(Segment)
                 segment.arena = self
                 segment.index = index
                 segment.size = size
                 segment.word = word
-                segment.base = self.address_of(index)
+                segment.base = base
                 return segment
             self.release(index, word)
             self.wait_for_memory(seen, size, deadline)
@@ -144,9 +155,9 @@ cdef class Arena:
         cas64(&entry.state, segment.word, word_of(generation_of(segment.word) + 1, client, HELD))
         segment.forget()
 
-    def share(self, uint64_t size, bint writable) -> SharedSegment:
-        """Allocate `size` bytes, zeroed, that are passed to workers by reference."""
-        cdef Segment held = self.allocate(max(size, 1), now_ns() + 1_000_000_000)
+    def share(self, uint64_t size, bint writable, uint64_t deadline=0) -> SharedSegment:
+        """Allocate `size` bytes, zeroed, that are passed to workers by reference (see `allocate`)."""
+        cdef Segment held = self.allocate(max(size, 1), deadline)
         cdef SharedSegment segment = self.begin_sharing(held.index, held.word, size, writable)
         held.word = 0
         return segment

@@ -3,7 +3,8 @@
 
     nothing         a call without arguments, a result of None
     msgpack         exactly plain data: None, bool, 64-bit int, float, str, bytes, and one level of list or dict of
-                    these, no container twice. For these msgpack gives back what it got; for all else it might not.
+                    these, no container twice, together small enough to go inline. For these msgpack gives back what
+                    it got; for all else it might not.
     pickle          protocol 5; by cloudpickle where the plain pickler fails or names the main module
     pickle+buffers  the same with its out-of-band buffers: u32 count, u64 pickle length, a `BufferEntry` each, the
                     pickle, then the buffers, aligned to 64 bytes
@@ -13,11 +14,12 @@ arrays are views of the segment, which returns to the arena when the last of the
 """
 import pickle
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.list cimport PyList_GET_SIZE
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from snakepit._core.arena cimport Arena, Segment
@@ -44,6 +46,7 @@ cdef extern from * nogil:
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     bint PyUnicode_IS_ASCII(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
     Py_buffer *PyMemoryView_GET_BUFFER(object view)
 
 cdef enum:
@@ -72,46 +75,57 @@ cdef inline uint64_t aligned(uint64_t offset) noexcept nogil:
     return (offset + ALIGNMENT - 1) & ~(<uint64_t>ALIGNMENT - 1)
 
 
-cdef inline bint is_scalar(object value):
+cdef inline bint is_scalar(object value, int64_t *room):
+    """Whether msgpack gives back exactly this scalar, and its text or bytes fit into `room`, which they are taken from.
+
+    What will not go inline must not be packed first: it would be copied for nothing, the packer keeps its largest
+    buffer for good, and at 4 GiB it fails.
+    """
     cdef int overflow = 0
     kind = type(value)
-    if value is None or kind is bool or kind is float or kind is bytes:
+    if value is None or kind is bool or kind is float:
         return True
+    if kind is bytes:
+        room[0] -= PyBytes_GET_SIZE(value)
+        return room[0] >= 0
     if kind is int:
         PyLong_AsLongLongAndOverflow(value, &overflow)
         return overflow == 0
     # Only ASCII is certain to be free of lone surrogates, which UTF-8 cannot carry.
-    return kind is str and PyUnicode_IS_ASCII(value)
+    if kind is not str or not PyUnicode_IS_ASCII(value):
+        return False
+    room[0] -= PyUnicode_GET_LENGTH(value)
+    return room[0] >= 0
 
 
-cdef bint is_plain(object value):
-    """Whether msgpack gives back exactly `value`: a scalar, or a short list or dict of scalars."""
+cdef bint is_plain(object value, int64_t *room):
+    """Whether msgpack gives back exactly `value`: a scalar, or a short list or dict of scalars (see `is_scalar`)."""
     kind = type(value)
     if kind is list:
         if PyList_GET_SIZE(value) > MANY:
             return False
         for element in <list>value:
-            if not is_scalar(element):
+            if not is_scalar(element, room):
                 return False
         return True
     if kind is dict:
         if len(<dict>value) > MANY:
             return False
         for name, element in (<dict>value).items():
-            if type(name) is not str or not PyUnicode_IS_ASCII(name) or not is_scalar(element):
+            if type(name) is not str or not is_scalar(name, room) or not is_scalar(element, room):
                 return False
         return True
-    return is_scalar(value)
+    return is_scalar(value, room)
 
 
-cdef bint are_plain(tuple args):
-    """Whether msgpack gives back exactly these arguments."""
+cdef bint are_plain(tuple args, int64_t room):
+    """Whether msgpack gives back exactly these arguments, of at most `room` bytes of text and bytes."""
     cdef Py_ssize_t i, j, count = PyTuple_GET_SIZE(args)
     if count > 16:
         return False
     for i in range(count):
         value = <object>PyTuple_GET_ITEM(args, i)
-        if not is_plain(value):
+        if not is_plain(value, &room):
             return False
         if type(value) is list or type(value) is dict:
             # The same container twice has to arrive as one.
@@ -135,20 +149,27 @@ cdef class Channel:
 
     cdef int encode_call(self, Message message, object function, tuple args, dict kwargs, uint64_t deadline) except -1:
         """Encode the arguments of a call, and the function with them unless it is None (it has a number)."""
+        cdef dict known
         if function is not None:
             message.flags |= FUNCTION_INSIDE
+            known = {}
+            args = arguments_outside(args, self.threshold, known)
+            kwargs = keywords_outside(kwargs, self.threshold, known)
             return self.pickle_into(message, (function, args, kwargs), deadline)
         if not kwargs:
             if PyTuple_GET_SIZE(args) == 0:
                 message.encoding = NOTHING
                 return 0
-            if are_plain(args):
+            if are_plain(args, self.threshold):
                 packed = self.pack(args)
                 if packed is not None:
                     message.encoding = MSGPACK
                     message.inline = packed
                     message.length = PyBytes_GET_SIZE(packed)
                     return 0
+        known = {}
+        args = arguments_outside(args, self.threshold, known)
+        kwargs = keywords_outside(kwargs, self.threshold, known)
         return self.pickle_into(message, (args, kwargs), deadline)
 
     cdef int encode_value(self, Message message, object value, uint64_t deadline) except -1:
@@ -156,14 +177,15 @@ cdef class Channel:
         if value is None:
             message.encoding = NOTHING
             return 0
-        if is_plain(value):
+        cdef int64_t room = self.threshold
+        if is_plain(value, &room):
             packed = self.pack(value)
             if packed is not None:
                 message.encoding = MSGPACK
                 message.inline = packed
                 message.length = PyBytes_GET_SIZE(packed)
                 return 0
-        return self.pickle_into(message, value, deadline)
+        return self.pickle_into(message, outside_of(value, self.threshold, {}), deadline)
 
     cdef bytes pack(self, object value):
         """The msgpack form, or None when it is too large for a slot or another thread is packing."""
@@ -340,9 +362,57 @@ cdef bint must_be_careful(bytes inband, list buffers, bint sharing):
     if sharing and contains(text, size, b"_reconstruct", 12):
         return True
     for buffer in buffers:
-        if buffer.raw().readonly:
+        view = buffer.raw()
+        # What is read-only because it is bytes becomes bytes again (see `BytesOutside`).
+        if view.readonly and type(view.obj) is not bytes:
             return True
     return False
+
+
+@cython.final
+cdef class BytesOutside:
+    """Pickles as the bytes that it holds, which then go from there to a segment without a copy in between."""
+    cdef bytes held
+
+    def __reduce__(self):
+        return bytes, (pickle.PickleBuffer(self.held),)
+
+
+cdef tuple arguments_outside(tuple args, uint64_t threshold, dict known):
+    """`args` with a `BytesOutside` for each `bytes` above the threshold.
+
+    Those deeper in an argument stay where they are: to look for them would cost every call, and to replace them a copy
+    of what they are in, which may occur twice.
+    """
+    cdef Py_ssize_t i
+    for i in range(PyTuple_GET_SIZE(args)):
+        if is_large_bytes(<object>PyTuple_GET_ITEM(args, i), threshold):
+            return tuple([outside_of(value, threshold, known) for value in args])
+    return args
+
+
+cdef dict keywords_outside(dict kwargs, uint64_t threshold, dict known):
+    for value in kwargs.values():
+        if is_large_bytes(value, threshold):
+            return {name: outside_of(value, threshold, known) for name, value in kwargs.items()}
+    return kwargs
+
+
+cdef inline bint is_large_bytes(object value, uint64_t threshold):
+    return type(value) is bytes and <uint64_t>PyBytes_GET_SIZE(value) > threshold
+
+
+cdef object outside_of(object value, uint64_t threshold, dict known):
+    """The one that stands for these bytes: as an argument twice, they arrive as one."""
+    cdef BytesOutside outside
+    if not is_large_bytes(value, threshold):
+        return value
+    outside = known.get(id(value))
+    if outside is None:
+        outside = BytesOutside.__new__(BytesOutside)
+        outside.held = value
+        known[id(value)] = outside
+    return outside
 
 
 cdef str describe(object value):
@@ -350,7 +420,11 @@ cdef str describe(object value):
     if type(value) is tuple and len(value) == 3 and callable(value[0]):
         return f"the call of {getattr(value[0], '__qualname__', type(value[0]).__name__)!r}"
     if type(value) is tuple and len(value) == 2 and type(value[0]) is tuple and type(value[1]) is dict:
-        kinds = [type(item).__qualname__ for item in value[0]]
-        kinds += [f"{name}={type(item).__qualname__}" for name, item in value[1].items()]
+        kinds = [kind_of(item) for item in value[0]]
+        kinds += [f"{name}={kind_of(item)}" for name, item in value[1].items()]
         return f"the arguments ({', '.join(kinds)})"
-    return f"a {type(value).__qualname__}"
+    return f"a {kind_of(value)}"
+
+
+cdef str kind_of(object value):
+    return "bytes" if type(value) is BytesOutside else type(value).__qualname__

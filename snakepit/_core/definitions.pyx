@@ -12,10 +12,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from snakepit._core.arena cimport Arena, Segment
-from snakepit._core.atomics cimport load32, now_ns, store32
+from snakepit._core.atomics cimport load32, store32
 from snakepit._core.control cimport Control, write_name
 from snakepit._core.forks cimport forks, refuse
 from snakepit._core.layout cimport NAME_BYTES, Definition
+
+from snakepit.errors import ArenaFullError
 
 
 @cython.no_gc_clear     # numbers come back to it from objects that die in the same collection
@@ -32,7 +34,7 @@ cdef class Definitions:
             refuse()
 
     def publish(self, bytes pickled, target, str name="") -> Published | None:
-        """Give `pickled` a number; None when the table is full (the caller then sends it with each call).
+        """Give `pickled` a number; None when the table or the arena is full (the caller then sends it with each call).
 
         `name` is for those who look at the pool from outside.
         """
@@ -40,7 +42,12 @@ cdef class Definitions:
         cdef Definition *entry
         cdef uint32_t number
         # First, for it may fail: a number that was taken would be lost.
-        cdef Segment segment = self.arena.allocate(PyBytes_GET_SIZE(pickled), now_ns() + 1_000_000_000)
+        cdef Segment segment
+        try:
+            # Without waiting: a call that is small enough needs no arena, whoever has filled it.
+            segment = self.arena.allocate(PyBytes_GET_SIZE(pickled), 0)
+        except ArenaFullError:
+            return None
         memcpy(segment.base, PyBytes_AS_STRING(pickled), PyBytes_GET_SIZE(pickled))
         try:
             number = self.free.pop()

@@ -21,5 +21,7 @@ cdef void unmap_private(char *base, uint64_t size) noexcept nogil
 # it away again. 0, or an errno.
 cdef int commit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil
 cdef int decommit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil
+# Which file a descriptor stands for. 0, or an errno.
+cdef int identify(int fd, uint64_t *device, uint64_t *inode) noexcept nogil
 # Fill the page table at once: a fault a page makes a first copy ten times slower. A hint: errors do not count.
 cdef void populate(void *address, uint64_t size) noexcept nogil

@@ -20,6 +20,7 @@ cdef extern from * nogil:
     #include <errno.h>
     #include <fcntl.h>
     #include <sys/mman.h>
+    #include <sys/stat.h>
 
     static int sp_commit(int fd, uint64_t offset, uint64_t size) {
     #if defined(__linux__)
@@ -36,6 +37,13 @@ cdef extern from * nogil:
         return ENOTSUP;
     #endif
     }
+    static int sp_identify(int fd, uint64_t *device, uint64_t *inode) {
+        struct stat found;
+        if (fstat(fd, &found) != 0) return errno;
+        *device = (uint64_t)found.st_dev;
+        *inode = (uint64_t)found.st_ino;
+        return 0;
+    }
     static void sp_populate(void *address, uint64_t size) {
     #if defined(__linux__) && !defined(MADV_POPULATE_WRITE)
     #define MADV_POPULATE_WRITE 23
@@ -51,6 +59,7 @@ cdef extern from * nogil:
     """
     int sp_commit(int fd, uint64_t offset, uint64_t size)
     int sp_decommit(int fd, uint64_t offset, uint64_t size)
+    int sp_identify(int fd, uint64_t *device, uint64_t *inode)
     void sp_populate(void *address, uint64_t size)
 
 
@@ -107,6 +116,10 @@ cdef int commit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil:
 
 cdef int decommit_range(int fd, uint64_t offset, uint64_t size) noexcept nogil:
     return sp_decommit(fd, offset, size)
+
+
+cdef int identify(int fd, uint64_t *device, uint64_t *inode) noexcept nogil:
+    return sp_identify(fd, device, inode)
 
 
 cdef void populate(void *address, uint64_t size) noexcept nogil:

@@ -211,7 +211,7 @@ cdef class Scheduler(Settlement):
                 sooner = True
         pthread_mutex_unlock(&self.mutex)
         if not open_:
-            raise PoolShutdownError("cannot schedule new futures after shutdown")
+            raise PoolShutdownError.of(self.control.header.pool_name.decode("utf-8", "replace"))
         if full:
             raise saturation_error(self.control.header.pool_name.decode("utf-8", "replace"), self.most_queued)
         self.wake_lanes()

@@ -62,6 +62,7 @@ cdef class SegmentTable:
     cdef readonly int fd
     cdef readonly int client            # this process's number
     cdef int pid
+    cdef uint64_t device, inode         # of the file, which another may take the place of (see `file_status`)
     cdef ArenaHeader *header
     cdef SegmentEntry *entries
     cdef char **segments                # where a large segment is mapped here, by index
@@ -80,6 +81,8 @@ cdef class SegmentTable:
     cdef bint commit(self, uint32_t index, uint64_t word, uint64_t size) except -1
     cdef void trim(self, uint64_t wanted) noexcept nogil
     cdef uint32_t carve(self, uint32_t size_class, uint64_t capacity) except? 0xFFFFFFFF
+    cdef int file_status(self) noexcept nogil
+    cdef int require_file(self) except -1
     cdef char *address_of(self, uint32_t index) except NULL
     cdef void let_go(self, uint32_t index) noexcept nogil
     cdef void entrust(self, uint32_t index, int holder) noexcept nogil

@@ -9,13 +9,14 @@ memory. Taking and releasing a segment are one compare-and-swap; carving a new o
 import os
 import threading
 
+from libc.errno cimport EBADF, EDQUOT, ENOMEM, ENOSPC
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from snakepit._core.atomics cimport (
     WAKE_ALL, add32, and64, cas32, cas64, fence, load32, load64, now_ns, sleep_on, store32, store64, wake,
 )
-from snakepit._core.memory cimport Mapping, commit_range, decommit_range, map_range, populate
+from snakepit._core.memory cimport Mapping, commit_range, decommit_range, identify, map_range, populate
 from snakepit._core.points cimport (
     ARENA_BACKED, ARENA_COMMITTED, ARENA_COUNTED, ARENA_CUT, ARENA_EMPTIED, ARENA_EMPTYING, ARENA_ENTERED,
     ARENA_LISTED, ARENA_LOCKED, ARENA_RELEASED, ARENA_RELEASING, ARENA_SLABBED, ARENA_TOPPED, BURIAL_RECLAIMING,
@@ -59,6 +60,8 @@ cdef class SegmentTable:
         self.fd = fd
         self.client = client
         self.pid = os.getpid()
+        if identify(fd, &self.device, &self.inode):
+            raise OSError(EBADF, f"descriptor {fd} is no shared memory: it is not open")
         # Re-entrant: the collector may run a view's finaliser while this thread holds it.
         self.map_lock = threading.RLock()
         point(WORKER_MAPPED)
@@ -136,7 +139,11 @@ cdef class SegmentTable:
         """Return the memory of a BUSY segment to the system; it becomes EMPTY."""
         cdef SegmentEntry *entry = &self.entries[index]
         point(ARENA_EMPTYING)
-        if entry.committed and decommit_range(self.fd, entry.offset, pages(entry.committed)) == 0:
+        if (
+            entry.committed
+            and self.file_status() == 0
+            and decommit_range(self.fd, entry.offset, pages(entry.committed)) == 0
+        ):
             point(ARENA_EMPTIED)
             entry.committed = 0
         cdef uint64_t generation = generation_of(load64(&entry.state)) + 1
@@ -202,12 +209,16 @@ cdef class SegmentTable:
         return load32(&self.header.count) > MAX_SEGMENTS // 4 or self.committed() > self.header.budget // 2
 
     cdef bint commit(self, uint32_t index, uint64_t word, uint64_t size) except -1:
-        """Give the held segment `size` bytes of memory; False when the budget or the machine has no more."""
+        """Give the held segment `size` bytes of memory; False when the budget or the machine has no more.
+
+        Raises OSError for whatever no waiting would mend.
+        """
         cdef SegmentEntry *entry = &self.entries[index]
         cdef uint64_t wanted = pages(size)
         cdef uint64_t missing = wanted - entry.committed
         cdef uint64_t in_use
         cdef int status = 0
+        self.require_file()
         self.lock()
         with nogil:
             point(ARENA_LOCKED)
@@ -224,8 +235,10 @@ cdef class SegmentTable:
                     entry.committed = wanted
                     point(ARENA_COMMITTED)
             self.unlock()
-        if status != 0:
+        if status == -1 or status == ENOSPC or status == ENOMEM or status == EDQUOT:
             return False
+        if status != 0:
+            raise OSError(status, f"cannot get {missing:,} bytes of shared memory: {os.strerror(status)}")
         if size >= POPULATE_FROM:
             base = self.address_of(index)
             with nogil:
@@ -297,6 +310,31 @@ cdef class SegmentTable:
             self.unlock()
         return index
 
+    cdef int file_status(self) noexcept nogil:
+        """0 if `fd` still is the arena's file; else an error number.
+
+        A program may close descriptors that are not its own, and the next file that is opened gets their numbers. To
+        give that file memory, or to take memory from it, would destroy its data.
+        """
+        cdef uint64_t device = 0, inode = 0
+        cdef int status = identify(self.fd, &device, &inode)
+        return status if status or (device == self.device and inode == self.inode) else EBADF
+
+    cdef int require_file(self) except -1:
+        cdef int status = self.file_status()
+        if status:
+            raise OSError(
+                status,
+                f"this process (pid {os.getpid()}) has lost its shared memory: descriptor {self.fd} was closed, by code "
+                "that closes descriptors which it did not open (os.closerange, a daemon library); spare those",
+            )
+        return 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process still has the arena's file open."""
+        return self.file_status() == 0
+
     cdef char *address_of(self, uint32_t index) except NULL:
         """Where the segment is mapped in this process; mapped on first use, and kept."""
         cdef SegmentEntry *entry = &self.entries[index]
@@ -308,11 +346,13 @@ cdef class SegmentTable:
             if self.slabs[slab] == NULL:
                 with self.map_lock:
                     if self.slabs[slab] == NULL:
+                        self.require_file()
                         self.slabs[slab] = map_range(self.fd, slab * SLAB, SLAB)
             return self.slabs[slab] + (entry.offset - slab * SLAB)
         if self.segments[index] == NULL:
             with self.map_lock:
                 if self.segments[index] == NULL:
+                    self.require_file()
                     self.segments[index] = map_range(self.fd, entry.offset, entry.capacity)
         return self.segments[index]
 
@@ -323,9 +363,10 @@ cdef class SegmentTable:
         cdef ArenaHeader *header = self.header
         cdef uint32_t i, listed
         cdef SegmentEntry *entry
+        cdef bint sound = self.file_status() == 0
         for i in range(load32(&header.count)):
             entry = &self.entries[i]
-            if client_of(load64(&entry.state)) == <uint64_t>client:
+            if sound and client_of(load64(&entry.state)) == <uint64_t>client:
                 # Memory that it was given and that the table does not know of: no budget would count it.
                 decommit_range(self.fd, entry.offset + pages(entry.committed), entry.capacity - pages(entry.committed))
         if header.count:

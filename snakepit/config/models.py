@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, mod
 from snakepit.config import checks
 from snakepit.config.checks import Check, choice, count, count_up_to, optional, seconds, table_for
 from snakepit.pool.limits import PROFILES as TIMEOUT_PROFILES
+from snakepit.pool.limits import check_together
 from snakepit.resources import usable_cpus
 
 __all__ = ["DEFAULT_POOL", "PROFILES", "PoolSettings", "ProcessSettings"]
@@ -27,6 +28,9 @@ FOR_PROCESSES = (
     "adapter_env",
     "blas_threads",
     "capacity_strategy",
+    "heartbeat_interval",
+    "heartbeat_timeout",
+    "max_missed",
     "memory_threshold_mb",
     "pool_size",
     "preload",
@@ -116,6 +120,10 @@ class PoolSettings(BaseModel):
             raise ValueError(
                 f"pool_size must be at most max_workers ({self.max_workers}), not {self.pool_size}"
             )
+        given = (
+            getattr(self, key) if key in self.model_fields_set else None for key in TIMEOUT_SETTINGS
+        )
+        check_together(*given)
         for key in (*FOR_PROCESSES, *FOR_THREADS):
             if fits(key, self.profile) or key not in self.model_fields_set:
                 continue

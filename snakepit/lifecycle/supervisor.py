@@ -246,7 +246,11 @@ class Supervisor:
         def end() -> None:
             late = reference()
             if late is not None and not (late.ready or late.expected or late.reaped):
-                late.send(signal.SIGKILL, f"not ready after {self._pool.start_timeout:g} s")
+                late.send(
+                    signal.SIGKILL,
+                    f"not ready within start_timeout={self._pool.start_timeout:g} s: its "
+                    "initializer, or what it imports, takes longer or hangs",
+                )
 
         self.after(self._pool.start_timeout, end)
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from snakepit.errors import PoolNotReadyError
+from snakepit.errors import PoolNotReadyError, PoolShutdownError
 from snakepit.pool.living import LivingSet
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class BasePool:
     """The part of a pool that is the same whatever runs its calls.
 
-    `life` is notified when a worker is ready, when there is no hope of that, and when one ends.
+    `life` is notified when a worker is ready, when there is no hope of that, when one ends, and
+    when the pool is closed.
     """
 
     def __init__(self, name: str, size: int) -> None:
@@ -27,6 +28,7 @@ class BasePool:
         # Not of the class: each call reads it, and of an instance that is quicker.
         self.broken: PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
+        self._closed = False
         self._life = threading.Condition()
         self._waiting_maps: LivingSet[Any] = LivingSet()
 
@@ -54,10 +56,12 @@ class BasePool:
     def _await_ready(self, ready: Callable[[], int], timeout: float | None, what: str) -> None:
         with self._life:
             done = self._life.wait_for(
-                lambda: self.broken is not None or ready() >= self.size, timeout
+                lambda: self.broken is not None or self._closed or ready() >= self.size, timeout
             )
         if self.broken is not None:
             raise self._why_broken()
+        if self._closed:
+            raise PoolShutdownError.of(self.name)
         if not done:
             raise TimeoutError(f"{ready()} of {self.size} {what} were ready after {timeout:g} s")
 

@@ -23,6 +23,7 @@ from snakepit.errors import (
     PoolShutdownError,
     TaskTimeoutError,
 )
+from snakepit.options import with_hints
 from snakepit.pool.retry import checked_classes, checked_seconds
 
 __all__ = ["CircuitBreaker"]
@@ -55,6 +56,7 @@ class CircuitBreaker:
     Thread-safe. Raises TypeError and ValueError for arguments that make no sense.
     """
 
+    @with_hints
     def __init__(
         self,
         failures: int = 5,

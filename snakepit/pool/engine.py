@@ -15,7 +15,14 @@ from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
 from snakepit.lifecycle.recycling import RecyclingPolicy
 from snakepit.lifecycle.template import can_use_template
-from snakepit.options import checked_bytes, checked_count, checked_seconds, did_you_mean
+from snakepit.options import (
+    checked_bytes,
+    checked_count,
+    checked_environment,
+    checked_seconds,
+    did_you_mean,
+    shortened,
+)
 from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
 from snakepit.resources import usable_cpus
 
@@ -27,6 +34,10 @@ MOST_WORKERS = 1000
 START_METHODS = ("template", "forkserver", "spawn", "fork")
 PROFILES = ("process", "thread", "local")
 THREADS_PER_WORKER = 10
+HEARTBEAT_INTERVAL = 1.0  # seconds
+HEARTBEAT_TIMEOUT = 10.0  # seconds
+MAX_MISSED = 3
+INLINE_THRESHOLD = 10_240  # bytes
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -54,13 +65,10 @@ def check_options(options: Mapping[str, object], maker: Callable[..., object]) -
     known = WorkerOptions.__annotations__
     for name in options:
         if name not in known:
-            import difflib  # Only for errors: these are slow to import.
-            import inspect
+            import inspect  # Only for errors: it is slow to import.
 
             there_are = [*known, *inspect.signature(maker).parameters]
-            near = difflib.get_close_matches(name, there_are, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"a pool has no option {name!r}{hint}")
+            raise TypeError(f"a pool has no option {name!r}{did_you_mean(name, there_are)}")
 
 
 def make_engine(
@@ -72,17 +80,17 @@ def make_engine(
     mp_context: BaseContext | None = None,
     start_method: str | None = None,
     initializer: Callable[..., object] | None = None,
-    initargs: tuple[Any, ...] = (),
+    initargs: Iterable[Any] = (),
     max_tasks_per_child: int | None = None,
     worker_ttl: float | str | None = None,
     worker_max_requests: int | None = None,
     memory_threshold_mb: float | str | None = None,
-    heartbeat_interval: float | str | None = 1.0,
-    heartbeat_timeout: float | str = 10.0,
-    max_missed: int = 3,
+    heartbeat_interval: float | str | None = HEARTBEAT_INTERVAL,
+    heartbeat_timeout: float | str = HEARTBEAT_TIMEOUT,
+    max_missed: int = MAX_MISSED,
     preload: Iterable[str] = (),
     env: Mapping[str, str] | None = None,
-    inline_threshold: int = 10_240,
+    inline_threshold: int = INLINE_THRESHOLD,
     start_timeout: float | None = None,
     blas_threads: int | str | None = None,
     session_store: SessionStore | None = None,
@@ -94,8 +102,15 @@ def make_engine(
     `limits`: further fields of PoolConfig or LocalConfig, checked by who gives them. Raises
     TypeError, ValueError.
     """
+    if profile not in PROFILES:
+        raise ValueError(
+            f"profile must be one of {', '.join(PROFILES)}, not {profile!r}"
+            f"{did_you_mean(profile, PROFILES)}"
+        )
+    checked_name(name)
     if initializer is not None and not callable(initializer):
         raise TypeError(f"initializer must be callable, not {initializer!r}")
+    initargs = _checked_initargs(initargs)
     _check_store(session_store)
     check_count("max_tasks_per_child", max_tasks_per_child)
     recycling = _checked_recycling(
@@ -111,7 +126,13 @@ def make_engine(
             worker_ttl=worker_ttl,
             worker_max_requests=worker_max_requests,
             memory_threshold_mb=memory_threshold_mb,
-            env=env,
+            # These are at their default, or empty, where nothing is asked for.
+            heartbeat_interval=_unless(HEARTBEAT_INTERVAL, heartbeat_interval),
+            heartbeat_timeout=_unless(HEARTBEAT_TIMEOUT, heartbeat_timeout),
+            max_missed=_unless(MAX_MISSED, max_missed),
+            inline_threshold=_unless(INLINE_THRESHOLD, inline_threshold),
+            preload=tuple(preload) or None,
+            env=env or None,
             blas_threads=blas_threads,
             start_timeout=start_timeout,
         )
@@ -123,11 +144,6 @@ def make_engine(
                 **(limits or {}),
             )
         )  # fmt: skip
-    if profile not in ("process", "thread"):
-        raise ValueError(
-            f"profile must be one of {', '.join(PROFILES)}, not {profile!r}"
-            f"{did_you_mean(profile, PROFILES)}"
-        )
     context = _chosen_context(mp_context, start_method)
     return ProcessPool(
         PoolConfig(
@@ -138,7 +154,7 @@ def make_engine(
             recycling=recycling,
             health=health,
             preload=_checked_preload(preload, context),
-            env={str(key): str(value) for key, value in (env or {}).items()},
+            env=checked_environment("env", env),
             inline_threshold=_checked_threshold(inline_threshold),
             start_timeout=_checked_start_timeout(start_timeout),
             name=name,
@@ -178,6 +194,27 @@ def _check_store(store: object) -> None:
 
     if not isinstance(store, SessionStore):
         raise TypeError(f"session_store must be a snakepit.SessionStore or None, not {store!r}")
+
+
+def checked_name(name: object) -> str:
+    """Return the name of a pool. Raises TypeError."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name must be a string that is not empty, not {shortened(name)}")
+    return name
+
+
+def _checked_initargs(initargs: object) -> tuple[Any, ...]:
+    # Text is a sequence, too, but nobody means its characters.
+    if isinstance(initargs, str | bytes) or not isinstance(initargs, Iterable):
+        raise TypeError(
+            "initargs must be a tuple of the initializer's arguments, not "
+            f"{shortened(initargs)}; a tuple of one is written with a comma: (value,)"
+        )
+    return tuple(initargs)
+
+
+def _unless(default: object, value: object) -> object:
+    return None if value == default else value
 
 
 def _refuse_for_threads(**options: object) -> None:

@@ -133,22 +133,20 @@ class FunctionRegistry:
         Whoever asks keeps it: with it goes its number.
         """
         key = id(function)
+        pickled = pickle.dumps(function, 5)
         with self._writing():
-            published = self._definitions.publish(
-                pickle.dumps(function, 5), None, name_of(function)
-            )
+            published = self._definitions.publish(pickled, None, name_of(function))
             if published is not None:
                 reference = weakref.ref(function, lambda _: self._snapshots.pop(key, None))
                 self._snapshots[key] = _Snapshot(reference, published, [], [])
             return published
 
     def _publish_importable(self, function: Any) -> Published | None:
+        pickled = pickle.dumps(function, 5)
         with self._writing():
             published = self.importable.get(function)
             if published is None:
-                published = self._definitions.publish(
-                    pickle.dumps(function, 5), function, name_of(function)
-                )
+                published = self._definitions.publish(pickled, function, name_of(function))
                 if published is not None:
                     self.importable[function] = published
             return published
@@ -226,15 +224,21 @@ class FunctionRegistry:
 
     def name_class(self, cls: type) -> tuple[Any, ...] | None:
         """Return what arguments reduce a class of the main module to, or None for "by value"."""
-        from snakepit.pickling import careful_dumps
+        published = self._classes.get(cls)
+        if published is None:
+            from snakepit.pickling import careful_dumps
 
-        with self._writing():
-            published = self._classes.get(cls)
-            if published is None:
-                published = self._definitions.publish(careful_dumps(cls), cls, name_of(cls))
+            self._definitions.refuse_in_child()
+            # Not under the lock: reducers of the user's run. Two threads may do it at once; the
+            # number is that of whoever is first.
+            pickled, name = careful_dumps(cls), name_of(cls)
+            with self._writing():
+                published = self._classes.get(cls)
                 if published is None:
-                    return None
-                self._classes[cls] = published
+                    published = self._definitions.publish(pickled, cls, name)
+                    if published is None:
+                        return None
+                    self._classes[cls] = published
         from snakepit.worker.context import load_definition
 
         return load_definition, (published.number, published.epoch)

@@ -60,12 +60,34 @@ def checked_limits(
         most = None
     elif max_queue_size is not None:
         most = checked_count("max_queue_size", max_queue_size)
-    return Limits(
+    limits = Limits(
         checked_span("timeout", timeout, base.timeout),
         checked_span("stream_timeout", stream_timeout, base.stream_timeout),
         checked_span("queue_timeout", queue_timeout, base.queue_timeout),
         most,
     )
+    check_together(
+        None if timeout is None else limits.timeout,
+        None if stream_timeout is None else limits.stream_timeout,
+        None if queue_timeout is None else limits.queue_timeout,
+    )
+    return limits
+
+
+def check_together(
+    timeout: float | None, stream_timeout: float | None, queue_timeout: float | None
+) -> None:
+    """Raise ValueError where what a user set contradicts itself. None: not set, or no limit.
+
+    What only a profile says, or a default, gives way: a call may not wait longer than its time.
+    """
+    for name, time in (("timeout", timeout), ("stream_timeout", stream_timeout)):
+        if time is not None and queue_timeout is not None and queue_timeout > time:
+            raise ValueError(
+                f"queue_timeout ({queue_timeout:g} s) must be at most {name} ({time:g} s), which "
+                "the wait for a worker is part of; lower the one, raise the other, or leave "
+                "queue_timeout out"
+            )
 
 
 def checked_span(name: str, value: float | str | None, default: float | None) -> float | None:

@@ -68,7 +68,6 @@ class LocalPool(BasePool):
         self._threads = LocalThreads(self, config, self._life)
         self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
         self.desk = SessionDesk(config.session_store, lambda key: None, lambda key: None)
-        self._closed = False
         self.queue.limit(config.max_queue_size)
 
     # -- calls -------------------------------------------------------------------------------------
@@ -86,7 +85,7 @@ class LocalPool(BasePool):
             return self._submit_guarded(terms, lambda: (function, args, kwargs))
         if self._closed:
             # The queue itself may still be open, for calls that are to be tried again.
-            raise PoolShutdownError("cannot schedule new futures after shutdown")
+            raise PoolShutdownError.of(self.name)
         # What a task waits for is not refused, nor a part of a `map`, whose buffer is its limit.
         limited = future is None
         if future is None:
@@ -165,7 +164,7 @@ class LocalPool(BasePool):
         if self.broken is not None:
             raise self._why_broken()
         if first and self._closed:
-            raise PoolShutdownError("cannot schedule new futures after shutdown")
+            raise PoolShutdownError.of(self.name)
         function, args, kwargs = call.call()
         attempt: Future[Any] = InnerFuture() if call.nested else Future()
         call.follow(attempt)
@@ -250,7 +249,8 @@ class LocalPool(BasePool):
     def await_ready(self, timeout: float | None = None) -> None:
         """Start the threads and wait until all are ready.
 
-        Raises PoolNotReadyError, TimeoutError.
+        Raises PoolNotReadyError, TimeoutError; PoolShutdownError when the pool is closed, before or
+        meanwhile.
         """
         self.start()
         self._await_ready(lambda: self._threads.ready, timeout, "threads")
@@ -287,7 +287,9 @@ class LocalPool(BasePool):
             for task in self.queue.withdraw_all():
                 task.mark_cancelled()
         # The threads are still needed by calls that are to be tried again.
-        self._closed = True
+        with self._life:
+            self._closed = True
+            self._life.notify_all()
         self.call_ended()
 
     def join(self, timeout: float | None = None) -> bool:

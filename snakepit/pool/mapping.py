@@ -238,7 +238,8 @@ def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
     """The number of items, if every iterable tells its own."""
     try:
         return min((len(iterable) for iterable in iterables), default=0)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, OverflowError):
+        # A range may be longer than a length can say; as the end of another it still is one.
         return None
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.arena import Arena, create_arena
 from snakepit._core.constants import MAX_CLIENTS
+from snakepit.errors import ArenaFullError
 from snakepit.resources import memory_limit
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import DTypeLike
 
+    from snakepit._core.shared_segments import SharedSegment
+
 __all__ = ["arena", "share", "shared_array"]
 
-_lock = threading.Lock()
+PATIENCE = 30.0  # seconds to wait for room for a shared array, outside a call with a deadline
+TURN = 0.1  # seconds of that for which an interrupt of a thread's task may have to wait
+
+# Re-entrant: a signal handler, or a finaliser, may come here on top of a thread that holds it.
+_lock = threading.RLock()
 _joined: Arena | None = None  # in a worker: its owner's
 _own: Arena | None = None
-_clients: set[int] = set()  # of `_own`
+# The numbers that no process has, of `_own`. They are taken and given back in one step each.
+_free_clients = set(range(1, MAX_CLIENTS))
 
 
 def arena() -> Arena:
@@ -37,8 +46,13 @@ def own_arena() -> Arena:
     global _own
     if _own is None:
         with _lock:
+            budget = _budget()
+            made = create_arena(*budget)
+            # Asked for again last: a call on top of this one, which re-enters, may have made one.
             if _own is None:
-                _own = create_arena(*_budget())
+                _own = made
+            else:
+                os.close(made.fd)  # type: ignore[unreachable]
     return _own
 
 
@@ -52,30 +66,29 @@ def _budget() -> tuple[int, int]:
     text = os.environ.get("SNAKEPIT_ARENA_BYTES")
     if text is None:
         budget = memory_limit() // 2
-    elif text.isdigit() and int(text) > 0:
-        budget = int(text)
     else:
-        raise ValueError(f"SNAKEPIT_ARENA_BYTES={text!r}: expected a whole number of bytes above 0")
+        from snakepit.options import checked_bytes  # Here: a worker needs none of it.
+
+        # The environment knows text only, so that a bare number of bytes needs no unit here.
+        amount = int(text) if text.strip().isdecimal() else text
+        budget = checked_bytes("SNAKEPIT_ARENA_BYTES", amount)
     return budget, budget // 4
 
 
 def reserve_client() -> int:
     """Reserve a number for a process that is about to use the arena."""
-    with _lock:
-        for number in range(1, MAX_CLIENTS):
-            if number not in _clients:
-                _clients.add(number)
-                return number
-    raise RuntimeError(
-        f"{MAX_CLIENTS - 1} worker processes use the arena of this process, its most"
-    )
+    try:
+        return _free_clients.pop()
+    except KeyError:
+        raise RuntimeError(
+            f"{MAX_CLIENTS - 1} worker processes use the arena of this process, its most"
+        ) from None
 
 
 def release_client(number: int) -> None:
     """Give back what a dead process held in the arena, and its number."""
     own_arena().reclaim(number)
-    with _lock:
-        _clients.discard(number)
+    _free_clients.add(number)
 
 
 def _begin_anew() -> None:
@@ -84,10 +97,10 @@ def _begin_anew() -> None:
     A child that used one further would do so in its parent's name, and nobody would give back what
     it held when it ends.
     """
-    global _own, _joined, _lock
+    global _own, _joined, _lock, _free_clients
     _own = _joined = None
-    _clients.clear()
-    _lock = threading.Lock()  # may have been held by a thread that is not here
+    _free_clients = set(range(1, MAX_CLIENTS))
+    _lock = threading.RLock()  # may have been held by a thread that is not here
 
 
 if hasattr(os, "register_at_fork"):
@@ -101,8 +114,9 @@ def shared_array(
 
     The bytes are shared: workers see the caller's later writes. In workers the array is read-only
     unless `writable`. It lives until the caller and every worker have dropped it. In a task, it is
-    shared within the pool that runs the task; a pool that the task makes gets copies. Raises
-    ArenaFullError.
+    shared within the pool that runs the task; a pool that the task makes gets copies. Where there
+    is no room for it, it waits: until the deadline of the call that makes it, else for 30 s. Then,
+    and at once for what cannot fit at all, it raises ArenaFullError.
     """
     import numpy
 
@@ -117,8 +131,30 @@ def shared_array(
         count *= int(size)
     if count < 0 or any(size < 0 for size in sizes):
         raise ValueError(f"negative dimensions in shape {shape!r}")
-    segment = arena().share(count * kind.itemsize, writable)
+    segment = _share(count * kind.itemsize, writable)
     return numpy.frombuffer(memoryview(segment), dtype=kind, count=count).reshape(sizes)
+
+
+def _share(size: int, writable: bool) -> SharedSegment:
+    deadline = _deadline_ns() or time.monotonic_ns() + int(PATIENCE * 1e9)
+    while True:
+        # In turns: only between two steps of Python is the task of a thread interrupted.
+        turn = min(deadline, time.monotonic_ns() + int(TURN * 1e9))
+        try:
+            return arena().share(size, writable, turn)
+        except ArenaFullError as error:
+            if turn == deadline or "in_use" not in error.details:
+                raise
+
+
+def _deadline_ns() -> int:
+    """The deadline of the call that runs here, 0 if it has none or none does."""
+    if _joined is None:
+        return 0
+    from snakepit.worker.context import lane_here
+
+    lane = lane_here()
+    return 0 if lane is None else lane.deadline_ns
 
 
 def share(array: Any, *, writable: bool = False) -> numpy.ndarray[Any, Any]:

@@ -229,6 +229,10 @@ class ProcessPool(ProcessLife):
             self._set_terms(future, terms.timeout, terms)
             self.scheduler.submit_items(future, definition, function, kind, items)
         except (EncodeError, ArenaFullError) as error:
+            if isinstance(error, EncodeError):
+                from snakepit.pool.travel import unpicklable_item
+
+                error = unpicklable_item(error, items, "argument")
             self.scheduler.fail(future, error)
             return future
         if terms.timeout is not None:

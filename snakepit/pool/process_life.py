@@ -51,7 +51,6 @@ class ProcessLife(BasePool):
         self._claim = threading.RLock()
         self._begun = False
         self._started = False
-        self._closed = False
         self._over = False
         self._undoing = False  # a start failed, and the collector of it shall end
         self._threads: list[threading.Thread] = []
@@ -140,7 +139,8 @@ class ProcessLife(BasePool):
     def await_ready(self, timeout: float | None = None) -> None:
         """Start the workers and wait until all are ready.
 
-        Raises PoolNotReadyError, TimeoutError.
+        Raises PoolNotReadyError, TimeoutError; PoolShutdownError when the pool is closed, before or
+        meanwhile.
         """
         self.start()
         self._await_ready(self.ready_workers, timeout, "workers")
@@ -179,7 +179,7 @@ class ProcessLife(BasePool):
             self._closed = True
             started = self._begun
         if started:
-            self.supervisor.tell(lambda: None)
+            self.supervisor.tell(self.note_ready)
         else:
             self._discard()
             self.asks.close()

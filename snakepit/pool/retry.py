@@ -20,6 +20,7 @@ from snakepit.errors import (
     TaskTimeoutError,
     WorkerCrashedError,
 )
+from snakepit.options import shortened, with_hints
 
 __all__ = ["RetryPolicy"]
 
@@ -58,6 +59,7 @@ class RetryPolicy:
     jitter: float = 0.25
     retry_on: tuple[type[BaseException], ...] = (Exception,)
 
+    @with_hints
     def __init__(
         self,
         max_attempts: int = 3,
@@ -114,9 +116,12 @@ def checked_seconds(name: str, value: object) -> float:
     """Return a finite number that is not negative. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    seconds = float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
     if not (seconds >= 0 and math.isfinite(seconds)):
-        raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
+        raise ValueError(f"{name} must be a finite number of at least 0, not {shortened(value)}")
     return seconds
 
 

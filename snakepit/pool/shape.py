@@ -21,13 +21,6 @@ STRATEGIES = ("pool", "profile", "hybrid")
 _warned: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-def checked_name(name: object) -> str:
-    """Return the name of a pool. Raises TypeError."""
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"name must be a string that is not empty, not {name!r}")
-    return name
-
-
 def checked_shape(
     profile: str, pool_size: int | None, threads_per_worker: int | None, strategy: str = "pool"
 ) -> tuple[int, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
 from itertools import starmap
@@ -13,6 +15,7 @@ from snakepit._core.constants import CALL, CALL_EACH
 from snakepit.errors import (
     ArenaFullError,
     DecodeError,
+    EncodeError,
     FunctionLoadError,
     RemoteError,
     SnakepitError,
@@ -58,11 +61,19 @@ def run_claimed(lane: WorkerLane, kind: int) -> None:
 
 
 def _end_without_memory() -> None:
-    """End this process if a task closed its descriptor of the shared memory: it is of no use."""
-    try:
-        os.fstat(arena().fd)
-    except OSError:
-        os._exit(1)
+    """End this process if a task closed its descriptor of the shared memory: it is of no use.
+
+    What it runs fails, as in a crash; its successor is sound.
+    """
+    if arena().usable:
+        return
+    with contextlib.suppress(BaseException):  # stderr may be closed, too
+        print(
+            "snakepit: this worker ends, for a task has closed its descriptor of the shared memory",
+            file=sys.stderr,
+            flush=True,
+        )
+    os._exit(1)
 
 
 def _run_call(
@@ -87,7 +98,7 @@ def _run_chunk(lane: WorkerLane, kind: int, function: Callable[..., Any], items:
     else:
         if lane.interrupted:
             children.end_those_since(lane.claimed_ns)
-        _answer(lane, results, len(results))
+        _answer(lane, results, len(results), results)
 
 
 def _call_each(
@@ -120,10 +131,15 @@ def call_chunk(function: Callable[..., Any], kind: int, items: list[Any]) -> lis
     return list(map(function, items) if kind == CALL_EACH else starmap(function, items))
 
 
-def _answer(lane: WorkerLane, value: Any, items: int) -> None:
+def _answer(lane: WorkerLane, value: Any, items: int, chunk: list[Any] | None = None) -> None:
     try:
         lane.encode(value, False, items)
     except BaseException as error:
+        _end_without_memory()
+        if chunk is not None and isinstance(error, EncodeError):
+            from snakepit.pool.travel import unpicklable_item
+
+            error = unpicklable_item(error, chunk, "result")
         answer_error(lane, error)
 
 
@@ -140,6 +156,7 @@ def answer_error(lane: WorkerLane, error: BaseException, done: list[Any] | None 
         try:
             lane.encode(answer, True, len(done or ()))
         except Exception as problem:
+            _end_without_memory()
             if isinstance(problem, ArenaFullError):
                 error = problem
             continue

@@ -315,6 +315,8 @@ def test_more_work_at_once_than_fits_the_budget(tmp_path: Path) -> None:
 def test_sharing_beyond_the_budget(tmp_path: Path) -> None:
     source = """
         import numpy, snakepit
+        from snakepit.pool import memory
+        memory.PATIENCE = 0.2
         for _ in range(5):
             held = []
             try:
@@ -329,3 +331,126 @@ def test_sharing_beyond_the_budget(tmp_path: Path) -> None:
             print(executor.submit(len, numpy.zeros(1 << 20)).result(60))
         """
     assert run_clean(source, tmp_path, env=BUDGET) == ["1048576"]
+
+
+def test_calls_that_need_no_shared_memory_run_while_it_is_full(tmp_path: Path) -> None:
+    source = """
+        import time
+        import snakepit
+        from snakepit import testing
+
+        class Main:
+            pass
+
+        def chunks():
+            yield 1
+
+        with snakepit.Executor(1) as executor:
+            executor.submit(pow, 2, 3).result(60)
+            with testing.fill_arena():
+                started = time.monotonic()
+                print(executor.submit(max, 1, 2).result(60), executor.submit(lambda: 3).result(60))
+                print(list(executor.map(min, [(4, 5)])), list(executor.map(lambda n: n + 1, [5])))
+                print(executor.submit(type, Main()).result(60).__name__)
+                # None of them has waited for memory.
+                print(time.monotonic() - started < 1)
+            # Then they are named by number, as ever.
+            print(executor.submit(max, 1, 2).result(60), executor.submit(type, Main()).result(60))
+        """
+    lines = run_clean(source, tmp_path, env=BUDGET)
+    assert lines == ["2 3", "[4] [6]", "Main", "True", "2 <class '__main__.Main'>"]
+
+
+def test_who_shares_waits_for_room(tmp_path: Path) -> None:
+    source = """
+        import threading, time
+        import snakepit
+        from snakepit import testing
+        from snakepit.errors import ArenaFullError
+
+        def share():
+            started = time.monotonic()
+            try:
+                snakepit.shared_array(1000)
+            except ArenaFullError:
+                return time.monotonic() - started
+
+        with testing.fill_arena():
+            got = []
+            thread = threading.Thread(target=lambda: got.append(snakepit.shared_array(1000)))
+            thread.start()
+            thread.join(1.5)
+            print(got)
+        thread.join(20)
+        print(got[0].shape)
+        del got
+        try:
+            snakepit.shared_array(1 << 30, "u1")
+        except ArenaFullError as error:
+            print("does not fit" if "in_use" not in error.details else "waited")
+        with snakepit.Executor(1) as executor:
+            executor.submit(share).result(60)
+            with testing.fill_arena():
+                error = executor.options(timeout=1.5).submit(share).exception(60)
+                print(type(error).__name__)
+        """
+    lines = run_clean(source, tmp_path, env=BUDGET)
+    assert lines[:3] == ["[]", "(1000,)", "does not fit"]
+    # At its deadline the task is told that there is no room, or that its time is up: a race.
+    assert lines[3] in ("NoneType", "TaskTimeoutError")
+
+
+# Bytes, for which there is no view on the other side
+
+
+@pytest.mark.parametrize("size", [0, 10_239, 10_240, 10_241, 1 << 20])
+def test_bytes_arrive_as_bytes(executor: snakepit.Executor, size: int) -> None:
+    data = os.urandom(size)
+    assert executor.submit(tasks.identity, data).result(60) == data
+    got = executor.submit(describe_bytes, data, data, named=data).result(60)
+    assert got == ("bytes", "bytes", True, data)
+    text = "x" * size
+    assert executor.submit(tasks.identity, text).result(60) == text
+    parts = [data[: size // 3]] * 4
+    assert executor.submit(tasks.identity, parts).result(60) == parts
+
+
+def describe_bytes(first: bytes, second: bytes, *, named: bytes) -> tuple[str, str, bool, bytes]:
+    return type(first).__name__, type(named).__name__, first is second is named, first
+
+
+def test_bytes_are_copied_once_on_their_way(tmp_path: Path) -> None:
+    """Into the segment; a pickle of them beside it would be a second time their size."""
+    source = """
+        import resource
+        import snakepit
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+        size = 100_000_000
+        with snakepit.Executor(1) as executor:
+            executor.submit(len, b"").result(60)
+            data = b"x" * size
+            before = peak()
+            assert executor.submit(len, data).result(60) == size
+            # The segment itself counts, too.
+            print(peak() - before < 1.5 * size)
+            worker = executor.submit(peak).result(60)
+            assert executor.submit(len, data).result(60) == size
+            print(executor.submit(peak).result(60) - worker < 0.2 * size)
+        """
+    assert run_clean(source, tmp_path) == ["True", "True"]
+
+
+def test_large_values_leave_no_memory_behind(make: Make) -> None:
+    executor = make(1)
+    executor.submit(len, b"").result(60)
+    pids = [os.getpid(), *executor.worker_pids()]
+    before = residents(pids)
+    for size in (60 << 20, 80 << 20):
+        assert executor.submit(len, bytes(size)).result(60) == size
+        assert len(executor.submit(bytes, size).result(60)) == size
+        assert len(executor.submit("x".__mul__, size).result(60)) == size
+    gc.collect()
+    assert residents(pids) - before < 30_000_000

@@ -235,3 +235,9 @@ def test_error_is_what_a_user_would_catch() -> None:
         validate_pool_config({"adapter": "a:B", "poolsize": 1})
     assert isinstance(caught.value, SnakepitError)
     assert caught.value.details["problems"] == caught.value.problems  # type: ignore[attr-defined]
+
+
+def test_wait_longer_than_the_time_that_it_is_part_of() -> None:
+    (problem,) = problems_of({"adapter": "a:B", "timeout": "1s", "queue_timeout": 10})
+    assert "queue_timeout (10 s) must be at most timeout (1 s)" in problem
+    load_config({"adapter": "a:B", "timeout": 1})  # A default gives way.

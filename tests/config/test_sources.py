@@ -9,6 +9,7 @@ import pytest
 
 from snakepit.config import find_file, load_config
 from snakepit.errors import ConfigError
+from tests.support import run_clean
 
 from .conftest import Write
 
@@ -188,3 +189,26 @@ def test_nothing_at_all() -> None:
 def test_pooling_that_is_switched_off(write: Write) -> None:
     path = write("pooling_enabled = false\npool_size = 2\n")
     assert load_config(path).pools == ()
+
+
+@pytest.mark.parametrize("text", ["64MiB", str(64 << 20), "0.0625 GiB"])
+def test_arena_takes_what_the_configuration_takes(text: str, tmp_path: Path) -> None:
+    source = """
+        from snakepit.config import load_config
+        from snakepit.pool.memory import own_arena
+        config = load_config({"adapter": "a:B"})
+        print(config.process.arena_bytes, own_arena().usage()["bytes_budget"])
+        """
+    assert run_clean(source, tmp_path, env={"SNAKEPIT_ARENA_BYTES": text}) == ["67108864 67108864"]
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-1", "0.5B", "5 apples"])
+def test_arena_names_the_variable_that_it_cannot_take(text: str, tmp_path: Path) -> None:
+    source = """
+        import snakepit
+        try:
+            snakepit.Executor(1)
+        except ValueError as error:
+            print("SNAKEPIT_ARENA_BYTES" in str(error))
+        """
+    assert run_clean(source, tmp_path, env={"SNAKEPIT_ARENA_BYTES": text}) == ["True"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import inspect
 import multiprocessing
 import os
+import pickle
 import threading
 from typing import Any
 
 import pytest
 
 import snakepit
+from snakepit import errors
 from tests.conftest import Make
 from tests.support import KINDS, new_executor, results
 
@@ -135,6 +138,98 @@ def test_many_executors_side_by_side(make: Make) -> None:
     executors = [make(1) for _ in range(4)]
     futures = [executor.submit(tasks.square, n) for n in range(5) for executor in executors]
     assert results(futures) == [n * n for n in range(5) for _ in executors]
+
+
+SENSELESS = [
+    ({"worker_ttl": 10**400}, ValueError, "worker_ttl .* too large"),
+    ({"memory_threshold_mb": "0.5B"}, ValueError, "memory_threshold_mb must be at least 1 byte"),
+    ({"env": ["A=b"]}, TypeError, r"env must be a dict of environment variables, not \['A=b'\]"),
+    ({"env": {"A": "b\0c"}}, ValueError, "env: A contains a NUL"),
+    ({"env": {"A=B": "c"}}, ValueError, "env: 'A=B' cannot be the name"),
+    ({"env": {"A": None}}, TypeError, "env: A must be text or a number"),
+    ({"name": 5}, TypeError, "name must be a string"),
+    ({"initializer": print, "initargs": 5}, TypeError, "initargs must be a tuple"),
+    ({"initializer": print, "initargs": "abc"}, TypeError, r"initargs .* \(value,\)"),
+    ({"profile": "proces", "threads_per_worker": 2}, ValueError, "did you mean 'process'"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), SENSELESS)
+def test_options_that_make_no_sense_are_named(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        snakepit.Executor(1, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "near"),
+    [
+        (lambda: snakepit.Executor(max_wrokers=2), "max_workers"),  # type: ignore[call-arg]
+        (lambda: snakepit.RetryPolicy(max_atempts=2), "max_attempts"),  # type: ignore[call-arg]
+        (lambda: snakepit.CircuitBreaker(failure=2), "failures"),  # type: ignore[call-arg]
+    ],
+)
+def test_unknown_argument_names_the_nearest(call: Any, near: str) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument .* did you mean {near!r}"):
+        call()
+
+
+def test_unknown_term_names_the_nearest(executor: snakepit.Executor) -> None:
+    with pytest.raises(TypeError, match="did you mean 'timeout'"):
+        executor.options(timout=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="did you mean 'chunksize'"):
+        executor.map(abs, [1], chunk_size=2)  # type: ignore[call-arg]
+
+
+def test_signatures_are_there_to_be_read() -> None:
+    for function, name in (
+        (snakepit.Executor, "max_workers"),
+        (snakepit.Executor.options, "timeout"),
+        (snakepit.RetryPolicy, "max_attempts"),
+    ):
+        assert name in inspect.signature(function).parameters
+
+
+OF_PROCESSES = [
+    {"preload": ["json"]}, {"inline_threshold": 5}, {"heartbeat_timeout": 5.0}, {"max_missed": 1},
+    {"heartbeat_interval": 0.5}, {"env": {"A": "b"}}, {"start_timeout": 1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OF_PROCESSES, ids=lambda options: next(iter(options)))
+def test_local_executor_refuses_what_is_for_processes(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is for workers that are"):
+        snakepit.Executor(1, profile="local", **options)
+
+
+def test_local_executor_takes_options_that_ask_for_nothing() -> None:
+    with snakepit.Executor(
+        1, profile="local", env={}, preload=[], max_missed=3, heartbeat_interval=None
+    ) as executor:
+        assert executor.submit(tasks.square, 3).result(60) == 9
+
+
+@pytest.mark.processes
+def test_hanging_initializer_is_told_by_the_option_that_limits_it(make: Make) -> None:
+    executor = make(1, initializer=tasks.sleep_and_return, initargs=(100, 1), start_timeout=0.3)
+    error = executor.submit(tasks.square, 3).exception(60)
+    assert isinstance(error, errors.PoolNotReadyError)
+    assert "start_timeout=0.3 s" in str(error)
+
+
+@pytest.mark.processes
+def test_executor_that_a_task_uses_names_current_pool(executor: snakepit.Executor) -> None:
+    view = executor.options(timeout=60)
+    for error in (
+        executor.submit(lambda: executor.submit(pow, 2, 3)).exception(60),
+        executor.submit(lambda: view.submit(pow, 2, 3)).exception(60),
+        executor.submit(tasks.identity, executor).exception(60),
+    ):
+        assert isinstance(error, errors.EncodeError)
+        assert "snakepit.current_pool()" in str(error)
+    with pytest.raises(pickle.PicklingError, match="a Pool cannot be pickled"):
+        pickle.dumps(snakepit.Pool(snakepit.ShowcaseAdapter))
 
 
 def test_wait_ready_can_be_called_again_and_after_work(executor: snakepit.Executor) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import snakepit
+from snakepit.errors import EncodeError
 from tests.support import LONG, new_executor, wait_until
 
 from . import tasks
@@ -349,3 +350,34 @@ def test_maps_may_begin_while_the_executor_is_shut_down(kind: str) -> None:
         stop.set()
         for thread in threads:
             thread.join(LONG)
+
+
+def test_source_longer_than_a_length_can_say(executor: snakepit.Executor) -> None:
+    assert list(executor.map(pow, range(3), range(10**30))) == [1, 1, 4]
+
+
+@pytest.mark.parametrize("timeout", ["60s", "1m", 60, 60.0])
+def test_timeout_may_be_text(executor: snakepit.Executor, timeout: float | str) -> None:
+    assert list(executor.map(tasks.square, [3], timeout=timeout)) == [9]
+
+
+@pytest.mark.parametrize(("timeout", "error"), [("5", ValueError), ([5], TypeError)])
+def test_timeout_that_makes_no_sense(executor: snakepit.Executor, timeout: Any, error: Any) -> None:
+    with pytest.raises(error, match="timeout"):
+        executor.map(tasks.square, [3], timeout=timeout)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_item_that_cannot_be_pickled_is_named(executor: snakepit.Executor, chunksize: int) -> None:
+    lock = threading.Lock()
+    place = r" \(3 of 4 that travel together\)" if chunksize == 4 else ""
+    message = rf"cannot pickle the argument <unlocked _thread.lock object .*> of map{place}: "
+    with pytest.raises(EncodeError, match=message):
+        list(executor.map(tasks.identity, [1, 2, lock, 4], chunksize=chunksize))
+    with pytest.raises(EncodeError, match=message.replace("argument", "result")):
+        list(executor.map(make_lock_of_two, range(4), chunksize=chunksize))
+
+
+def make_lock_of_two(number: int) -> Any:
+    return tasks.make_lock() if number == 2 else number

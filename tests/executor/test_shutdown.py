@@ -33,6 +33,39 @@ def test_submit_after_shutdown_is_refused(executor: snakepit.Executor) -> None:
     assert isinstance(caught.value, errors.PoolShutdownError)
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_wait_ready_after_shutdown_is_refused(make: Make, started: bool) -> None:
+    executor = make(1, name="spent")
+    if started:
+        executor.submit(tasks.square, 1).result(60)
+    executor.shutdown()
+    for timeout in (None, 60):
+        with pytest.raises(errors.PoolShutdownError, match="'spent'") as caught:
+            executor.wait_ready(timeout)
+        assert caught.value.details == {"pool": "spent"}
+
+
+def test_shutdown_rouses_who_waits_for_readiness(make: Make, gate: Any) -> None:
+    started, release = gate("started"), gate("release")
+    executor = make(1, initializer=tasks.hold, initargs=(started, release))
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            executor.wait_ready()
+        except BaseException as error:
+            caught.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    started.wait()
+    executor.shutdown(wait=False)
+    waiting.join(60)
+    release.open()
+    assert [type(error) for error in caught] == [errors.PoolShutdownError]
+    executor.shutdown()
+
+
 def test_shutdown_waits_for_all_tasks(executor: snakepit.Executor) -> None:
     futures = [executor.submit(tasks.sleep_and_return, 0.01, n) for n in range(50)]
     executor.shutdown()

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
@@ -264,7 +265,54 @@ def test_task_that_closes_descriptors(make: Make) -> None:
     assert error is None or isinstance(error, errors.SnakepitError)
     error = executor.submit(tasks.square, 3).exception(60)
     assert error is None or isinstance(error, errors.SnakepitError)
-    wait_until(lambda: executor.submit(tasks.square, 3).exception(60) is None, "a sound worker")
+    wait_until(lambda: is_sound(executor), "a sound worker")
+
+
+def is_sound(executor: snakepit.Executor) -> bool:
+    """Whether the one worker takes and gives what is small and what needs shared memory."""
+    calls: list[tuple[Any, Any]] = [
+        (tasks.square, 3), (bytes, 1 << 20), (len, bytes(1 << 20)), (bytearray, 5 << 20)
+    ]  # fmt: skip
+    return all(executor.submit(call, arg).exception(60) is None for call, arg in calls)
+
+
+def test_worker_that_lost_the_shared_memory_is_replaced(make: Make) -> None:
+    executor = make(1)
+
+    def work() -> int:
+        os.closerange(3, 256)
+        return os.getpid()
+
+    pid = executor.submit(work).result(60)
+    started = time.monotonic()
+    error = executor.submit(bytearray, 5 << 20).exception(60)
+    # No wait for memory, of which there is plenty.
+    assert time.monotonic() - started < 25
+    assert isinstance(error, errors.WorkerCrashedError)
+    assert "closed its descriptor of the shared memory" in str(error)
+    assert "closed its descriptor of the shared memory" in "".join(error.autopsy.stderr)
+    assert is_sound(executor)
+    assert pid not in executor.worker_pids()
+    assert executor.stats().crashed == 1
+
+
+def test_file_that_got_the_descriptor_of_the_shared_memory_is_spared(
+    make: Make, tmp_path: Any
+) -> None:
+    executor = make(1)
+    path = tmp_path / "precious"
+    path.write_bytes(b"precious" * 1000)
+
+    def work() -> None:
+        os.closerange(3, 256)
+        tasks.KEPT = [os.open(path, os.O_RDWR) for _ in range(60)]  # type: ignore[attr-defined]
+
+    assert executor.submit(work).exception(60) is None
+    for size in (1 << 16, 5 << 20):
+        error = executor.submit(bytearray, size).exception(60)
+        assert error is None or isinstance(error, errors.SnakepitError)
+    assert path.read_bytes() == b"precious" * 1000
+    assert is_sound(executor)
 
 
 def test_template_that_dies_takes_nothing_with_it(gate: Any) -> None:

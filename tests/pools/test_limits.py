@@ -195,3 +195,14 @@ def test_a_call_that_waits_for_the_first_worker_is_told_so(
             pass
         pool.await_ready(LONG)
         assert pool.execute("ping") == "pong"
+
+
+def test_wait_longer_than_the_time_that_it_is_part_of(new_pool: NewPool) -> None:
+    for name in ("timeout", "stream_timeout"):
+        with pytest.raises(ValueError, match=rf"queue_timeout \(10 s\) must be at most {name}"):
+            new_pool(queue_timeout=10, **{name: 1})
+    # A default gives way, and no limit is none to contradict.
+    assert new_pool(timeout=1)._limits.timeout == 1
+    assert new_pool(timeout=1, queue_timeout=math.inf)._limits.queue_timeout is None
+    assert new_pool(timeout=10, queue_timeout=10)._limits.queue_timeout == 10
+    assert new_pool(timeout_profile="batch", timeout=60)._limits.queue_timeout == 300
