@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from snakepit._core.task import Task
 
@@ -42,6 +42,9 @@ class Future(Task, concurrent.futures.Future[T]):
         return bool(self._cancel_running and pool is not None and pool.cancel_running(self))
 
     _cancel_running = False
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Future cannot be pickled: pass what its result() returns instead")
 
     def _invoke_callbacks(self) -> None:
         raised: BaseException | None = None
