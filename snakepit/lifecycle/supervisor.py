@@ -198,7 +198,10 @@ class Supervisor:
             if wait > 0:
                 self._not_before = time.monotonic() + wait
                 return
-            if not self._start(lane, spare) or self._notes:
+            # The first call holds still until the first workers exist, when they are forks (see
+            # `ProcessLife.start`); and the first of them may speak before the last is forked.
+            held = self._pool.launcher.forks and not self.started
+            if not self._start(lane, spare) or (self._notes and not held):
                 return
             if self._pool.ends_batch(self._started):
                 self._batch_at = time.monotonic() + self._pool.batch_delay

@@ -331,7 +331,8 @@ def test_a_worker_counts_from_the_instant_that_it_can_run_a_call(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = make(1)
-    real = executor._pool.start_process  # type: ignore[union-attr]
+    launcher = executor._pool.launcher  # type: ignore[union-attr]
+    real = launcher.start
     told, go_on = threading.Event(), threading.Event()
 
     def start(*args: Any) -> Any:
@@ -340,7 +341,7 @@ def test_a_worker_counts_from_the_instant_that_it_can_run_a_call(
         assert go_on.wait(60)  # the supervisor is held up before it knows the worker
         return process
 
-    monkeypatch.setattr(executor._pool, "start_process", start)
+    monkeypatch.setattr(launcher, "start", start)
     future = executor.submit(os.getpid)
     try:
         assert told.wait(60)

@@ -54,6 +54,7 @@ def shared(profile: Any) -> Iterator[snakepit.Pool]:
         pool.session("warm").register_variable("x", "integer", 1)
         assert pool.execute("read", {"name": "x"}, session="warm") == 1
         assert len(list(pool.stream("count", {"up_to": 1000}))) == 1000
+        store.delete_session("warm")
         yield pool
 
 
