@@ -1,6 +1,7 @@
 # cython: language_level=3
 """Numbers that both sides write into shared memory, for code in Python; `layout.pxd` says what each is."""
-from snakepit._core cimport layout, segment_table
+cimport snakepit._core.layout as layout
+cimport snakepit._core.segment_table as segment_table
 
 CALL = layout.CALL
 CALL_EACH = layout.CALL_EACH
