@@ -271,6 +271,6 @@ def _thread_task(
 def _task_frames(frames: list[Frame]) -> tuple[Frame, ...]:
     """Return the frames without those of the pool's thread at the outer end."""
     for at in range(len(frames) - 1, -1, -1):
-        if frames[at].function == "LocalPool.run_tasks":
+        if frames[at].function == "LocalThreads.run_tasks":
             return tuple(frames[:at])
     return tuple(frames)
