@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import pickle
 import signal
@@ -453,11 +454,14 @@ def test_finalisers_and_signal_handlers_may_use_the_store_in_its_midst(
 ) -> None:
     store = make_store(clock=time.monotonic)
     used = {"finaliser": 0, "handler": 0}
+    turns = itertools.count()
 
     def use(who: str) -> None:
-        store.ensure_session(who).register_variable("x", int, 1)
-        store.get_session(who)
-        store.delete_session(who)
+        # A name of its own: another of its kind may come on top of this one.
+        name = f"{who} {next(turns)}"
+        store.ensure_session(name).register_variable("x", int, 1)
+        store.get_session(name)
+        store.delete_session(name)
         used[who] += 1
 
     class Circle:
