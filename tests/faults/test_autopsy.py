@@ -326,7 +326,7 @@ def test_reason_quotes_the_last_line_of_stderr(make: Make) -> None:
 
 def test_worker_that_hangs_while_it_starts_is_given_up(make: Make) -> None:
     error = expect_broken(make(1, initializer=time.sleep, initargs=(300,), start_timeout=0.2))
-    assert "not ready after 0.2 s" in str(error)
+    assert "not ready within start_timeout=0.2 s" in str(error)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
