@@ -15,6 +15,7 @@ import pytest
 
 import snakepit
 from snakepit import errors
+from snakepit._core import moving
 from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import Counter
 from tests.pools.movers import Forgetful, Ledger, OnlySnapshot
@@ -429,8 +430,18 @@ def test_a_session_moves_there_and_back(new: NewPool) -> None:
 
 @pytest.mark.parametrize("every", [1, None])
 def test_calls_before_a_move_end_and_calls_after_it_go_along(
-    new: NewPool, gates: Gates, every: int | None
+    new: NewPool, gates: Gates, every: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held = threading.Event()
+
+    hold_session = moving.hold_session
+
+    def hold(*arguments: Any) -> int:
+        lane = hold_session(*arguments)
+        held.set()
+        return lane
+
+    monkeypatch.setattr(moving, "hold_session", hold)
     pool = new(snapshot_every=every)
     started, release = gates("started"), gates("release")
     arguments = {"item": 0, "started": started, "release": release}
@@ -440,15 +451,9 @@ def test_calls_before_a_move_end_and_calls_after_it_go_along(
     moved: list[int] = []
     mover = threading.Thread(target=lambda: moved.append(pool.move_session("a", timeout=LONG)))
     mover.start()
-    bindings = engine(pool).scheduler.bindings
-    before = bindings.length
-    later: list[Any] = []
-
-    def call_again() -> bool:
-        later.append(pool.submit("append", {"item": 50}, session="a"))
-        return bool(bindings.length > before + 1)
-
-    wait_until(call_again, "calls that wait for the move")
+    assert held.wait(LONG)
+    # Of a higher priority than those before the move, which they do not overtake all the same.
+    later = [pool.submit("append", {"item": 50}, session="a") for _ in range(2)]
     with pytest.raises(errors.WorkerBusyError):
         pool.execute("where", session="a", affinity="strict_fail_fast")
     release.open()
