@@ -6,6 +6,7 @@ is raised, the process forked: each of these moments comes by itself, too, only 
 
 from __future__ import annotations
 
+import sysconfig
 import textwrap
 from pathlib import Path
 
@@ -42,6 +43,10 @@ def run(body: str, directory: Path) -> list[str]:
     return run_clean(PRELUDE + textwrap.dedent(body), directory)
 
 
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="what a function refers to is let go of by the garbage collector alone there",
+)
 def test_finaliser_of_a_global_submits(tmp_path: Path) -> None:
     body = """
         first, second = [1], [2]
