@@ -2,7 +2,7 @@
 # and make; they set up the rest in a virtual environment inside the checkout, and redo only what has changed.
 #
 #   make test PYTHON=python3.13 VENV=path   use another interpreter and virtual environment
-#   make test SNAKEPIT_DEBUG=1              build the core with the protocol points for `make faults`
+#   make test SNAKEPIT_DEBUG=1              build the core with the protocol points, at which tests stop and kill
 #   make test ARGS='-k crash -x'            arguments for pytest, the benchmarks or the example
 #   make test JOBS=0                        all tests in pytest's own process; else a number of them, or "auto"
 

@@ -42,7 +42,7 @@ class Bar:
 
 
 def own(question: str, case: str, share: float = 0.5, *, peer: str = OWN) -> Measure:
-    """Measure Snakepit's own figure: its median, or the quantile `share`."""
+    """Measure a figure of Snakepit's, in the way in which `peer` uses it: median, or quantile."""
     return lambda results: results.at(question, case, peer, share)
 
 
@@ -68,7 +68,7 @@ def faster_tool(case: str, than: str = PPE) -> Measure:
     """Measure how many times a tool's time goes into the peer's time of a plain call."""
     return quotient(
         lambda results: results.at("tools", case, than),
-        lambda results: results.at("tools", case, TOOLS),
+        own("tools", case, peer=TOOLS),
     )
 
 

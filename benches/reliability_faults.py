@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import statistics
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from itertools import repeat
 
 import snakepit
-from benches.reliability_recycling import RATE, quantile
+from benches.reliability_recycling import paced, quantile
+from snakepit.testing import kill_worker
 
 ROUNDS = 40
 STOPS = 8
@@ -76,8 +78,10 @@ def measure_neighbours() -> int:
                 killer = threading.Thread(target=steady.kill_others, args=(enough,))
                 if kind == "with":
                     killer.start()
-                took = steady.call(SECONDS)
-                enough.set()
+                try:
+                    took = steady.call(SECONDS)
+                finally:
+                    enough.set()
                 if kind == "with":
                     killer.join()
             times.append(quantile(took, 0.99))
@@ -105,11 +109,7 @@ class SteadyCaller:
         """Call for some seconds; return what each call took, in microseconds."""
         took = []
         clock = time.perf_counter
-        started = clock()
-        for number in range(int(seconds * RATE)):
-            pause = started + number / RATE - clock()
-            if pause > 0:
-                time.sleep(pause)
+        for _ in paced(seconds):
             before = clock()
             try:
                 self._pid = self.executor.submit(os.getpid).result()
@@ -124,8 +124,9 @@ class SteadyCaller:
         while not enough.wait(KILL_EVERY):
             for pid in self.executor.worker_pids():
                 if pid != self._pid:
-                    os.kill(pid, signal.SIGKILL)
-                    self.kills += 1
+                    with contextlib.suppress(ProcessLookupError, ValueError):
+                        kill_worker(self.executor, pid)
+                        self.kills += 1
 
 
 def measure_capacity() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import snakepit
 
@@ -18,15 +18,21 @@ TTL = 2.1  # seconds; with its jitter, a worker lives 2.0 s on average
 BAR = 1.2
 
 
+def paced(seconds: float) -> Iterator[None]:
+    """Yield at each instant at which a call is due, for some seconds."""
+    started = time.perf_counter()
+    for number in range(int(seconds * RATE)):
+        pause = started + number / RATE - time.perf_counter()
+        if pause > 0:
+            time.sleep(pause)
+        yield
+
+
 def call_steadily(executor: snakepit.Executor, seconds: float) -> list[float]:
     """Call at a steady rate for some seconds; return what each call took, in microseconds."""
     took = []
     clock = time.perf_counter
-    started = clock()
-    for number in range(int(seconds * RATE)):
-        pause = started + number / RATE - clock()
-        if pause > 0:
-            time.sleep(pause)
+    for _ in paced(seconds):
         before = clock()
         executor.submit(int).result()
         took.append((clock() - before) * 1e6)

@@ -76,7 +76,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "slow: takes minutes; runs with --slow only",
         "processes: runs with executors whose workers are processes of one call each, not with "
         "profile='local'; with --all-kinds also with profile='thread' and one thread in each",
         "main_thread: promises what only calls in the main thread of a worker can be promised",

@@ -310,3 +310,17 @@ def run_clean(source: str, directory: Path, **options: Any) -> list[str]:
     outcome = run_script(source, directory, **options)
     assert (outcome.returncode, outcome.stderr) == (0, ""), outcome
     return outcome.lines
+
+
+def expect_nothing_held(engine: Any) -> None:
+    """Wait until every slot of a pool of processes is free and no call waits anywhere."""
+    scheduler = engine.scheduler
+
+    def is_empty() -> bool:
+        counts = scheduler.counts()
+        waiting = scheduler.bindings.length + scheduler.bindings.n_doomed
+        return (counts["free_slots"], counts["queued"], scheduler.unsettled, waiting) == (
+            counts["slots"], 0, 0, 0
+        )  # fmt: skip
+
+    wait_until(is_empty, "an empty scheduler")

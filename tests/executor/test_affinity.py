@@ -14,7 +14,7 @@ import pytest
 import snakepit
 from snakepit import errors
 from tests.conftest import Make
-from tests.support import LONG, new_executor, results, send_signal, wait_until
+from tests.support import LONG, expect_nothing_held, new_executor, results, send_signal, wait_until
 
 from . import tasks
 
@@ -44,20 +44,6 @@ def home(executor: snakepit.Executor, session: str) -> int:
     return pid
 
 
-def expect_nothing_held(executor: snakepit.Executor) -> None:
-    """Wait until every slot is free and no call waits anywhere."""
-    scheduler: Any = executor._pool.scheduler  # type: ignore[union-attr]
-
-    def is_empty() -> bool:
-        counts = scheduler.counts()
-        waiting = scheduler.bindings.length + scheduler.bindings.n_doomed
-        return (counts["free_slots"], counts["queued"], scheduler.unsettled, waiting) == (
-            counts["slots"], 0, 0, 0
-        )  # fmt: skip
-
-    wait_until(is_empty, "an empty scheduler")
-
-
 # Where calls run
 
 
@@ -77,7 +63,7 @@ def test_calls_submitted_before_the_worker_is_known_run_in_it_in_order(make: Mak
     seen = results(futures)
     assert [count for count, _ in seen] == list(range(1, 3001))
     assert len({pid for _, pid in seen}) == 1
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 def test_ten_thousand_sessions_keep_their_workers(make: Make) -> None:
@@ -92,7 +78,7 @@ def test_ten_thousand_sessions_keep_their_workers(make: Make) -> None:
             first = {name: pid for name, (_, pid) in seen.items()}
     assert {name: pid for name, (_, pid) in seen.items()} == first
     assert len(set(first.values())) == 2
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
     assert all(executor.forget_session(name) for name in views)
     assert not executor.forget_session("0")
 
@@ -182,7 +168,7 @@ def test_a_flood_for_one_worker_holds_up_nobody_else(make: Make, gate: Any) -> N
     assert not any(future.done() for future in flood)
     release.open()
     assert len(set(results(flood))) == 1
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 def test_strict_calls_and_others_share_a_worker_fairly(make: Make, gate: Any, log: Any) -> None:
@@ -245,7 +231,7 @@ def test_the_deadline_counts_while_a_call_waits_for_its_worker(make: Make, gate:
     assert error.details["phase"] == "queued"
     release.open()
     assert home(executor, "a")
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 @pytest.mark.parametrize("count", [1, 5, 100])
@@ -265,7 +251,7 @@ def test_waiting_calls_can_be_cancelled(make: Make, gate: Any, log: Any, count: 
         assert all(future.cancelled() for future in futures[::2])
     wanted = [f"{session}{n}" for session in "ab" for n in range(1, 2 * count, 2)]
     assert log.lines() == wanted
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 def test_cancelled_calls_leave_room_for_others(make: Make, gate: Any) -> None:
@@ -282,7 +268,7 @@ def test_cancelled_calls_leave_room_for_others(make: Make, gate: Any) -> None:
         assert view.submit(tasks.square, 2).cancel()
     release.open()
     assert results(kept) == [9] * 100
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 def test_cancelling_a_session_reaches_its_waiting_calls(make: Make, gate: Any) -> None:
@@ -295,7 +281,7 @@ def test_cancelling_a_session_reaches_its_waiting_calls(make: Make, gate: Any) -
     release.open()
     assert executor.cancel(session="b") == len([f for f in other if f.cancelled()])
     results(mine)
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 @pytest.mark.parametrize("cancel", [False, True])
@@ -348,7 +334,7 @@ def test_a_killed_worker_takes_its_sessions_with_it(make: Make, gate: Any) -> No
         expect_lost(begin(executor, "a").submit(os.getpid), "a")
     assert executor.forget_session("a")
     assert home(executor, "a") != pid
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 def test_a_session_whose_idle_worker_dies_is_lost_and_others_are_not(make: Make, gate: Any) -> None:
@@ -377,7 +363,7 @@ def test_a_first_call_that_kills_its_worker_loses_the_session(make: Make, gate: 
     assert isinstance(doomed.exception(LONG), errors.WorkerCrashedError)
     for future in waiting:
         expect_lost(future, "a")
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 def test_a_crashed_call_is_not_tried_again_elsewhere(make: Make, log: Any) -> None:
@@ -445,7 +431,7 @@ def test_recycling_lets_strict_calls_end_first(make: Make, gate: Any) -> None:
     expect_lost(view.submit(os.getpid), "a")
     assert executor.forget_session("a")
     assert home(executor, "a") != first.result()
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
 
 
 def test_a_session_that_is_never_idle_does_not_keep_its_worker(make: Make) -> None:
@@ -558,7 +544,7 @@ def test_a_storm_of_kills_settles_every_strict_call(make: Make) -> None:
         assert error is None or isinstance(error, allowed), error
         kinds.add(type(error))
     assert {type(None), errors.SessionWorkerUnavailableError, errors.WorkerCrashedError} <= kinds
-    expect_nothing_held(executor)
+    expect_nothing_held(executor._pool)
     executor.wait_ready(LONG)
     assert results([executor.submit(tasks.square, n) for n in range(100)])
 

@@ -103,15 +103,20 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_of_a_killed_owner_is_left(tmp_path: Path, method: str) -> None:
-    source = OWNER.replace("METHOD", repr(method)).replace("STOPPED", "[]")
+def expect_nothing_left_of_an_owner(tmp_path: Path, method: str, stopped: str = "[]") -> None:
+    """Kill an owner, having stopped the processes `stopped`, and wait until all is gone."""
+    source = OWNER.replace("METHOD", repr(method)).replace("STOPPED", stopped)
     script = start_script(source, tmp_path)
     assert script.read_line() == "ready"
     script.process.kill()
     script.process.wait(LONG)
     script.expect_nothing_left(timeout=20)
     script.finish()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_of_a_killed_owner_is_left(tmp_path: Path, method: str) -> None:
+    expect_nothing_left_of_an_owner(tmp_path, method)
 
 
 CROWD = """
@@ -136,13 +141,7 @@ def test_nothing_of_a_killed_owner_is_left_among_thousands_of_processes(tmp_path
     )
     try:
         assert crowd.stdout is not None and crowd.stdout.readline() == b"ready\n"
-        source = OWNER.replace("METHOD", "'fork'").replace("STOPPED", "[]")
-        script = start_script(source, tmp_path)
-        assert script.read_line() == "ready"
-        script.process.kill()
-        script.process.wait(LONG)
-        script.expect_nothing_left(timeout=20)
-        script.finish()
+        expect_nothing_left_of_an_owner(tmp_path, "fork")
     finally:
         crowd.communicate()
 
@@ -153,13 +152,7 @@ def test_nothing_of_a_killed_owner_is_left_among_thousands_of_processes(tmp_path
 def test_nothing_of_a_killed_owner_is_left_where_something_was_stopped(
     tmp_path: Path, stopped: str
 ) -> None:
-    source = OWNER.replace("METHOD", "'template'").replace("STOPPED", stopped)
-    script = start_script(source, tmp_path)
-    assert script.read_line() == "ready"
-    script.process.kill()
-    script.process.wait(LONG)
-    script.expect_nothing_left(timeout=20)
-    script.finish()
+    expect_nothing_left_of_an_owner(tmp_path, "template", stopped)
 
 
 def test_an_owner_killed_while_the_template_imports_for_ever(tmp_path: Path) -> None:

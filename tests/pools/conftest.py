@@ -17,6 +17,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "local": {"profile": "local", "threads_per_worker": 2},
 }
 
+# Those whose workers are processes, of one thread each or of two.
+WITH_PROCESSES: dict[str, dict[str, Any]] = {
+    "process": {"pool_size": 2},
+    "thread": {"profile": "thread", "pool_size": 2, "threads_per_worker": 2},
+}
+
 
 @pytest.fixture(params=list(KINDS))
 def profile(request: pytest.FixtureRequest) -> str:

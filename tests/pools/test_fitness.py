@@ -10,24 +10,20 @@ import pytest
 
 import snakepit
 from tests.executor.tasks import Gate, Log
+from tests.pools.conftest import WITH_PROCESSES
 from tests.pools.movers import Ledger, Patient
 from tests.support import LONG, wait_until
-
-PROFILES: dict[str, dict[str, Any]] = {
-    "process": {"pool_size": 2},
-    "thread": {"profile": "thread", "pool_size": 2, "threads_per_worker": 2},
-}
 
 NewPool = Callable[..., snakepit.Pool]
 Gates = Callable[[str], Gate]
 
 
-@pytest.fixture(params=PROFILES)
+@pytest.fixture(params=WITH_PROCESSES)
 def new(request: pytest.FixtureRequest, new_pool: NewPool, log: Log) -> NewPool:
     """Return a function that makes a pool whose workers may fall ill."""
 
     def make(**options: Any) -> snakepit.Pool:
-        options = {**PROFILES[request.param], "health_interval": 0.02, **options}
+        options = {**WITH_PROCESSES[request.param], "health_interval": 0.02, **options}
         pool = new_pool(adapter=Patient, adapter_args={"log": log}, **options)
         pool.await_ready(LONG)
         return pool

@@ -18,13 +18,9 @@ from snakepit import errors
 from snakepit._core import moving
 from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import Counter
+from tests.pools.conftest import WITH_PROCESSES
 from tests.pools.movers import Forgetful, Ledger, OnlySnapshot
-from tests.support import LONG, results, send_signal, wait_until
-
-MOVING_PROFILES: dict[str, dict[str, Any]] = {
-    "process": {"pool_size": 2},
-    "thread": {"profile": "thread", "pool_size": 2, "threads_per_worker": 2},
-}
+from tests.support import LONG, expect_nothing_held, results, send_signal, wait_until
 
 # For what the bindings do alike whatever their lanes belong to.
 in_processes = pytest.mark.parametrize("new", ["process"], indirect=True)
@@ -33,7 +29,7 @@ NewPool = Callable[..., snakepit.Pool]
 Gates = Callable[[str], Gate]
 
 
-@pytest.fixture(params=MOVING_PROFILES)
+@pytest.fixture(params=WITH_PROCESSES)
 def new(request: pytest.FixtureRequest, new_pool: NewPool) -> NewPool:
     """Return a function that makes a pool of ledgers whose calls are strict."""
 
@@ -41,7 +37,7 @@ def new(request: pytest.FixtureRequest, new_pool: NewPool) -> NewPool:
         # However many calls wait on a busy machine, none is refused or late for that.
         patient = {"timeout": math.inf, "queue_timeout": math.inf, "max_queue_size": math.inf}
         strict = {"affinity": "strict_queue", **patient}
-        options = {**MOVING_PROFILES[request.param], **strict, **options}
+        options = {**WITH_PROCESSES[request.param], **strict, **options}
         pool = new_pool(adapter=Ledger, **options)
         pool.await_ready(LONG)
         return pool
@@ -73,19 +69,6 @@ def worker_of(pool: snakepit.Pool, pid: int) -> int:
     return next(int(worker["id"]) for worker in pool.list_workers() if worker["pid"] == pid)
 
 
-def expect_nothing_held(pool: snakepit.Pool) -> None:
-    scheduler = engine(pool).scheduler
-
-    def is_empty() -> bool:
-        counts = scheduler.counts()
-        waiting = scheduler.bindings.length + scheduler.bindings.n_doomed
-        return (counts["free_slots"], counts["queued"], scheduler.unsettled, waiting) == (
-            counts["slots"], 0, 0, 0
-        )  # fmt: skip
-
-    wait_until(is_empty, "an empty scheduler")
-
-
 # A crash
 
 
@@ -98,7 +81,7 @@ def test_a_session_goes_on_elsewhere_when_its_idle_worker_dies(new: NewPool, log
     assert where(pool, "a") != pid
     assert [line for line in log.lines() if "restore" in line] == ["restore a"]
     assert pool.get_stats()["sessions_moved"] == 1
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 def test_the_call_that_runs_in_a_crash_fails_and_leaves_nothing(new: NewPool, gates: Gates) -> None:
@@ -118,7 +101,7 @@ def test_the_call_that_runs_in_a_crash_fails_and_leaves_nothing(new: NewPool, ga
     # What had not begun runs in the new worker, in order.
     assert results(waiting)[-1] == [1, *range(3, 103)]
     assert [value[-1] for value in results(waiting)] == list(range(3, 103))
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 @in_processes
@@ -128,7 +111,7 @@ def test_a_first_call_that_kills_its_worker_has_not_been(new: NewPool) -> None:
     waiting = [pool.submit("append", {"item": n}, session="a") for n in (2, 3)]
     assert isinstance(doomed.exception(LONG), errors.WorkerCrashedError)
     assert results(waiting) == [[2], [2, 3]]
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 @in_processes
@@ -233,7 +216,7 @@ def test_a_storm_of_kills_neither_loses_nor_doubles_anything(new: NewPool) -> No
     assert all(isinstance(error, errors.WorkerCrashedError) for error in failed), failed
     assert last == marks
     assert pool.get_stats()["sessions_moved"] > 3
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 # An orderly end
@@ -248,7 +231,7 @@ def test_recycling_by_hand_takes_all_of_the_state_along(new: NewPool, every: Any
             assert append(pool, name, turn) == [*range(1, turn + 1), turn]
             assert pool.execute("drop_last", session=name) == list(range(1, turn + 1))
         pool.recycle_worker(timeout=LONG)
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 def test_recycling_while_calls_are_queued(new: NewPool, gates: Gates) -> None:
@@ -303,7 +286,7 @@ def test_a_thousand_sessions_move_with_one_worker(new: NewPool) -> None:
     futures = [pool.submit("append", {"item": 2}, session=name) for name in names]
     assert results(futures) == [[name, 2] for name in names]
     assert pool.get_stats()["sessions_moved"] == moved
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 def test_a_megabyte_of_array_moves(new: NewPool) -> None:
@@ -353,7 +336,7 @@ def test_a_snapshot_that_fails_costs_no_answer_but_the_session(new: NewPool) -> 
     assert append(pool, "a", 2) == [1, 2]
     kill(pool, pid)
     expect_lost(pool, "a", "OSError: no room on the device")
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 @in_processes
@@ -425,7 +408,7 @@ def test_a_session_moves_there_and_back(new: NewPool) -> None:
     assert pool.move_session("a", home, timeout=LONG) == home
     assert append(pool, "a", 3) == [1, 2, 3]
     assert worker_of(pool, where(pool, "a")) == home
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 @pytest.mark.parametrize("every", [1, None])
@@ -462,7 +445,7 @@ def test_calls_before_a_move_end_and_calls_after_it_go_along(
     assert len(results(later)[-1]) == 50 + len(later)
     assert worker_of(pool, where(pool, "a")) == moved[0]
     assert where(pool, "a") != first.result(LONG)
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 @in_processes
@@ -480,7 +463,7 @@ def test_a_move_that_takes_too_long_is_given_up(new: NewPool, gates: Gates) -> N
     release.open()
     assert queued.result(LONG) == [0, 1]
     assert where(pool, "a") == first.result(LONG)
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 def test_a_move_away_from_a_worker_that_dies(new: NewPool, gates: Gates) -> None:
@@ -499,7 +482,7 @@ def test_a_move_away_from_a_worker_that_dies(new: NewPool, gates: Gates) -> None
     assert isinstance(running.exception(LONG), errors.WorkerCrashedError)
     assert append(pool, "a", 3) == [1, 3]
     assert len(moved) == 1
-    expect_nothing_held(pool)
+    expect_nothing_held(engine(pool))
 
 
 @in_processes
