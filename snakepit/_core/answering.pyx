@@ -14,8 +14,9 @@ from snakepit._core.atomics cimport add64, cas64, load64, now_ns, swap32, wake
 from snakepit._core.layout cimport (
     ANSWERED, IN_SEGMENT, IS_ERROR, NOTHING, POSTED, REVISIONS, Slot, claim_generation, claim_lane, claim_word,
 )
+from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.points cimport ANSWER_BEGUN, ANSWER_FILLED, ANSWER_TOLD, point
-from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.task cimport Message
 
 from snakepit.errors import SessionNotFoundError

@@ -39,7 +39,6 @@ cdef object loads = pickle.loads
 cdef object dumps = pickle.dumps
 
 
-
 cdef class Missing:
     def __repr__(self):
         return "MISSING"
@@ -110,7 +109,7 @@ cdef class Asker:
                 break
             with nogil:
                 self.sleep(slot, posted)
-        # What came soon would have been worth spinning for (see `WorkerLane.note_claim`).
+        # What came soon would have been worth spinning for (see `Claimant.note_claim`).
         if now_ns() - began < limit:
             store64(&self.spin_ns, limit)
         else:

@@ -43,8 +43,9 @@ cdef struct Binding:
 cdef class Bindings:
     """Which worker each session is bound to, and the strict calls that wait for theirs.
 
-    Not locked: the scheduler calls it under its mutex. Apart from `gather`, no method runs Python code or allocates an
-    object, and each takes the same time whatever the number of sessions and calls.
+    Not locked: the scheduler calls it under its mutex. Apart from `gather` and `sessions_of`, no method runs Python code
+    or allocates an object; and apart from these and `lane_lost`, which read the table, each takes the same time whatever
+    the number of sessions and calls.
     """
     cdef Control control
     cdef Binding *table                 # open addressing, linear probing
@@ -89,6 +90,7 @@ cdef class Bindings:
     cdef void remove(self, Binding *entry) noexcept
     cdef bint take_on(self, Binding *entry, Task task) noexcept
     cdef void bind(self, Binding *entry, uint32_t lane) noexcept
+    cdef void bind_founder(self, Binding *entry, uint32_t lane) noexcept
     cdef int lane_of_founder(self, Binding *entry) noexcept
     cdef void append_waiter(self, Binding *entry, Task task) noexcept
     cdef Task pop_waiter(self, Binding *entry)

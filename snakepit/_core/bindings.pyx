@@ -71,6 +71,7 @@ cdef class Bindings:
         """Decide where a strict call goes, and set its `home` if that is known."""
         cdef Binding *entry = self.find(task.session)
         cdef int lane
+        cdef bint forgotten
         if entry == NULL:
             if self.known < MOST_SESSIONS:
                 entry = self.insert(task.session)
@@ -86,7 +87,11 @@ cdef class Bindings:
             if lane < 0:
                 self.append_waiter(entry, task)
                 return WAITING
-            self.bind(entry, lane)
+            forgotten = entry.forgotten
+            self.bind_founder(entry, lane)
+            if forgotten:
+                # Struck off by that, which moves others into the gap: this call begins the session anew.
+                return self.admit(task)
         task.home = entry.lane + 1
         if entry.state == LOST:
             return WORKER_LOST
@@ -101,7 +106,7 @@ cdef class Bindings:
         """Count a call as its lane's; False, and the session is lost, when the lane takes no more."""
         cdef Lane *lane = &self.control.lanes[entry.lane]
         store32(&lane.owed, lane.owed + 1)
-        # The lane reads these two in the other order (`WorkerLane.obey`): it stays for the call, or we see it go.
+        # The lane reads these two in the other order (`Claimant.obey`): it stays for the call, or we see it go.
         fence()
         # The incarnation last: of a worker that is ready, it is known.
         if (load32(&lane.state) == LANE_READY and load32(&lane.retire) == ORDER_SERVE
@@ -218,7 +223,11 @@ cdef class Bindings:
             task.founder = False
             entry = self.find(task.session)
             if entry != NULL and entry.state == UNDECIDED and entry.founder == <void *>task:
-                self.bind(entry, lane)
+                self.bind_founder(entry, lane)
+
+    cdef void bind_founder(self, Binding *entry, uint32_t lane) noexcept:
+        """The session's first call was claimed by that lane. `entry` may be another's after this, as after `bind`."""
+        self.bind(entry, lane)
 
     cdef void unlist(self, Task task) noexcept:
         """Take a call out of the list in which it waits here."""

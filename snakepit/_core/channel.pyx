@@ -152,11 +152,7 @@ cdef class Channel:
         cdef dict known
         if function is not None:
             message.flags |= FUNCTION_INSIDE
-            known = {}
-            args = arguments_outside(args, self.threshold, known)
-            kwargs = keywords_outside(kwargs, self.threshold, known)
-            return self.pickle_into(message, (function, args, kwargs), deadline)
-        if not kwargs:
+        elif not kwargs:
             if PyTuple_GET_SIZE(args) == 0:
                 message.encoding = NOTHING
                 return 0
@@ -170,7 +166,7 @@ cdef class Channel:
         known = {}
         args = arguments_outside(args, self.threshold, known)
         kwargs = keywords_outside(kwargs, self.threshold, known)
-        return self.pickle_into(message, (args, kwargs), deadline)
+        return self.pickle_into(message, (args, kwargs) if function is None else (function, args, kwargs), deadline)
 
     cdef int encode_value(self, Message message, object value, uint64_t deadline) except -1:
         """Encode one value, for instance a result."""
@@ -185,7 +181,9 @@ cdef class Channel:
                 message.inline = packed
                 message.length = PyBytes_GET_SIZE(packed)
                 return 0
-        return self.pickle_into(message, outside_of(value, self.threshold, {}), deadline)
+        if is_large_bytes(value, self.threshold):
+            value = outside_of(value, self.threshold, {})
+        return self.pickle_into(message, value, deadline)
 
     cdef bytes pack(self, object value):
         """The msgpack form, or None when it is too large for a slot or another thread is packing."""

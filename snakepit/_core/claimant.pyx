@@ -138,7 +138,7 @@ cdef class Claimant:
         if load64(&self.me.private.head) < load64(&self.me.private.tail):
             self.wake_another()
         elif self.slept or searched:
-            # The owner may have left more than this task to us because we dozed (`Scheduler.wake_lanes`), or the owner or
+            # The owner may have left more than this task to us because we dozed (`Placement.wake_lanes`), or the owner or
             # another lane because we searched. Now that we are busy, perhaps for long and perhaps with what was for us
             # alone, what is left is for another, who passes it on in the same way.
             self.slept = False

@@ -23,7 +23,7 @@ cdef class WorkerLane(Claimant):
     cdef bint owed                      # ... and one came meanwhile
     cdef list kept                      # (slot, generation, shared arrays of an answer that is not read yet)
     cdef object asks                    # its `Asker`, once somebody asked
-    cdef public object enclosed         # None, or what travels with the next answer: a list, for `Scheduler.on_enclosed`
+    cdef public object enclosed         # None, or what travels with the next answer: a list, for `Settlement.on_enclosed`
     cdef public object examiner         # None, or what looks at the worker's health when the owner asks for that
 
     cdef int be_examined(self) except -1

@@ -1,5 +1,5 @@
 # cython: language_level=3
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from snakepit._core.bindings cimport Binding, Bindings
 from snakepit._core.queue cimport PendingList

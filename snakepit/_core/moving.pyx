@@ -20,10 +20,9 @@ from snakepit._core.atomics cimport load32, load64
 from snakepit._core.bindings cimport (
     ANYWHERE, AT_HOME, BOUND, MOVING, UNDECIDED, WAITING, WORKER_BUSY, WORKER_LOST, Binding, Bindings,
 )
-from snakepit._core.control cimport Control
 from snakepit._core.layout cimport DONE, LANE_READY, LANE_VACANT, ORDER_SERVE, Lane, claim_state
-from snakepit._core.queue cimport PendingList
-from snakepit._core.scheduler cimport Scheduler, pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
+from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.task cimport STRICT_FAIL_FAST, STRICT_PARTING, Task, refuse_in_child
 
 cimport cython
@@ -31,25 +30,22 @@ cimport cython
 
 @cython.no_gc           # as its base: its tasks are held by references that nobody else can see
 cdef class MovingBindings(Bindings):
-    def __init__(self, Control control):
-        Bindings.__init__(self, control)
-        self.pending = PendingList()    # until `let_sessions_move` gives the scheduler's
-
     # -- calls -------------------------------------------------------------------------------------------------------------
 
     cdef int admit(self, Task task) noexcept:
-        cdef bint new = self.find(task.session) == NULL
+        cdef Binding *entry = self.find(task.session)
         cdef int verdict
         cdef int lane
-        cdef Binding *entry
-        if new:
+        cdef bint forgotten
+        if entry == NULL:
             if task.affinity == STRICT_PARTING:
                 return WORKER_LOST
             verdict = Bindings.admit(self, task)
             if verdict == ANYWHERE:
                 self.begin(self.find(task.session), task)
             return verdict
-        entry = self.find(task.session)
+        # What `bind` strikes off moves others into the gap: then this call begins the session anew.
+        forgotten = entry.forgotten
         if entry.state == UNDECIDED:
             if task.affinity == STRICT_FAIL_FAST:
                 return WORKER_BUSY
@@ -57,11 +53,14 @@ cdef class MovingBindings(Bindings):
             if lane < 0:
                 self.append_waiter(entry, task)
                 return WAITING
-            entry.in_flight = 1
-            self.bind(entry, <uint32_t>lane)
+            self.bind_founder(entry, <uint32_t>lane)
+            if forgotten:
+                return self.admit(task)
         if entry.state == MOVING and not entry.held and self.still_serves(entry) and not self.may_begin(entry):
             # Told to leave, it was not let go for want of a successor, and nobody else knows all of the session.
             self.bind(entry, entry.lane)
+            if forgotten:
+                return self.admit(task)
         if entry.state == MOVING:
             return self.admit_moving(entry, task)
         if task.affinity == STRICT_FAIL_FAST and (
@@ -105,16 +104,14 @@ cdef class MovingBindings(Bindings):
             self.ended(task)
 
     cdef void finished(self, Task task, uint32_t lane) noexcept:
-        cdef Binding *entry
-        if task.home:
-            self.left_slot(task)
-        elif task.founder:
-            task.founder = False
-            entry = self.find(task.session)
-            if entry != NULL and entry.state == UNDECIDED and entry.founder == <void *>task:
-                self.bind(entry, lane)
-            else:
-                self.ended(task)
+        cdef bint founder = task.home == 0 and task.founder
+        Bindings.finished(self, task, lane)
+        if founder:
+            self.ended(task)
+
+    cdef void bind_founder(self, Binding *entry, uint32_t lane) noexcept:
+        entry.in_flight = 1             # Until it is settled.
+        self.bind(entry, lane)
 
     cdef void unlist(self, Task task) noexcept:
         cdef bint owed = task.home != 0
@@ -273,6 +270,14 @@ cdef MovingBindings bindings_of(Scheduler scheduler):
     return <MovingBindings?>scheduler.bindings
 
 
+cdef int go_on(Scheduler scheduler) except -1:
+    """Leave the mutex, once what may have become possible under it has been done."""
+    scheduler.refill()
+    pthread_mutex_unlock(&scheduler.mutex)
+    scheduler.wake_lanes()
+    return 0
+
+
 def let_sessions_move(Scheduler scheduler, on_enclosed) -> None:
     """Have strict sessions move; before the first call. `on_enclosed(list)` gets what answers enclose."""
     cdef MovingBindings bindings = MovingBindings(scheduler.control)
@@ -290,9 +295,7 @@ def note_unsaved(Scheduler scheduler, uint64_t session, uint64_t tenure, bint un
     if entry != NULL and entry.tenure == tenure:
         entry.unsaved = unsaved
         bindings.settle(entry)
-        scheduler.refill()
-    pthread_mutex_unlock(&scheduler.mutex)
-    scheduler.wake_lanes()
+    go_on(scheduler)
 
 
 def look_again(Scheduler scheduler, list sessions) -> None:
@@ -309,9 +312,7 @@ def look_again(Scheduler scheduler, list sessions) -> None:
                 bindings.bind(entry, entry.lane)
             else:
                 bindings.settle(entry)
-            scheduler.refill()
-        pthread_mutex_unlock(&scheduler.mutex)
-    scheduler.wake_lanes()
+        go_on(scheduler)
 
 
 def hold_session(Scheduler scheduler, uint64_t session) -> int:
@@ -332,16 +333,17 @@ def hold_session(Scheduler scheduler, uint64_t session) -> int:
             if entry.state == UNDECIDED:
                 lane = bindings.lane_of_founder(entry)
                 if lane >= 0:
-                    entry.in_flight = 1
-                    bindings.bind(entry, <uint32_t>lane)
-            if entry.state == UNDECIDED:
+                    bindings.bind_founder(entry, <uint32_t>lane)
+                    entry = bindings.find(session)
+            if entry == NULL:
+                pass                    # Forgotten, it was struck off by that.
+            elif entry.state == UNDECIDED:
                 result = -2
             else:
                 entry.state = MOVING
                 entry.held = True
                 result = entry.lane
-        scheduler.refill()
-    pthread_mutex_unlock(&scheduler.mutex)
+    go_on(scheduler)
     return result
 
 
@@ -364,9 +366,7 @@ def release_session(Scheduler scheduler, uint64_t session, int lane) -> bool:
             entry.tenure = bindings.tenures
             entry.unsaved = False
             bindings.bind(entry, <uint32_t>lane)
-        scheduler.refill()
-    pthread_mutex_unlock(&scheduler.mutex)
-    scheduler.wake_lanes()
+    go_on(scheduler)
     return done
 
 
@@ -382,9 +382,7 @@ def keep_session(Scheduler scheduler, uint64_t session) -> None:
             bindings.bind(entry, entry.lane)
         else:
             bindings.settle(entry)
-        scheduler.refill()
-    pthread_mutex_unlock(&scheduler.mutex)
-    scheduler.wake_lanes()
+    go_on(scheduler)
 
 
 def least_owed(Scheduler scheduler, list lanes) -> int:

@@ -282,6 +282,8 @@ cdef class Placement(Completions):
         pthread_mutex_unlock(&self.mutex)
         if placed:
             Py_DECREF(task)
+        if withdrawn:
+            # Where it stood, or where its session waited for its end, another may have come in.
             self.wake_lanes()
         return withdrawn
 

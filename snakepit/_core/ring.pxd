@@ -96,7 +96,7 @@ cdef inline bint may_spin(Header *header) noexcept nogil:
 
 
 cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited, Header *header) noexcept nogil:
-    """How long to spin the next time: what came soon would have been worth it (see `WorkerLane.note_claim`)."""
+    """How long to spin the next time: what came soon would have been worth it (see `Claimant.note_claim`)."""
     if waited < header.spin_limit_ns:
         return header.spin_limit_ns
     return max(spin_ns // 2, <uint64_t>LEAST_SPIN_NS)

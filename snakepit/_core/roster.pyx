@@ -19,7 +19,7 @@ from snakepit._core.atomics cimport cas32, fence, load32, load64, now_ns, store3
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, lowest_bit
 from snakepit._core.layout cimport (
-    LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, MAX_LANES, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE,
+    LANE_READY, LANE_STARTING, LANE_VACANT, MAX_LANES, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE,
     ORDER_SERVE, PRIORITIES, Lane,
 )
 from snakepit._core.queue cimport ring_length
@@ -87,15 +87,6 @@ cdef class Roster:
     def holds(self, uint32_t lane) -> bool:
         """Whether the worker is a spare that serves nowhere."""
         return self.held(lane) == self.threads
-
-    def has_left(self, uint32_t lane) -> bool:
-        """Whether every lane of the worker has run its last task."""
-        cdef Lane *first = self.first_of(lane)
-        cdef uint32_t i
-        for i in range(self.threads):
-            if load32(&first[i].state) != LANE_RETIRING:
-                return False
-        return True
 
     def prepare(self, uint32_t lane, uint32_t client) -> None:
         """Make a worker's lanes ready for the process that is about to start, the arena's `client`."""

@@ -2,9 +2,6 @@
 from libc.stdint cimport uint64_t
 
 from snakepit._core.definitions cimport Published
-from snakepit._core.mutex cimport (
-    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
-)
 from snakepit._core.settlement cimport Settlement
 from snakepit._core.task cimport Task
 

@@ -162,7 +162,7 @@ cdef class Scheduler(Settlement):
     def set_terms(self, Task task, timeout, int priority, session, int affinity=0, session_name=None):
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0, how close it keeps.
 
-        `affinity`: 0 a hint, 1 strict, 2 strict and not waiting; then `session_name` is for messages.
+        `affinity`: 0 a hint, 1 strict, 2 strict and not waiting, 3 strict, also of one that is about to leave; then `session_name` is for messages.
         """
         if timeout is not None:
             task.deadline_ns = deadline_after(timeout)
@@ -236,9 +236,6 @@ cdef class Scheduler(Settlement):
             return False
         task.clear()
         return True
-
-    cdef bint is_running(self, Task task) noexcept:
-        return self.lane_of_task(task) >= 0
 
     def note_cancelled(self) -> None:
         """Count a task that was cancelled while it ran."""

@@ -49,6 +49,12 @@ cdef uint32_t class_of(uint64_t size, uint64_t *capacity) noexcept nogil:
     return number + quarter
 
 
+cdef inline bint seize(SegmentEntry *entry, uint64_t state, uint64_t client) noexcept nogil:
+    """Hold a segment that is in this state; False if it is not, or another was quicker."""
+    cdef uint64_t word = load64(&entry.state)
+    return state_of(word) == state and cas64(&entry.state, word, word_of(generation_of(word) + 1, client, HELD))
+
+
 cdef class SegmentTable:
     def __cinit__(self):
         self.segments = <char **>calloc(MAX_SEGMENTS, sizeof(char *))
@@ -82,33 +88,19 @@ cdef class SegmentTable:
         """Take a free segment of the class, the one freed last if possible: its memory is warm."""
         cdef uint32_t number = load32(&self.header.hints[size_class])
         cdef uint32_t empty = 0
-        cdef uint64_t word
         cdef SegmentEntry *entry
-        if number:
-            entry = &self.entries[number - 1]
-            word = load64(&entry.state)
-            if state_of(word) == FREE_SEGMENT and cas64(
-                &entry.state, word, word_of(generation_of(word) + 1, self.client, HELD)
-            ):
-                return number - 1
+        if number and seize(&self.entries[number - 1], FREE_SEGMENT, self.client):
+            return number - 1
         number = load32(&self.header.classes[size_class])
         while number:
             entry = &self.entries[number - 1]
-            word = load64(&entry.state)
-            if state_of(word) == FREE_SEGMENT and cas64(
-                &entry.state, word, word_of(generation_of(word) + 1, self.client, HELD)
-            ):
+            if seize(entry, FREE_SEGMENT, self.client):
                 return number - 1
-            if state_of(word) == EMPTY:
+            if state_of(load64(&entry.state)) == EMPTY:
                 empty = number
             number = entry.next
-        if empty:
-            entry = &self.entries[empty - 1]
-            word = load64(&entry.state)
-            if state_of(word) == EMPTY and cas64(
-                &entry.state, word, word_of(generation_of(word) + 1, self.client, HELD)
-            ):
-                return empty - 1
+        if empty and seize(&self.entries[empty - 1], EMPTY, self.client):
+            return empty - 1
         return NO_SEGMENT
 
     cdef void release(self, uint32_t index, uint64_t word) noexcept nogil:

@@ -4,8 +4,9 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.arena cimport Arena, Segment
 from snakepit._core.channel cimport Channel
+from snakepit._core.mutex cimport pthread_mutex_t
 from snakepit._core.ring cimport Record, RingHead
-from snakepit._core.scheduler cimport Scheduler, pthread_mutex_t
+from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.task cimport Task
 
 

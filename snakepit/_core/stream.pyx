@@ -20,21 +20,20 @@ from snakepit._core.atomics cimport (
 )
 from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport Header
+from snakepit._core.mutex cimport (
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
 from snakepit._core.ring cimport (
     ASLEEP, AWAKE, BRIEF, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, may_spin, next_spin, record_at, record_size,
     ring_bell,
 )
-from snakepit._core.scheduler cimport (
-    Scheduler, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-)
+from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.task cimport Task
 
 from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, TaskInterrupt
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
-
-
 
 
 cdef class NotYet:

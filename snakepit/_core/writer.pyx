@@ -26,8 +26,6 @@ from snakepit._core.task cimport Message
 from snakepit.errors import EncodeError, TaskStoppedError
 
 
-
-
 cdef class ChunkWriter:
     """`place`: the ring's segment."""
 

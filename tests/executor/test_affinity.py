@@ -93,6 +93,28 @@ def test_the_first_call_of_a_session_goes_to_who_is_free(make: Make, gate: Any) 
     assert busy.result(LONG) != pid
 
 
+def test_a_session_that_was_forgotten_while_calls_wait_begins_anew(make: Make, gate: Any) -> None:
+    executor = make(2)
+    executor.wait_ready(LONG)
+    gates = [(gate(f"started-{n}"), gate(f"release-{n}")) for n in range(3)]
+    busy = [executor.submit(tasks.hold_pid, *pair) for pair in gates[:2]]
+    for started, _ in gates[:2]:
+        started.wait()
+    view = strict(executor, "a")
+    first = view.submit(tasks.hold_pid, *gates[2])
+    second = view.submit(os.getpid)
+    assert executor.forget_session("a")
+    for _, release in gates[:2]:
+        release.open()
+    gates[2][0].wait()
+    # Those two belong together; what comes after them does not wait for their worker.
+    third = view.submit(os.getpid).result(LONG)
+    gates[2][1].open()
+    assert second.result(LONG) == first.result(LONG) != third
+    assert {third, first.result()} == {future.result(LONG) for future in busy}
+    expect_nothing_held(executor._pool)
+
+
 def test_a_busy_worker_is_waited_for_though_another_is_free(make: Make, gate: Any) -> None:
     executor = make(2)
     started, release = gate("started"), gate("release")

@@ -69,6 +69,15 @@ def worker_of(pool: snakepit.Pool, pid: int) -> int:
     return next(int(worker["id"]) for worker in pool.list_workers() if worker["pid"] == pid)
 
 
+def keep_running(pool: snakepit.Pool, gates: Gates, session: str, item: Any) -> tuple[Any, Gate]:
+    """Have a call of a session run until the gate that is returned is opened."""
+    started, release = gates(f"started-{session}"), gates(f"release-{session}")
+    arguments = {"item": item, "started": started, "release": release}
+    future = pool.submit("append_and_hold", arguments, session=session)
+    started.wait()
+    return future, release
+
+
 # A crash
 
 
@@ -163,10 +172,7 @@ def test_fail_fast_after_a_crash(new: NewPool, gates: Gates) -> None:
     pool = new(affinity="strict_fail_fast")
     append(pool, "a", 1)
     pid = where(pool, "a")
-    started, release = gates("started"), gates("release")
-    arguments = {"item": 2, "started": started, "release": release}
-    running = pool.submit("append_and_hold", arguments, session="a")
-    started.wait()
+    running, release = keep_running(pool, gates, "a", 2)
     with pytest.raises(errors.WorkerBusyError):
         append(pool, "a", 3)
     kill(pool, pid)
@@ -234,12 +240,34 @@ def test_recycling_by_hand_takes_all_of_the_state_along(new: NewPool, every: Any
     expect_nothing_held(engine(pool))
 
 
+@in_processes
+def test_a_session_goes_on_when_the_last_call_before_is_cancelled(
+    new: NewPool, gates: Gates
+) -> None:
+    pool = new()
+    other, release = keep_running(pool, gates, "other", 0)
+    home = where(pool, "a")
+    assert where(pool, "busy") == home
+    release.open()
+    other.result(LONG)
+    held, release = keep_running(pool, gates, "busy", 0)
+    # More than a worker is given at a time: what comes behind them waits in a list.
+    before = [pool.submit("append", {"item": n}, session="busy") for n in range(50)]
+    last = pool.submit("append", {"item": 1}, session="a")
+    worker = worker_of(pool, home)
+    engine(pool).roster.retire(worker)
+    after = pool.submit("append", {"item": 2}, session="a")
+    wait_until(lambda: engine(pool).scheduler.counts()["sleeping"] >= 1, "a sleeping worker")
+    assert last.cancel()
+    assert after.result(LONG) == [2]
+    release.open()
+    assert held.result(LONG) and results(before)
+    expect_nothing_held(engine(pool))
+
+
 def test_recycling_while_calls_are_queued(new: NewPool, gates: Gates) -> None:
     pool = new(snapshot_every=None)
-    started, release = gates("started"), gates("release")
-    arguments = {"item": 0, "started": started, "release": release}
-    first = pool.submit("append_and_hold", arguments, session="a")
-    started.wait()
+    first, release = keep_running(pool, gates, "a", 0)
     futures = [pool.submit("append", {"item": n}, session="a") for n in range(1, 100)]
     pool.recycle_worker(wait=False)
     wait_until(lambda: any(worker["due"] for worker in pool.list_workers()), "the order")
@@ -426,10 +454,7 @@ def test_calls_before_a_move_end_and_calls_after_it_go_along(
 
     monkeypatch.setattr(moving, "hold_session", hold)
     pool = new(snapshot_every=every)
-    started, release = gates("started"), gates("release")
-    arguments = {"item": 0, "started": started, "release": release}
-    first = pool.submit("append_and_hold", arguments, session="a")
-    started.wait()
+    first, release = keep_running(pool, gates, "a", 0)
     low = [pool.submit("append", {"item": n}, session="a", priority="low") for n in range(1, 50)]
     moved: list[int] = []
     mover = threading.Thread(target=lambda: moved.append(pool.move_session("a", timeout=LONG)))
@@ -451,10 +476,7 @@ def test_calls_before_a_move_end_and_calls_after_it_go_along(
 @in_processes
 def test_a_move_that_takes_too_long_is_given_up(new: NewPool, gates: Gates) -> None:
     pool = new()
-    started, release = gates("started"), gates("release")
-    arguments = {"item": 0, "started": started, "release": release}
-    first = pool.submit("append_and_hold", arguments, session="a")
-    started.wait()
+    first, release = keep_running(pool, gates, "a", 0)
     with pytest.raises(TimeoutError):
         pool.move_session("a", timeout=0.1)
     with pytest.raises(TimeoutError):
