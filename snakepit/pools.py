@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
+from snakepit import errors
 from snakepit.adapters.adapter import Adapter, has_health
 from snakepit.adapters.tools import (
     Tool,
@@ -20,13 +21,19 @@ from snakepit.adapters.tools import (
     tools_of,
     unknown_tool,
 )
-from snakepit.errors import AdapterError, PoolNotReadyError, PoolShutdownError
+from snakepit.errors import AdapterError, PoolShutdownError
 from snakepit.executor import start_map
 from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import checked_bytes, checked_environment, checked_seconds
-from snakepit.pool.engine import WorkerOptions, check_options, checked_name, make_engine
-from snakepit.pool.limits import checked_limits, checked_span
+from snakepit.pool.engine import (
+    HEARTBEAT_INTERVAL,
+    WorkerOptions,
+    check_options,
+    checked_name,
+    make_engine,
+)
+from snakepit.pool.limits import checked_every, checked_limits, checked_span
 from snakepit.pool.local import LocalPool
 from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
@@ -35,7 +42,6 @@ from snakepit.pool.shape import (
     check_thread_safety,
     checked_affinity,
     checked_batches,
-    checked_every,
     checked_shape,
 )
 from snakepit.pool.terms import (
@@ -182,7 +188,8 @@ class Pool:
         spec = replace(spec, snapshot_every=checked_every(snapshot_every))
         most_bytes = checked_bytes("snapshot_memory_mb", snapshot_memory_mb, 10**6)
         moves = can_move_sessions(self.adapter) and not local
-        fitness = checked_health_interval(health_interval, options.get("heartbeat_interval", 1.0))
+        heartbeats = options.get("heartbeat_interval", HEARTBEAT_INTERVAL)
+        fitness = checked_health_interval(health_interval, heartbeats)
         self._calls = (
             LocalCalls(self.adapter, spec) if local else ProcessCalls(self.adapter, spec, moves)
         )
@@ -243,7 +250,7 @@ class Pool:
                 try:
                     self._calls.start(self._engine, self._all_plans.values())  # type: ignore[arg-type]
                 except AdapterError as error:
-                    raise PoolNotReadyError(
+                    raise errors.PoolNotReadyError(
                         f"pool {self.name!r} cannot start: {error}", details=error.details
                     ) from error
                 self._engine.start()
@@ -370,7 +377,7 @@ class Pool:
         if plan.streaming:
             raise usage_error(plan.name, "streams; read it by stream(), not execute()")
         terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
-        target = plan.moving if terms.affinity and self._mover is not None else plan.target
+        target = plan.moving if terms.affinity else plan.target
         return self._engine.submit(target, values, named, terms)
 
     def _terms_of(
@@ -433,7 +440,7 @@ class Pool:
             values, named = (), plan.named(args)
         terms = self._terms_of(plan, values, named, timeout, session, affinity, priority)
         terms = bounded_terms(terms, max_chunks, max_bytes)
-        target = plan.moving if terms.affinity and self._mover is not None else plan.target
+        target = plan.moving if terms.affinity else plan.target
         return self._engine.stream(target, values, named, terms)
 
     def map(
@@ -547,7 +554,7 @@ class Pool:
     def _mover_or_raise(self) -> Mover:
         if self._mover is not None:
             return self._mover
-        if isinstance(self._engine, LocalPool):
+        if self.profile == "local":
             why = "with profile='local' there is one process, in which they all are"
         else:
             why = f"{self.adapter.__qualname__} has no snapshot() and restore()"

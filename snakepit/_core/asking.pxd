@@ -16,7 +16,6 @@ cdef class Asker:
     cdef object question(self, uint64_t session, list question)
     cdef object send(self, uint64_t session, Message message)
     cdef int await_answer(self, Slot *slot, uint64_t posted) except -1
-    cdef bint may_spin(self) noexcept nogil
     cdef void spin(self, Slot *slot, uint64_t posted, uint64_t until) noexcept nogil
     cdef int sleep(self, Slot *slot, uint64_t posted) noexcept nogil
     cdef int give_up(self, uint32_t index, uint64_t posted) except -1

@@ -16,21 +16,21 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from snakepit._core.arena cimport Segment
 from snakepit._core.atomics cimport (
-    cas64, fence, load64, now_ns, pause, popcount64, sleep_on, store32, store64,
+    cas64, fence, load64, now_ns, pause, sleep_on, store32, store64,
 )
 from snakepit._core.forks cimport forks
 from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport (
-    FREE, GIVEN_UP, IN_SEGMENT, IS_ERROR, MAIL_ASK, MSGPACK, NOBODY, POSTED, REVISIONS, Header, Slot, claim_generation,
+    FREE, GIVEN_UP, IN_SEGMENT, IS_ERROR, MAIL_ASK, MSGPACK, NOBODY, POSTED, REVISIONS, Slot, claim_generation,
     claim_word,
 )
 from snakepit._core.points cimport ASK_ADOPTED, ASK_BEDDED, ASK_HEARD, ASK_POSTED, ASK_TAKEN, point
+from snakepit._core.spinning cimport may_spin, next_spin
 from snakepit._core.task cimport Message
 
 from snakepit.errors import ArenaFullError, ForkedPoolError, RemoteTraceback
 
 cdef enum:
-    LEAST_SPIN_NS = 4_000
     LOOK_NS = 20_000_000                # between two looks for signals: one may come just before the sleep
     MOST_ENTRIES = 4096                 # of a cache
     LARGEST_PICKLE = 1 << 20            # that a cache keeps
@@ -97,7 +97,7 @@ cdef class Asker:
     cdef int await_answer(self, Slot *slot, uint64_t posted) except -1:
         cdef uint64_t began = now_ns()
         cdef uint64_t limit = self.lane.control.header.spin_limit_ns
-        if self.may_spin():
+        if may_spin(self.lane.control.header):
             with nogil:
                 self.spin(slot, posted, began + load64(&self.spin_ns))
         if load64(&slot.claim) != posted:
@@ -109,20 +109,8 @@ cdef class Asker:
                 break
             with nogil:
                 self.sleep(slot, posted)
-        # What came soon would have been worth spinning for (see `Claimant.note_claim`).
-        if now_ns() - began < limit:
-            store64(&self.spin_ns, limit)
-        else:
-            store64(&self.spin_ns, max(load64(&self.spin_ns) // 2, <uint64_t>LEAST_SPIN_NS))
+        store64(&self.spin_ns, next_spin(load64(&self.spin_ns), now_ns() - began, limit))
         return 0
-
-    cdef bint may_spin(self) noexcept nogil:
-        """Whether a CPU is left for the owner, beside the lanes that run, ours among them, or search."""
-        cdef Header *header = self.lane.control.header
-        cdef uint32_t word, busy = 0
-        for word in range((header.n_lanes + 63) // 64):
-            busy += popcount64(load64(&header.running[word]) | load64(&header.searching[word]))
-        return busy < header.cpus
 
     cdef void spin(self, Slot *slot, uint64_t posted, uint64_t until) noexcept nogil:
         cdef int _turn

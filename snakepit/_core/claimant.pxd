@@ -21,6 +21,7 @@ cdef class Claimant:
     cdef uint64_t turns
     cdef uint64_t spin_ns               # how long the next spin lasts
     cdef uint64_t idle_since_ns         # when work ran out; 0 while there is some
+    cdef uint64_t unseen_ns             # how long, about, the work that ended the last doze had lain there
     cdef uint32_t dozes                 # in a row, without work between
     cdef bint slept                     # since the last claim
     cdef uint64_t started_ns

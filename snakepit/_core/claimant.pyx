@@ -7,7 +7,9 @@ the word or the lane sees the task. Nothing here touches a Python object: all of
 """
 from libc.stdint cimport uint32_t, uint64_t
 
-from snakepit._core.atomics cimport EINTR, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, wake
+from snakepit._core.atomics cimport (
+    EINTR, ETIMEDOUT, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, wake,
+)
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.layout cimport (
@@ -19,9 +21,9 @@ from snakepit._core.points cimport (
     LANE_SEARCHING, LANE_STOLE, point,
 )
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
+from snakepit._core.spinning cimport next_spin
 
 cdef enum:
-    LEAST_SPIN_NS = 4_000
     MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
 
 
@@ -150,13 +152,12 @@ cdef class Claimant:
         self.generation = claim_generation(load64(&slot.claim))
         self.started_ns = now_ns()
         if self.idle_since_ns:
-            # Work that came soon would have been worth spinning for, whether we did or slept; as the kernel's
-            # halt-polling does, the next spin follows from that.
-            if self.started_ns - self.idle_since_ns < header.spin_limit_ns:
-                self.spin_ns = header.spin_limit_ns
-            else:
-                self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
-            self.idle_since_ns = 0
+            # Work that a doze ended with came some time during it. Taken for as late as the doze's end, a caller that
+            # waits for each of its calls would look slow because we doze, and we would doze on for that.
+            self.spin_ns = next_spin(
+                self.spin_ns, self.started_ns - self.idle_since_ns, header.spin_limit_ns + self.unseen_ns
+            )
+            self.idle_since_ns = self.unseen_ns = 0
         self.me.heartbeat_ns = self.started_ns
         self.me.started_ns = self.started_ns
         store64(&self.me.claimed, <uint64_t>self.slot + 1)
@@ -299,6 +300,7 @@ cdef class Claimant:
                 set_bit(header.drowsy, self.index)
                 # Whoever skipped waking us saw this bit; whoever did not, saw the one above.
                 reason = sleep_on(&self.me.wake, 0, now_ns() + DROWSY_NS)
+                self.unseen_ns = DROWSY_NS // 2 if reason == ETIMEDOUT else 0
                 clear_bit(header.drowsy, self.index)
             else:
                 while load32(&self.me.wake) == 0 and reason == 0:

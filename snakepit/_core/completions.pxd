@@ -29,4 +29,3 @@ cdef class Completions(Owner):
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil
     cdef int leave(self, Task task) except -1
     cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1
-    cdef bint may_spin(self) noexcept nogil

@@ -18,17 +18,17 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport (
-    EINTR, ETIMEDOUT, WAKE_ALL, add32, cas32, fence, load32, load64, now_ns, pause, popcount64, sleep_on, store32,
-    swap32, wake,
+    EINTR, ETIMEDOUT, WAKE_ALL, add32, cas32, fence, load32, now_ns, pause, sleep_on, store32, swap32,
+    wake,
 )
 from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
+from snakepit._core.spinning cimport may_spin, next_spin
 from snakepit._core.task cimport Owner, Task, refuse_in_child
 
 cdef enum:
     PATROL_NS = 1_000_000
     CLOSE_CALLS_NS = 200_000            # calls that follow each other within this are worth a patrol
-    LEAST_SPIN_NS = 4_000
 
 
 cdef class Completions(Owner):
@@ -89,7 +89,7 @@ cdef class Completions(Owner):
         cdef uint64_t now = began
         cdef uint32_t bell
         cdef int _turn, reason
-        if self.may_spin():
+        if may_spin(header):
             while now - began < self.spin_ns:
                 for _turn in range(32):
                     if load32(&header.done) or task.is_settled():
@@ -103,20 +103,8 @@ cdef class Completions(Owner):
         if self.has_completed() or task.is_settled():
             return 0
         reason = sleep_on(&header.bells[HELPER_BELL], bell, deadline)
-        # What came soon would have been worth spinning for (see `Claimant.note_claim`).
-        if now_ns() - began < header.spin_limit_ns:
-            self.spin_ns = header.spin_limit_ns
-        else:
-            self.spin_ns = max(self.spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
+        self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header.spin_limit_ns)
         return reason
-
-    cdef bint may_spin(self) noexcept nogil:
-        """Whether a CPU is left for a caller that spins, beside the lanes that run or search."""
-        cdef Header *header = self.control.header
-        cdef uint32_t word, busy = 0
-        for word in range((header.n_lanes + 63) // 64):
-            busy += popcount64(load64(&header.running[word]) | load64(&header.searching[word]))
-        return busy < header.cpus
 
     cdef int leave(self, Task task) except -1:
         """Give up the helper's role and make sure that somebody watches the list."""

@@ -12,14 +12,11 @@ somebody sleeps. A full fence between the two on each side: one of them sees the
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from snakepit._core.atomics cimport WAKE_ALL, add32, wake
-from snakepit._core.counters cimport count_bits
-from snakepit._core.layout cimport Header
 
 cdef enum:
     RING_BYTES = 262144                 # of a ring, its head included
     INLINE_SHARE = 8                    # a record takes at most this fraction of the ring; else a segment holds it
     RECORD = 32                         # bytes of a `Record`; records begin at multiples of it
-    LEAST_SPIN_NS = 4_000
     BRIEF = 40                          # looks, about a microsecond, before a side lets other threads run
 
 # What stands in `Record.flags` beside the payload's own.
@@ -88,15 +85,3 @@ cdef inline Record *record_at(RingHead *head, char *records, uint64_t *position)
 cdef inline void ring_bell(uint32_t *bell) noexcept nogil:
     add32(bell, 1)
     wake(bell, WAKE_ALL)
-
-
-cdef inline bint may_spin(Header *header) noexcept nogil:
-    """Whether a CPU is left for a side that spins, beside the lanes that run or search."""
-    return count_bits(header.running, header.n_lanes) + count_bits(header.searching, header.n_lanes) < header.cpus
-
-
-cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited, Header *header) noexcept nogil:
-    """How long to spin the next time: what came soon would have been worth it (see `Claimant.note_claim`)."""
-    if waited < header.spin_limit_ns:
-        return header.spin_limit_ns
-    return max(spin_ns // 2, <uint64_t>LEAST_SPIN_NS)

@@ -24,10 +24,11 @@ from snakepit._core.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from snakepit._core.ring cimport (
-    ASLEEP, AWAKE, BRIEF, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, may_spin, next_spin, record_at, record_size,
+    ASLEEP, AWAKE, BRIEF, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, record_at, record_size,
     ring_bell,
 )
 from snakepit._core.scheduler cimport Scheduler
+from snakepit._core.spinning cimport may_spin, next_spin
 from snakepit._core.task cimport Task
 
 from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, TaskInterrupt
@@ -398,7 +399,7 @@ cdef class ChunkReader:
         reason = 0
         if load64(&head.produced) == self.seen and not self.is_waiting_over():
             reason = sleep_on(&head.reader_bell, bell, 0)
-            self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header)
+            self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header.spin_limit_ns)
         swap32(&head.reader_mode, AWAKE)
         return reason
 

@@ -18,9 +18,10 @@ from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport CHUNK, STOP_MASK
 from snakepit._core.queue cimport NO_SLOT
 from snakepit._core.ring cimport (
-    ASLEEP, AWAKE, BRIEF, BY_MAIL, INLINE_SHARE, RECORD, SKIP, Record, RingHead, may_spin, next_spin, record_size,
+    ASLEEP, AWAKE, BRIEF, BY_MAIL, INLINE_SHARE, RECORD, SKIP, Record, RingHead, record_size,
     ring_bell,
 )
+from snakepit._core.spinning cimport may_spin, next_spin
 from snakepit._core.task cimport Message
 
 from snakepit.errors import EncodeError, TaskStoppedError
@@ -165,7 +166,7 @@ cdef class ChunkWriter:
         fence()
         if not self.may_go_on(size, length, number):
             reason = sleep_on(&head.writer_bell, bell, now_ns() + SLICE_NS)
-            self.spin_ns = next_spin(self.spin_ns, now_ns() - began, self.control)
+            self.spin_ns = next_spin(self.spin_ns, now_ns() - began, self.control.spin_limit_ns)
         swap32(&head.writer_mode, AWAKE)
         return reason
 

@@ -114,10 +114,10 @@ class Residence:
         lane = running_lane()
         guest = self._take_up(lane)
         if guest.saved < guest.version:
-            state, problem = self._snapshot(guest)
-            if problem is not None:
-                raise self._error("snapshot", guest.name, problem[0]) from problem[1]
-            lane.enclosed = [guest.key, guest.tenure, guest.version, state, None]
+            enclosed, error = self._snapshot(guest)
+            if error is not None:
+                raise self._error("snapshot", guest.name, enclosed[-1]) from error
+            lane.enclosed = enclosed
             self._note_saved(guest)
 
     # -- before and after a call -------------------------------------------------------------------
@@ -149,10 +149,8 @@ class Residence:
     def _leave(self, lane: WorkerLane, guest: Guest) -> None:
         if not self._is_time(guest):
             return
-        state, problem = self._snapshot(guest)
-        text = None if problem is None else problem[0]
-        lane.enclosed = [guest.key, guest.tenure, guest.version, state, text]
-        if problem is None:
+        lane.enclosed, error = self._snapshot(guest)
+        if error is None:
             self._note_saved(guest)
 
     def _is_time(self, guest: Guest) -> bool:
@@ -163,12 +161,13 @@ class Residence:
             return guest.version - guest.saved >= every
         return time.monotonic() - guest.saved_at >= every
 
-    def _snapshot(self, guest: Guest) -> tuple[bytes | None, tuple[str, Exception] | None]:
-        """Return the pickled state, or what went wrong."""
+    def _snapshot(self, guest: Guest) -> tuple[list[Any], Exception | None]:
+        """Return what the owner is told of the session, its state or a problem, and the error."""
+        known = [guest.key, guest.tenure, guest.version]
         try:
-            return dumps_state(self._host.adapter.snapshot(guest.name)), None
+            return [*known, dumps_state(self._host.adapter.snapshot(guest.name)), None], None
         except Exception as error:
-            return None, (f"{type(error).__name__}: {error}", error)
+            return [*known, None, f"{type(error).__name__}: {error}"], error
 
     def _note_saved(self, guest: Guest) -> None:
         guest.saved = guest.version
@@ -198,10 +197,9 @@ class Residence:
             batch: list[list[Any]] = []
             size = 0
             for guest in unsaved:
-                state, problem = self._snapshot(guest)
-                text = None if problem is None else problem[0]
-                batch.append([guest.key, guest.tenure, guest.version, state, text])
-                size += len(state or b"")
+                enclosed, _error = self._snapshot(guest)
+                batch.append(enclosed)
+                size += len(enclosed[3] or b"")
                 if size >= MOST_BYTES:
                     lane.ask("keep_sessions", batch)
                     batch, size = [], 0

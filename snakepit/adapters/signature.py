@@ -18,6 +18,7 @@ from typing import Any
 
 from snakepit._core.signature import REQUIRED, UNSENT, Binder
 from snakepit.errors import ToolArgumentError
+from snakepit.options import did_you_mean
 
 logger = logging.getLogger("snakepit")
 
@@ -116,10 +117,7 @@ class Signature:
         return dict(zip(self._binder.names, values, strict=False))
 
     def _unknown(self, name: str) -> ToolArgumentError:
-        import difflib
-
-        near = difflib.get_close_matches(name, self._known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {self}"
+        hint = did_you_mean(name, self._known) or f"; it takes {self}"
         return self._error(f"it has no argument {name!r}{hint}", name, "unknown")
 
     def _error(self, what: str, argument: str | None, problem: str) -> ToolArgumentError:

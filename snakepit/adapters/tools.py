@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 from snakepit.adapters.adapter import Adapter, marks_of
 from snakepit.adapters.signature import Parameter, Signature
 from snakepit.errors import AdapterError, ToolNotFoundError
+from snakepit.options import did_you_mean
 
 __all__ = ["Tool", "find_adapter", "name_of_adapter", "tools_of", "unknown_tool"]
 
@@ -82,8 +82,7 @@ def _import(text: str) -> Any:
         try:
             found = getattr(found, name)
         except AttributeError:
-            near = difflib.get_close_matches(name, dir(found), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, dir(found))
             raise AdapterError(
                 f"the adapter {text!r} cannot be imported: "
                 f"{getattr(found, '__name__', found)!r} has no {name!r}{hint}",
@@ -137,10 +136,9 @@ def _read(cls: type[Adapter], name: str) -> Tool:
 def unknown_tool(cls: type[Adapter], name: Any) -> ToolNotFoundError:
     """Return the error for a name that no tool has; it names the nearest."""
     names = list(tools_of(cls))
-    near = difflib.get_close_matches(name, names, 1) if isinstance(name, str) else []
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'none'}"
+    hint = did_you_mean(name, names) or f"; it has {', '.join(names) or 'none'}"
     return ToolNotFoundError(
-        f"{cls.__qualname__} has no tool {name!r}; {hint}",
+        f"{cls.__qualname__} has no tool {name!r}{hint}",
         details={"tool": name, "adapter": name_of_adapter(cls), "tools": names},
     )
 

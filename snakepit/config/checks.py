@@ -15,7 +15,7 @@ from typing import Any
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds
-from snakepit.pool.shape import checked_every
+from snakepit.pool.limits import checked_every
 
 __all__ = ["nearest"]
 

@@ -11,12 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import Any, Literal
 
 from snakepit.diagnostics.libraries import LIBRARIES, TRACKER, Library, Source
 from snakepit.diagnostics.python_version import Profile, PythonVersion
+from snakepit.options import did_you_mean
 
 __all__ = ["Compatibility", "CompatibilityCheck", "recommend_profile"]
 
@@ -125,8 +125,7 @@ class Compatibility:
         """
         known = _known(library)
         if known is None:
-            near = get_close_matches(library, _names(), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(library, _names())
             raise LookupError(f"nothing is known about {library!r}{hint}")
         installed = _installed(library)
         return {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from snakepit.options import did_you_mean
 
 __all__ = ["Graces"]
 
@@ -53,11 +54,8 @@ class Graces:
         known = cls.__match_args__
         for name in value:
             if name not in known:
-                import difflib  # Only for errors: it is slow to import.
-
-                near: Any = difflib.get_close_matches(str(name), known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
-                    f"stop_grace: unknown grace time {name!r}, known are {', '.join(known)}{hint}"
+                    f"stop_grace: unknown grace time {name!r}, known are {', '.join(known)}"
+                    f"{did_you_mean(name, known)}"
                 )
         return cls(**value)

@@ -151,7 +151,6 @@ def kill_marked(name: str, value: str, *, not_before: int) -> list[int]:
     Only processes of this user, that started at `not_before` (a `start_time`) or later. Looks again
     until nobody is found, `ROUNDS` times at most: one may fork while it is being killed.
     """
-    user = os.geteuid()
     killed: dict[int, int] = {}
     for _ in range(ROUNDS):
         found = False
@@ -159,15 +158,23 @@ def kill_marked(name: str, value: str, *, not_before: int) -> list[int]:
             start = start_time(pid)
             if start is None or start < not_before or killed.get(pid) == start:
                 continue
-            with contextlib.suppress(OSError):
-                if user != 0 and os.stat(f"/proc/{pid}").st_uid != user:
-                    continue
-                if environment_of(pid, name) == value and kill_process(pid, start=start):
-                    killed[pid] = start
-                    found = True
+            if not _may_end(pid) or environment_of(pid, name) != value:
+                continue
+            if kill_process(pid, start=start):
+                killed[pid] = start
+                found = True
         if not found:
             break
     return list(killed)
+
+
+def _may_end(pid: int) -> bool:
+    """Whether a process exists and is this user's, who may be root."""
+    user = os.geteuid()
+    try:
+        return user == 0 or os.stat(f"/proc/{pid}").st_uid == user
+    except OSError:
+        return False
 
 
 def processes_of_runs(runs: dict[str, int]) -> Iterator[tuple[int, int, str]]:
@@ -176,15 +183,11 @@ def processes_of_runs(runs: dict[str, int]) -> Iterator[tuple[int, int, str]]:
     `runs`: run ids, each with the start time before which nothing can be of that run.
     """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    user = os.geteuid()
     for pid in psutil.pids():
         if pid in spared:
             continue
         start = start_time(pid)
-        try:
-            if start is None or (user != 0 and os.stat(f"/proc/{pid}").st_uid != user):
-                continue
-        except OSError:
+        if start is None or not _may_end(pid):
             continue
         run = run_ids.extract_from_command(get_process_command(pid))
         if run not in runs:

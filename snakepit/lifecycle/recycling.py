@@ -167,8 +167,9 @@ class Recycler:
         if tasks == worker.tasks_when_weighed and self._roster.running_since(worker.lane) == 0:
             return  # It did nothing since.
         worker.tasks_when_weighed = tasks
-        worker.last_memory = resident_memory(worker.pid) or worker.last_memory
-        own = own_memory(worker.pid, limit)
+        resident = resident_memory(worker.pid)
+        worker.last_memory = resident or worker.last_memory
+        own = own_memory(worker.pid, resident) if resident > limit else resident
         if own <= limit:
             return
         if tasks == 0:
@@ -292,14 +293,8 @@ def resident_memory(pid: int) -> int:
         return 0
 
 
-def own_memory(pid: int, enough: int = 0) -> int:
-    """Return a process's resident memory without what it shares in the arena.
-
-    Looked at closely only when it has more than `enough` bytes in all.
-    """
-    resident = resident_memory(pid)
-    if resident <= enough:
-        return resident
+def own_memory(pid: int, resident: int) -> int:
+    """Return what of a process's `resident` bytes it does not share in the arena."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:

@@ -17,7 +17,6 @@ import itertools
 import logging
 import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -112,6 +111,8 @@ def data_dir() -> Path:
 
 def _prepare(folder: Path) -> str | None:
     """Make a directory; return what is wrong with it."""
+    import tempfile  # Not before there is a pool: it is slow to import.
+
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

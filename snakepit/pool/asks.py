@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from snakepit._core.answering import LATER, Answerer
 from snakepit.errors import SnakepitError
+from snakepit.options import did_you_mean
 from snakepit.pool.crew import Crew
 from snakepit.pool.sessions import QUICKEST, SessionDesk, quickest
 from snakepit.pool.terms import session_name
@@ -155,10 +156,7 @@ def explain(error: BaseException) -> tuple[BaseException, str]:
 
 
 def _unknown_topic(topic: object, known: list[str]) -> SnakepitError:
-    import difflib  # Only for errors: it is slow to import.
-
-    near = difflib.get_close_matches(str(topic), known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(topic, known)
     return SnakepitError(
         f"the pool's owner answers no questions of topic {topic!r}{hint}",
         details={"topic": str(topic), "topics": sorted(known)},

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from snakepit.errors import PoolNotReadyError, PoolShutdownError
+from snakepit import errors
 from snakepit.pool.living import LivingSet
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class BasePool:
         self.name = name
         self.size = size
         # Not of the class: each call reads it, and of an instance that is quicker.
-        self.broken: PoolNotReadyError | None = None
+        self.broken: errors.PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._closed = False
         self._life = threading.Condition()
@@ -61,14 +61,14 @@ class BasePool:
         if self.broken is not None:
             raise self._why_broken()
         if self._closed:
-            raise PoolShutdownError.of(self.name)
+            raise errors.PoolShutdownError.of(self.name)
         if not done:
             raise TimeoutError(f"{ready()} of {self.size} {what} were ready after {timeout:g} s")
 
-    def _why_broken(self) -> PoolNotReadyError:
+    def _why_broken(self) -> errors.PoolNotReadyError:
         assert self.broken is not None
         # A copy for each: an exception that several threads raise collects all their tracebacks.
-        error = PoolNotReadyError(str(self.broken), details=self.broken.details)
+        error = errors.PoolNotReadyError(str(self.broken), details=self.broken.details)
         error.__cause__ = self.broken.__cause__
         return error
 

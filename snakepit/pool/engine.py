@@ -102,11 +102,7 @@ def make_engine(
     `limits`: further fields of PoolConfig or LocalConfig, checked by who gives them. Raises
     TypeError, ValueError.
     """
-    if profile not in PROFILES:
-        raise ValueError(
-            f"profile must be one of {', '.join(PROFILES)}, not {profile!r}"
-            f"{did_you_mean(profile, PROFILES)}"
-        )
+    checked_profile(profile)
     checked_name(name)
     if initializer is not None and not callable(initializer):
         raise TypeError(f"initializer must be callable, not {initializer!r}")
@@ -194,6 +190,15 @@ def _check_store(store: object) -> None:
 
     if not isinstance(store, SessionStore):
         raise TypeError(f"session_store must be a snakepit.SessionStore or None, not {store!r}")
+
+
+def checked_profile(profile: object) -> None:
+    """Raise ValueError for a profile that does not exist; it names the nearest."""
+    if profile not in PROFILES:
+        raise ValueError(
+            f"profile must be one of {', '.join(PROFILES)}, not {profile!r}"
+            f"{did_you_mean(profile, PROFILES)}"
+        )
 
 
 def checked_name(name: object) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from snakepit.options import checked_count, checked_seconds
+from snakepit.options import checked_count, checked_seconds, did_you_mean
 
-__all__ = ["PROFILES", "Limits", "checked_limits", "checked_span"]
+__all__ = ["PROFILES", "Limits", "checked_every", "checked_limits", "checked_span"]
 
 MOST_QUEUED = 1000
 
@@ -49,10 +47,9 @@ def checked_limits(
     if profile is None:
         profile = "balanced"
     if profile not in PROFILES:
-        near: list[Any] = difflib.get_close_matches(str(profile), PROFILES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"timeout_profile must be one of {', '.join(PROFILES)}, not {profile!r}{hint}"
+            f"timeout_profile must be one of {', '.join(PROFILES)}, not {profile!r}"
+            f"{did_you_mean(profile, PROFILES)}"
         )
     base = PROFILES[profile]
     most: int | None = MOST_QUEUED
@@ -97,3 +94,15 @@ def checked_span(name: str, value: float | str | None, default: float | None) ->
     if value == math.inf:
         return None
     return checked_seconds(name, value)
+
+
+def checked_every(value: object) -> int | float | None:
+    """Return how often a session is saved: calls, an int; seconds, a float; None for never.
+
+    Raises TypeError, ValueError.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return float(checked_seconds("snapshot_every", value))
+    return checked_count("snapshot_every", value)

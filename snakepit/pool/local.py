@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from snakepit import errors
 from snakepit._core.constants import CALL, CALL_EACH
 from snakepit._core.interrupts import HELD, session_of_task
 from snakepit._core.local import LocalQueue
-from snakepit.errors import PoolNotReadyError, PoolShutdownError, saturation_error
 from snakepit.lifecycle.deadlines import Timekeeper
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.ladder import ThreadLadder
@@ -85,7 +85,7 @@ class LocalPool(BasePool):
             return self._submit_guarded(terms, lambda: (function, args, kwargs))
         if self._closed:
             # The queue itself may still be open, for calls that are to be tried again.
-            raise PoolShutdownError.of(self.name)
+            raise errors.PoolShutdownError.of(self.name)
         # What a task waits for is not refused, nor a part of a `map`, whose buffer is its limit.
         limited = future is None
         if future is None:
@@ -98,7 +98,7 @@ class LocalPool(BasePool):
                 future._cancel_running = True
             self.queue.set_terms(future, terms.timeout, terms.priority, terms.session)
         if not self.queue.submit(future, function, args, kwargs, limited):
-            raise saturation_error(self.name, self._config.max_queue_size)
+            raise errors.saturation_error(self.name, self._config.max_queue_size)
         if terms is not None:
             self.deadlines.watch(future, terms.timeout, terms.queue_timeout)
         return future
@@ -164,7 +164,7 @@ class LocalPool(BasePool):
         if self.broken is not None:
             raise self._why_broken()
         if first and self._closed:
-            raise PoolShutdownError.of(self.name)
+            raise errors.PoolShutdownError.of(self.name)
         function, args, kwargs = call.call()
         attempt: Future[Any] = InnerFuture() if call.nested else Future()
         call.follow(attempt)
@@ -259,7 +259,7 @@ class LocalPool(BasePool):
         """Give up, as the initializer raised `error`: fail what is queued, and every later call."""
         with self._life:
             if self.broken is None:
-                self.broken = PoolNotReadyError(
+                self.broken = errors.PoolNotReadyError(
                     f"the initializer of pool {self.name!r} raised {type(error).__name__}: {error}"
                 )
                 self.broken.__cause__ = error

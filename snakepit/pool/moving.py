@@ -48,7 +48,10 @@ class Kept:
     version: int = 0  # of these, those that `state` knows of
     state: bytes | None = None
     problem: str | None = None  # why there is none of what it has reached
-    unsaved: bool = False
+
+    @property
+    def unsaved(self) -> bool:
+        return self.version < self.reached
 
 
 class Mover:
@@ -85,23 +88,21 @@ class Mover:
             # Forgotten meanwhile, or gone on from an earlier snapshot in another worker.
             if kept is None or kept.tenure != tenure or version < kept.reached:
                 return
+            was_unsaved = kept.unsaved
             kept.reached = version
             if state is not None:
                 problem = self._store(kept, version, state)
             warn = problem is not None and kept.problem is None
             if problem is not None or state is not None:
                 kept.problem = problem
-            unsaved = kept.version < version
-            changed = unsaved != kept.unsaved
-            kept.unsaved = unsaved
-            if unsaved:
+            if kept.unsaved:
                 self._unsaved.add(key)
             else:
                 self._unsaved.discard(key)
-            look = unsaved and not self._looking
+            look = kept.unsaved and not self._looking
             self._looking = self._looking or look
-            if changed:
-                moving.note_unsaved(self._engine.scheduler, key, tenure, unsaved)
+            if kept.unsaved != was_unsaved:
+                moving.note_unsaved(self._engine.scheduler, key, tenure, kept.unsaved)
         if look:
             self._engine.supervisor.after(LOOK, self._look)
         if warn:
@@ -147,7 +148,6 @@ class Mover:
             again = kept.tenure and kept.tenure != tenure and kept.state is not None
             kept.tenure = tenure
             kept.reached = kept.version
-            kept.unsaved = False
             self._unsaved.discard(key)
             self.moved += bool(again)
             answer = [kept.name, kept.version, kept.state]

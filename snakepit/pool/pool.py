@@ -372,7 +372,8 @@ class ProcessPool(ProcessLife):
         workers = list(self.supervisor.workers.values())
         return [worker for worker in workers if worker.ready and serves(worker.lane)]
 
-    def _ready_pids(self) -> list[int]:
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the ready workers, without spares."""
         # As the lanes say it of themselves, one that has just been started included: results may
         # have come from there before the supervisor hears of it. Read in this order, since it
         # leaves `starting` for `workers`.
@@ -384,11 +385,7 @@ class ProcessPool(ProcessLife):
 
     def ready_workers(self) -> int:
         """Return how many workers are ready for work; spares are not counted."""
-        return len(self._ready_pids())
-
-    def worker_pids(self) -> list[int]:
-        """Return the pids of the ready workers, without spares."""
-        return self._ready_pids()
+        return len(self.worker_pids())
 
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Replace a worker, or all (see `Executor.recycle_worker`)."""

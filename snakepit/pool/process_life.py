@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from snakepit.errors import PoolNotReadyError
+from snakepit import errors
 from snakepit.lifecycle.registry import registry
 from snakepit.pool.base import BasePool
 from snakepit.pool.living import LivingSet
@@ -80,6 +80,8 @@ class ProcessLife(BasePool):
                 # above all. So this one holds still until its workers exist.
                 with self._life:
                     self._life.wait_for(lambda: self.supervisor.started, FORK_PATIENCE)
+        # While the workers start (see there), and with no lock held.
+        import snakepit.broken  # noqa: F401
 
     def _start_threads(self) -> None:
         # The supervisor last: what it starts cannot be undone, and of it there must not be two when
@@ -149,7 +151,7 @@ class ProcessLife(BasePool):
         """Return how many workers are ready for work."""
         raise NotImplementedError
 
-    def set_broken(self, error: PoolNotReadyError) -> None:
+    def set_broken(self, error: errors.PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
         self.broken = error
         self.note_ready()

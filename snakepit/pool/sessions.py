@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from snakepit.errors import (
     SessionError,
     SessionNotFoundError,
 )
+from snakepit.options import did_you_mean
 from snakepit.pool.terms import session_name, session_number
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ QUICKEST = ("get", "read", "set")
 MOST_KNOWN = 1024
 
 
+@functools.cache
 def quickest() -> dict[str, Callable[..., Any]]:
     """Return the functions for these topics, which take the session itself."""
     from snakepit.sessions.session import Session  # Lazily: most pools have none.
@@ -217,11 +220,8 @@ class SessionDesk:
 
 def unknown_tool(session_id: str | None, name: object, known: list[str]) -> HostToolNotFoundError:
     """Return the error for a host tool that is not there, with the nearest one that is."""
-    import difflib  # Only for errors: it is slow to import.
-
-    near = difflib.get_close_matches(str(name), known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+    hint = did_you_mean(name, known) or f"; it has {', '.join(known) or 'none'}"
     return HostToolNotFoundError(
-        f"session {session_id!r} has no host tool {name!r} for workers; {hint}",
+        f"session {session_id!r} has no host tool {name!r} for workers{hint}",
         details={"session": session_id, "tool": str(name), "tools": known},
     )

@@ -9,9 +9,14 @@ from typing import Any
 from snakepit.adapters.adapter import Adapter
 from snakepit.adapters.tools import name_of_adapter
 from snakepit.errors import AdapterError
-from snakepit.options import checked_count, checked_seconds, did_you_mean
+from snakepit.options import checked_count
 from snakepit.pool.affinity import MODES
-from snakepit.pool.engine import MOST_WORKERS, PROFILES, checked_size
+from snakepit.pool.engine import (
+    MOST_WORKERS,
+    THREADS_PER_WORKER,
+    checked_profile,
+    checked_size,
+)
 from snakepit.resources import usable_cpus
 
 # Whose engines are processes of several threads each.
@@ -25,14 +30,10 @@ def checked_shape(
     profile: str, pool_size: int | None, threads_per_worker: int | None, strategy: str = "pool"
 ) -> tuple[int, int]:
     """Return the number of workers of the engine, and the calls that each runs at once."""
-    if profile not in PROFILES:
-        raise ValueError(
-            f"profile must be one of {', '.join(PROFILES)}, not {profile!r}"
-            f"{did_you_mean(profile, PROFILES)}"
-        )
+    checked_profile(profile)
     if profile == "process" and threads_per_worker is not None:
         raise ValueError("threads_per_worker is for profile='thread' or 'local'")
-    threads = 10 if threads_per_worker is None else threads_per_worker
+    threads = THREADS_PER_WORKER if threads_per_worker is None else threads_per_worker
     threads = checked_count("threads_per_worker", threads)
     if strategy not in STRATEGIES:
         raise ValueError(
@@ -66,18 +67,6 @@ def checked_batches(size: int | None, delay_ms: float) -> dict[str, Any]:
         "startup_batch_size": 0 if size is None else checked_count("startup_batch_size", size),
         "startup_batch_delay": delay_ms / 1000,
     }
-
-
-def checked_every(value: object) -> int | float | None:
-    """Return how often a session is saved: calls, an int; seconds, a float; None for never.
-
-    Raises TypeError, ValueError.
-    """
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return float(checked_seconds("snapshot_every", value))
-    return checked_count("snapshot_every", value)
 
 
 def checked_affinity(affinity: str) -> str:

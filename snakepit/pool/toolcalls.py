@@ -56,7 +56,7 @@ class Plan:
         # What the engine calls: the tool, and the tool for the items of `map`.
         self.target: Any = None
         self.packed: Any = None
-        self.moving: Any = None  # in strict calls of sessions that move
+        self.moving: Any = None  # the tool in strict calls, of whose sessions it keeps the state
         self.number: Published | None = None  # with which a call is one step; None: another way
 
     def named(self, args: Any) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class ProcessCalls:
     def start(self, engine: ProcessPool, plans: Iterable[Plan]) -> None:
         """Give the tools their numbers; an engine that starts them later knows them already."""
         for plan in plans:
-            plan.target = ToolHandle(self._cls, plan.name)
+            plan.target = plan.moving = ToolHandle(self._cls, plan.name)
             plan.packed = PackedHandle(self._cls, plan.name)
             # Numbered or not (the table may be full), the handles stand for the tools.
             published = [engine.number(plan.target), engine.number(plan.packed)]
@@ -163,7 +163,7 @@ class LocalCalls:
         # The program may end without a stop; the threads have ended by then.
         atexit.register(self.end)
         for plan in plans:
-            plan.target = self.host.tool(plan.name)
+            plan.target = plan.moving = self.host.tool(plan.name)
             plan.packed = _unpacking(plan.target)
 
     def end(self) -> None:

@@ -6,7 +6,6 @@ given for it into the value that is kept. It is without state: any number of thr
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import operator
 import re
@@ -14,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, ClassVar
+
+from snakepit.options import did_you_mean
 
 __all__ = ["Kind", "UnfitError", "make_kind", "shortened"]
 
@@ -60,7 +61,7 @@ def make_kind(kind: object, constraints: Mapping[str, Any] | None) -> Kind:
         if constraint not in chosen.known:
             raise UnfitError(
                 f"a variable of type {chosen.name} has no constraint {constraint!r}"
-                f"{_nearest(constraint, chosen.known)}; it knows "
+                f"{did_you_mean(constraint, chosen.known)}; it knows "
                 f"{', '.join(chosen.known) or 'none'}",
                 str(constraint),
             )
@@ -79,15 +80,9 @@ def _find(kind: object) -> type[Kind]:
     found = _kinds().get(name) if isinstance(name, str) else None
     if found is None:
         names = tuple(_kinds())
-        raise UnfitError(
-            f"there is no type {kind!r}{_nearest(kind, names)}; the types are {', '.join(names)}"
-        )
+        hint = did_you_mean(kind, names)
+        raise UnfitError(f"there is no type {kind!r}{hint}; the types are {', '.join(names)}")
     return found
-
-
-def _nearest(name: object, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), names, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def shortened(value: object, limit: int = 80) -> str:
@@ -168,11 +163,7 @@ class _Choices:
 
     def check(self, value: Any) -> None:
         if self._allowed is not None and (type(value), value) not in self._allowed:
-            near = (
-                _nearest(value, [item for item in self._values if isinstance(item, str)])
-                if isinstance(value, str)
-                else ""
-            )
+            near = did_you_mean(value, [item for item in self._values if isinstance(item, str)])
             raise UnfitError(
                 f"it is none of the choices {shortened(self._values, 200)}{near}", "choices"
             )

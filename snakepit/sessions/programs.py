@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import ProgramNotFoundError, SessionNotFoundError
+from snakepit.options import did_you_mean
 from snakepit.sessions.checks import checked_name
 from snakepit.sessions.kinds import shortened
 
@@ -127,14 +128,12 @@ class ProgramTable:
             )
 
     def _not_found(self, name: str) -> ProgramNotFoundError:
-        from difflib import get_close_matches
-
         with self._lock:
-            near = get_close_matches(str(name), list(self._programs), 1)
+            known = list(self._programs)
         where = (
             "there is no global" if self._session is None else f"session {self._session!r} has no"
         )
-        hint = f"; did you mean {near[0]!r}?" if near else "; store it first"
+        hint = did_you_mean(name, known) or "; store it first"
         return ProgramNotFoundError(
             f"{where} program {shortened(name)}{hint}",
             details={"session": self._session, "program": name},

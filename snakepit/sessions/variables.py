@@ -19,6 +19,7 @@ from snakepit.errors import (
     VariableNotFoundError,
     VersionConflictError,
 )
+from snakepit.options import did_you_mean
 from snakepit.sessions.checks import checked_name
 from snakepit.sessions.kinds import Kind, UnfitError, make_kind, shortened
 from snakepit.sessions.watches import CallbackWatch, IteratorWatch, Notifier, Watch
@@ -453,12 +454,9 @@ class VariableTable:
             )
 
     def _not_found(self, *names: str) -> VariableNotFoundError:
-        from difflib import get_close_matches
-
         with self._lock:
             known = list(self._records)
-        near = get_close_matches(str(names[0]), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; register it first"
+        hint = did_you_mean(names[0], known) or "; register it first"
         named = ", ".join(shortened(name) for name in names)
         return VariableNotFoundError(
             f"session {self._session!r} has no variable {named}{hint}",

@@ -172,7 +172,7 @@ def test_fail_fast_after_a_crash(new: NewPool, gates: Gates) -> None:
     pool = new(affinity="strict_fail_fast")
     append(pool, "a", 1)
     pid = where(pool, "a")
-    running, release = keep_running(pool, gates, "a", 2)
+    running, _ = keep_running(pool, gates, "a", 2)
     with pytest.raises(errors.WorkerBusyError):
         append(pool, "a", 3)
     kill(pool, pid)

@@ -33,6 +33,19 @@ def test_importing_executor_loads_no_pool(tmp_path: Path) -> None:
     assert lines == ["[]", "[]"]
 
 
+def test_a_pool_that_has_not_started_loads_no_standard_pool(tmp_path: Path) -> None:
+    lines = run_clean(
+        LOOK
+        + """
+    import snakepit.pool.engine, snakepit.pool.pool, snakepit.pool.local, snakepit.pools
+
+    print(loaded("concurrent.futures.process", "multiprocessing.connection", "tempfile", "random"))
+    """,
+        tmp_path,
+    )
+    assert lines == ["[]"]
+
+
 def test_a_call_loads_only_what_it_needs(tmp_path: Path) -> None:
     lines = run_clean(
         LOOK

@@ -1,0 +1,25 @@
+# cython: language_level=3
+"""Whether and how long a side spins before it sleeps (decision 0002)."""
+from libc.stdint cimport uint64_t
+
+from snakepit._core.counters cimport count_bits
+from snakepit._core.layout cimport Header
+
+cdef enum:
+    LEAST_SPIN_NS = 4_000
+
+
+cdef inline bint may_spin(Header *header) noexcept nogil:
+    """Whether a CPU is left for a side that spins, beside the lanes that run or search."""
+    return count_bits(header.running, header.n_lanes) + count_bits(header.searching, header.n_lanes) < header.cpus
+
+
+cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited_ns, uint64_t limit_ns) noexcept nogil:
+    """How long to spin the next time.
+
+    What came soon would have been worth spinning for, whether we did or slept; the kernel's halt-polling grows and
+    shrinks its time by the same rule.
+    """
+    if waited_ns < limit_ns:
+        return limit_ns
+    return max(spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
