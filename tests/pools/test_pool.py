@@ -151,10 +151,18 @@ def test_asyncio_awaits_calls_and_cancels_them(
 def test_a_session_goes_to_the_worker_that_knows_it(new_pool: NewPool) -> None:
     pool = new_pool()
     pool.await_ready(LONG)
-    first = pool.execute("pid", session="a")
-    # A hint: the worker may be busy spinning down; it mostly is free.
-    again = [pool.execute("pid", session="a") for _ in range(20)]
-    assert again.count(first) >= 15
+    engine: Any = pool._engine
+
+    def waiting() -> bool:
+        counts = engine.scheduler.counts()
+        return bool(counts["searching"] + counts["sleeping"] == len(pool.list_workers()))
+
+    pids = set()
+    for _ in range(20):
+        pids.add(pool.execute("pid", session="a"))
+        # A hint counts where that worker is free, which it says a moment after its answer.
+        wait_until(waiting, "an idle pool")
+    assert len(pids) == 1
     assert pool.cancel(session="a") == 0
 
 
