@@ -34,6 +34,7 @@ cdef class Claimant:
     cdef void wake_another(self) noexcept nogil
     cdef uint32_t obey(self) noexcept nogil
     cdef bint must_obey(self) noexcept nogil
+    cdef bint sees_spare(self) noexcept nogil
     cdef bint hand_over(self) noexcept nogil
     cdef void put_down(self) noexcept nogil
     cdef bint spin(self) noexcept nogil

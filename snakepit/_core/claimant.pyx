@@ -205,8 +205,10 @@ cdef class Claimant:
                     return NO_SLOT
                 if self.hand_over():
                     return RETIRE
-                # Another was quicker. The owner asks again when the next spare is ready.
-                cas32(&self.me.retire, ORDER_EXCHANGE, ORDER_SERVE)
+                # Another was quicker. The owner asks again when the next spare is ready; if that was so while the order
+                # still stood, asking changed nothing, but the spare can be seen from here.
+                if cas32(&self.me.retire, ORDER_EXCHANGE, ORDER_SERVE) and self.sees_spare():
+                    cas32(&self.me.retire, ORDER_SERVE, ORDER_EXCHANGE)
                 continue
             if order != ORDER_HOLD:
                 return NO_SLOT
@@ -224,6 +226,14 @@ cdef class Claimant:
         """Whether there is an order to see to now: to exchange is none while strict calls are owed."""
         cdef uint32_t order = load32(&self.me.retire)
         return order != ORDER_SERVE and not (order == ORDER_EXCHANGE and load32(&self.me.owed))
+
+    cdef bint sees_spare(self) noexcept nogil:
+        cdef uint32_t i
+        for i in range(self.control.n_lanes):
+            if (load32(&self.control.lanes[i].retire) == ORDER_HOLD
+                    and load32(&self.control.lanes[i].state) == LANE_READY):
+                return True
+        return False
 
     cdef bint hand_over(self) noexcept nogil:
         """Let a spare that is ready serve in our place; False when there is none."""

@@ -253,12 +253,14 @@ class Recycler:
             for worker in self._supervisor.workers.values()
         )
 
-    def ready(self, spare: Worker) -> None:
-        """A worker is ready: if it is a spare, whoever is due may exchange with it."""
-        if self._roster.held(spare.lane):
-            for worker in list(self._supervisor.workers.values()):
-                if worker is not spare:
-                    self._offer(worker)
+    def ready(self, worker: Worker) -> None:
+        """A worker is ready: a spare, for whoever is due; or one that is due by now, for a spare."""
+        if self._roster.held(worker.lane):
+            for other in list(self._supervisor.workers.values()):
+                if other is not worker:
+                    self._offer(other)
+        elif self._spare_is_ready():
+            self._offer(worker)
 
     def _offer(self, worker: Worker) -> None:
         # One with a hard limit ends by itself when it has reached that, and not before.

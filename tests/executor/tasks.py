@@ -117,6 +117,13 @@ def sleep_and_return(seconds: float, value: Any = None) -> Any:
     return value
 
 
+def wait_if_first(slow: Gate, release: Gate) -> None:
+    """Wait for a gate, if this closes the other one, which is open for one worker."""
+    with contextlib.suppress(FileNotFoundError):
+        slow.path.unlink()
+        release.wait()
+
+
 def pid_after(release: Gate) -> int:
     release.wait()
     return os.getpid()

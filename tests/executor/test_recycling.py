@@ -100,6 +100,26 @@ def test_all_workers_are_replaced_on_request(make: Make) -> None:
     assert recycled(executor, "manual") == 3
 
 
+def test_worker_that_was_starting_when_all_were_to_be_replaced(make: Make, gate: Any) -> None:
+    """Its successor is ready before it is."""
+    slow, release = gate("slow"), gate("release")
+    executor = make(2, initializer=tasks.wait_if_first, initargs=(slow, release))
+    executor.wait_ready(60)
+    before = executor.worker_pids()
+    slow.open()
+    assert send_signal(before[0])
+    wait_until(lambda: not slow.is_open(), "the start of a worker")
+    executor.recycle_worker(wait=False)
+
+    def exchanged() -> bool:
+        states = [worker.state for worker in executor.lifecycle_stats().workers]
+        return before[1] not in executor.worker_pids() and "spare" in states
+
+    wait_until(exchanged, "the first exchange, and the next spare")
+    release.open()
+    wait_until(lambda: recycled(executor, "manual") == 2, "the second exchange")
+
+
 def test_unknown_worker_cannot_be_replaced(make: Make) -> None:
     executor = make(1)
     executor.wait_ready(60)
