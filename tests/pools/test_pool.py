@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -63,6 +64,24 @@ def test_every_way_of_giving_arguments_reaches_the_tool(new_pool: NewPool, profi
     assert pool.execute("gaps", {"c": 9, "a": 1}) == [1, 2, 9]
     assert pool.execute("mutable", {"c": 9, "a": 1}) == [1, [], 9]
     assert pool.execute("anything", {"x": 1, "args": 2}) == {"x": 1, "args": 2}
+
+
+def test_positional_only_parameters_are_given_by_name(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile, Typed, thread_safety=None)
+    assert pool.execute("by_place", {"a": 1}) == [1, [], 3]
+    assert pool.execute("by_place", {"c": 9, "b": [2], "a": 1}) == [1, [2], 9]
+    assert pool.execute("by_place", {"c": 9, "a": 1}) == [1, [], 9]
+    assert pool.execute("by_place", MappingProxyType({"b": [2], "a": 1})) == [1, [2], 3]
+    assert pool.execute("by_place_and_name", {"b": 2, "a": 1}) == [1, False, {"b": 2}]
+    assert pool.execute("by_place_and_name", {"flag": True, "a": 1}) == [1, True, {}]
+    assert list(pool.stream("stream_by_place", {"last": 3})) == [1, 2, 3]
+    assert list(pool.map("by_place", [{"a": n, "c": n} for n in range(3)])) == [
+        [n, [], n] for n in range(3)
+    ]
+    with pytest.raises(ToolArgumentError, match="'a' is missing; it takes a: int, b: list"):
+        pool.execute("by_place", {"c": 1})
+    hooked = new_pool(profile, Hooked, thread_safety=None)
+    assert hooked.execute("whisper", {"word": " HEY ", "times": 2})["response"] == "heyhey"
 
 
 def test_bad_calls_take_no_worker(new_pool: NewPool, profile: str) -> None:
