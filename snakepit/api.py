@@ -179,10 +179,11 @@ def get_pool(name: str = "default") -> Pool:
     return pool
 
 
-def await_ready(name: str | None = None, timeout: float | None = 15.0) -> None:
+def await_ready(name: str | None = None, timeout: float | str | None = 15.0) -> None:
     """Wait until a pool's workers, or those of all pools, can take calls.
 
-    `timeout`: seconds for each pool. Raises TimeoutError, PoolNotReadyError, PoolNotFoundError.
+    `timeout`: seconds for each pool, or text such as "30s"; None: any time. Raises TimeoutError,
+    PoolNotReadyError, PoolNotFoundError.
     """
     for pool in list(_pools.values()) if name is None else [get_pool(name)]:
         pool.await_ready(timeout)

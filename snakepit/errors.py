@@ -248,7 +248,8 @@ class SessionError(SnakepitError):
 class SessionNotFoundError(SessionError, LookupError):
     """No session has this id: it was never made, was deleted, or has expired.
 
-    `details`: session.
+    `details`: session; where it is known that one of this id has expired, expired (True). The last
+    1,024 that expired are known, and the message says when.
     """
 
 

@@ -25,7 +25,7 @@ from snakepit.errors import AdapterError, PoolShutdownError
 from snakepit.executor import start_map
 from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
-from snakepit.options import checked_bytes, checked_environment, checked_seconds
+from snakepit.options import checked_bytes, checked_environment, checked_seconds, checked_wait
 from snakepit.pool.engine import (
     HEARTBEAT_INTERVAL,
     WorkerOptions,
@@ -68,10 +68,12 @@ from snakepit.pool.toolcalls import (
 from snakepit.pool.travel import refuse_to_travel
 
 if TYPE_CHECKING:
+    from snakepit.diagnostics import PoolReport
     from snakepit.pool.breaker import CircuitBreaker
     from snakepit.pool.futures import Future
     from snakepit.pool.moving import Mover
     from snakepit.pool.retry import RetryPolicy
+    from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import Stream
     from snakepit.sessions.session import Session
     from snakepit.sessions.store import SessionStore
@@ -259,29 +261,52 @@ class Pool:
                 self._plans = self._all_plans
         return self
 
-    def await_ready(self, timeout: float | None = 15.0) -> None:
-        """Start the workers and wait until all of them can take calls.
+    def await_ready(self, timeout: float | str | None = 15.0) -> None:
+        """Start the workers and wait until all of them can take calls (`Executor.wait_ready`).
 
-        Raises PoolNotReadyError, and TimeoutError after `timeout` seconds (None: waits for ever).
+        Raises PoolNotReadyError, and TimeoutError after `timeout`: seconds, or text such as "30s";
+        None: waits for ever.
         """
+        seconds = checked_wait("timeout", timeout)
         self.start()
-        self._engine.await_ready(timeout)
+        self._engine.await_ready(seconds)
 
     def stop(self, wait: bool = True, *, cancel_calls: bool = False) -> None:
         """Take no more calls; end the workers when those that were taken are done.
 
         `wait`: return only then. `cancel_calls`: cancel what waits, and stop what runs.
         """
-        with self._life:
-            self._stopped = True
-        self._finalizer.detach()
         if cancel_calls:
-            self._engine.end_workers(signal.SIGTERM)
+            self.terminate_workers()
         else:
+            self._note_stop()
             self._engine.close()
         if wait:
             self._engine.join()
             self._calls.end()
+
+    def terminate_workers(self) -> None:
+        """End all workers by SIGTERM, after a grace time (`stop_grace`) by SIGKILL.
+
+        Returns at once; `stop` waits for their end. Running calls fail, queued ones are cancelled,
+        and the pool takes no more. Threads cannot be ended by force: their calls are stopped as by
+        `Future.stop`.
+        """
+        self._note_stop()
+        self._engine.end_workers(signal.SIGTERM)
+
+    def kill_workers(self) -> None:
+        """End all workers by SIGKILL, without teardown (see `terminate_workers`).
+
+        Threads cannot be killed: they are interrupted, and left behind at once.
+        """
+        self._note_stop()
+        self._engine.end_workers(signal.SIGKILL)
+
+    def _note_stop(self) -> None:
+        with self._life:
+            self._stopped = True
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -616,6 +641,30 @@ class Pool:
     def list_workers(self) -> list[dict[str, Any]]:
         """Return the worker processes, as plain values; none under the profile "local"."""
         return [asdict(worker) for worker in self._engine.lifecycle_stats().workers]
+
+    def stats(self) -> PoolStats:
+        """Return what the pool saw so far; `get_stats` has it as plain values, and more."""
+        return self._engine.stats()
+
+    def lifecycle_stats(self) -> LifecycleStats:
+        """Return who works in the pool now, and what became of earlier workers.
+
+        Under the profile "local" no worker is listed, and all counts are 0.
+        """
+        return self._engine.lifecycle_stats()
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the workers that are ready; an empty list for profile "local"."""
+        return self._engine.worker_pids()
+
+    def dump(self, *, stacks: bool = True, timeout: float = 2.0) -> PoolReport:
+        """Return where every worker is, with the Python stack of its task (see `Executor.dump`).
+
+        `timeout`: seconds that all workers together have to show their stacks.
+        """
+        from snakepit.diagnostics import dump_pool
+
+        return dump_pool(self._engine, stacks=stacks, timeout=timeout)
 
     def recycle_worker(
         self, worker_id: int | None = None, *, wait: bool = True, timeout: float | None = None

@@ -81,12 +81,17 @@ class Host:
         method: Callable[..., Any] = getattr(self.adapter, name)
         if marks is None:
             return method
-        if has_call_hooks(type(self.adapter)):
+        hooked = has_call_hooks(type(self.adapter))
+        only_positional = _has_only_positional(method)
+        if hooked or only_positional:
             # Lazily: most workers have no use for it, and each would hold a copy.
             from snakepit.adapters.tools import tools_of
 
-            tool = tools_of(type(self.adapter))[name]
-            method = _with_hooks(self.adapter, name, method, tool.signature, marks.streaming)
+            signature = tools_of(type(self.adapter))[name].signature
+            if only_positional:
+                method = signature.placing(method)
+            if hooked:
+                method = _with_hooks(self.adapter, name, method, signature, marks.streaming)
         if marks.thread_sensitive and self.spec.shared:
             method = _in_turn(method, self._turn, marks.streaming)
         return method
@@ -138,6 +143,15 @@ class _step:
                 f"adapter {self._spec.name}: {what} raised {type(error).__name__}: {error}",
                 details={"adapter": self._spec.name, "step": self._step},
             ) from error
+
+
+def _has_only_positional(method: Any) -> bool:
+    """Whether a tool has parameters, beside `self`, that cannot be given by name."""
+    function = getattr(method, "__func__", method)
+    while (inner := getattr(function, "__wrapped__", None)) is not None:
+        function = inner
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_posonlyargcount > 1
 
 
 # -- the hooks of calls ----------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class _OneOf:
 
 
 class Signature:
-    """What a tool can be called with.
+    """What a tool can be called with: names, also of parameters that are positional-only.
 
     `bind(arguments)` is the quick half of `check`: the values by position, or None.
     """
@@ -59,6 +59,7 @@ class Signature:
         self._adapter = adapter
         self.parameters: tuple[Parameter, ...] = ()
         self._open = False  # takes any further names
+        only_positional: list[Parameter] = []
         positional: list[Parameter] = []
         named: list[Parameter] = []
         hints = _hints(function)
@@ -66,10 +67,12 @@ class Signature:
         for parameter in list(inspect.signature(function).parameters.values())[1:]:
             if parameter.kind is parameter.VAR_KEYWORD:
                 self._open = True
-            elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            elif parameter.kind is not parameter.VAR_POSITIONAL:
                 known = _parameter(parameter, hints.get(parameter.name, parameter.annotation))
-                by_position = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-                (positional if by_position else named).append(known)
+                (named if parameter.kind is parameter.KEYWORD_ONLY else positional).append(known)
+                if parameter.kind is parameter.POSITIONAL_ONLY:
+                    only_positional.append(known)
+        self._only_positional = tuple(only_positional)
         self.parameters = (*positional, *named)
         self._known = {parameter.name: parameter for parameter in self.parameters}
         # Where a name may be missing here, there is no quick half.
@@ -105,16 +108,42 @@ class Signature:
                         "type",
                     )
             elif parameter.required:
-                raise self._error(
-                    f"argument {parameter.name!r} is missing; it takes {self}",
-                    parameter.name,
-                    "missing",
-                )
+                raise self._missing(parameter)
         return dict(arguments)
 
     def by_name(self, values: tuple[Any, ...]) -> dict[str, Any]:
         """Return by name what came by position."""
         return dict(zip(self._binder.names, values, strict=False))
+
+    def placing(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what takes all arguments by name, and calls `method` as its parameters ask."""
+
+        def call(*values: Any, **named: Any) -> Any:
+            placed = values or self._placed(named)
+            return method(*placed, **named)
+
+        return call
+
+    def _placed(self, named: dict[str, Any]) -> list[Any]:
+        """Take out what can only be given by position, and return it in order."""
+        values: list[Any] = []
+        left = sum(parameter.name in named for parameter in self._only_positional)
+        for parameter in self._only_positional:
+            if left == 0:
+                break
+            if parameter.name in named:
+                values.append(named.pop(parameter.name))
+                left -= 1
+            elif parameter.required:
+                raise self._missing(parameter)  # a hook has taken it away
+            else:
+                values.append(parameter.default)
+        return values
+
+    def _missing(self, parameter: Parameter) -> ToolArgumentError:
+        return self._error(
+            f"argument {parameter.name!r} is missing; it takes {self}", parameter.name, "missing"
+        )
 
     def _unknown(self, name: str) -> ToolArgumentError:
         hint = did_you_mean(name, self._known) or f"; it takes {self}"

@@ -8,6 +8,7 @@ import typer
 
 from snakepit import __version__
 from snakepit.cli import configuration
+from snakepit.cli.items import NEWLINE, NUL
 from snakepit.cli.mapping import Options
 from snakepit.cli.runner import Profile, map_lines
 from snakepit.cli.target import UsageError
@@ -77,6 +78,14 @@ def _map(
     as_json: Annotated[
         bool, typer.Option("--json", help="Items and results are one JSON value a line.")
     ] = False,
+    print0: Annotated[
+        bool,
+        typer.Option(
+            "--print0",
+            "-0",
+            help="End each result with a NUL in place of a newline; it may then have line breaks.",
+        ),
+    ] = False,
     unordered: Annotated[
         bool, typer.Option("--unordered", help="Write results as they come, not in input order.")
     ] = False,
@@ -102,12 +111,13 @@ def _map(
 ) -> None:
     """Call a function with each line of the input and write each result as a line.
 
-    An item is a line without its newline, or the JSON value that it holds. Results are written as they become ready: as str() says, None as an empty line, or as JSON. What the function itself prints goes to stderr. An item that fails is named on stderr; the others go on.
+    An item is a line without its newline, or the JSON value that it holds. Results are written as they become ready: as str() says, None as an empty line, or as JSON. A result whose text has a line break is no line: without --json or --print0 its item fails. What the function itself prints goes to stderr. An item that fails is named on stderr; the others go on.
 
     Exit code: 0; 1 if an item failed; 2 for a usage error; 130 after Ctrl-C; 141 when nobody reads the output any more.
     """  # noqa: E501 - the help keeps line ends, and wraps by itself
     options = Options(
         as_json=as_json,
+        end=NUL if print0 else NEWLINE,
         ordered=not unordered,
         stop_on_error=stop_on_error,
         chunksize=chunksize,

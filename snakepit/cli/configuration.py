@@ -28,7 +28,10 @@ File = Annotated[
 def _check(
     file: File = None,
     imported: Annotated[
-        bool, typer.Option("--import", help="Import the adapters, and look for their classes.")
+        bool,
+        typer.Option(
+            "--import", help="Import the modules that are named, and look for the classes."
+        ),
     ] = False,
 ) -> None:
     """Check a configuration, with the variables SNAKEPIT_* of this environment, and say all that is wrong.

@@ -18,6 +18,10 @@ from typing import Any, NoReturn, cast
 CALL_SECONDS = 0.05
 CALL_OUTPUT_BYTES = 4 << 20
 
+# What ends each result. JSON has neither of them in its text.
+NEWLINE = b"\n"
+NUL = b"\0"
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -35,7 +39,7 @@ class Target:
 class Outcome:
     """What became of the first ``count`` items of a call.
 
-    output: the results, each a line with its newline, encoded. errors: pairs of the item's
+    output: the results, encoded, each with its end. errors: pairs of the item's
     position in the call and its error text. seconds: the time that the items took.
     """
 
@@ -56,10 +60,13 @@ def resolve(target: Target) -> Callable[[Any], Any]:
     return cast(Callable[[Any], Any], found)
 
 
-def run_items(target: Target, lines: list[bytes], as_json: bool, stop_on_error: bool) -> Outcome:
+def run_items(
+    target: Target, lines: list[bytes], as_json: bool, stop_on_error: bool, end: bytes
+) -> Outcome:
     """Call the target with each line, in order, until the lines or the call's limits are used up.
 
-    At least one item is run. With ``stop_on_error`` a failed item is the last.
+    At least one item is run. With ``stop_on_error`` a failed item is the last. ``end``: the byte
+    after each result, which its text may not contain.
     """
     function = resolve(target)
     read, write = (_read_json, _write_json) if as_json else (_read_raw, _write_raw)
@@ -70,7 +77,7 @@ def run_items(target: Target, lines: list[bytes], as_json: bool, stop_on_error: 
     stop_at = begin + CALL_SECONDS
     for position, line in enumerate(lines):
         try:
-            text = write(function(read(line)))
+            text = write(function(read(line)), end)
         # Any other BaseException may be the pool stopping this task, and must get through.
         except (Exception, SystemExit) as error:
             errors.append((position, describe(error)))
@@ -98,22 +105,28 @@ def _read_raw(line: bytes) -> str:
     return line.removesuffix(b"\r").decode("utf-8", "surrogateescape")
 
 
-def _write_raw(value: object) -> bytes:
-    if value is None:
-        return b"\n"
-    return f"{value}\n".encode("utf-8", "surrogateescape")
+def _write_raw(value: object, end: bytes) -> bytes:
+    text = b"" if value is None else str(value).encode("utf-8", "surrogateescape")
+    if end in text:
+        # Written all the same, nobody could tell where the next result begins.
+        raise ValueError(
+            "the result has a line break, and each is written as one line: use --json or --print0"
+            if end == NEWLINE
+            else "the result has a NUL, which is what --print0 ends it with: use --json"
+        )
+    return text + end
 
 
 def _read_json(line: bytes) -> Any:
     return json.loads(line.decode("utf-8", "surrogateescape"), parse_constant=_refuse_constant)
 
 
-def _write_json(value: object) -> bytes:
+def _write_json(value: object, end: bytes) -> bytes:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
-        return f"{text}\n".encode()
+        return text.encode() + end
     except UnicodeEncodeError:  # lone surrogates: only escaped do they have a place in UTF-8 text
-        return f"{json.dumps(value, allow_nan=False)}\n".encode()
+        return json.dumps(value, allow_nan=False).encode() + end
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 from snakepit import Executor
-from snakepit.cli.items import Outcome, Target, describe, run_items
+from snakepit.cli.items import NEWLINE, Outcome, Target, describe, run_items
 from snakepit.cli.lines import Batch, read_batches
 from snakepit.errors import PoolShutdownError, TaskTimeoutError, WorkerCrashedError
 
@@ -35,9 +35,13 @@ UNWRITTEN_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for; chunksize and timeout are None when it does not say."""
+    """What the command line asks for; chunksize and timeout are None when it does not say.
+
+    end: the byte that is written after each result.
+    """
 
     as_json: bool = False
+    end: bytes = NEWLINE
     ordered: bool = True
     stop_on_error: bool = False
     chunksize: int | None = None
@@ -204,6 +208,7 @@ class Mapping:
             batch.lines,
             self._options.as_json,
             self._options.stop_on_error,
+            self._options.end,
         )
         future.add_done_callback(partial(self._finish, batch))
 

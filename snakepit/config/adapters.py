@@ -1,8 +1,7 @@
-"""Whether the adapters that a configuration names are there."""
+"""Whether the adapters and exception classes that a configuration names are there."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,33 +10,41 @@ from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from pathlib import Path
 
 from snakepit.config.checks import nearest
+from snakepit.config.exceptions import class_problem, references_in
 from snakepit.config.loading import Config
+from snakepit.config.models import PoolSettings
+from snakepit.config.references import module_of, resolved
 
 __all__ = ["adapter_problems"]
 
 
 def adapter_problems(config: Config, *, imported: bool = False) -> list[str]:
-    """Return what is wrong with the pools' adapters, a line each.
+    """Return what is wrong with the classes that pools name by their modules, a line each.
 
-    Their modules are looked for as Python would from the current folder; no code of theirs runs.
-    `imported`: import them, and look for the classes too.
+    These are adapters, and the exception classes of `retry` and `breaker`. Their modules are looked
+    for as Python would from the current folder; no code of theirs runs. `imported`: import them,
+    and look for the classes too.
     """
     problems = []
     for pool in config.pools:
-        if not isinstance(pool.adapter, str):
-            continue
-        place = config.provenance.get(f"pools.{pool.name}.adapter", "configuration")
-        with _current_folder_importable():
-            problem = _missing_module(_module_of(pool.adapter))
-            if problem is None and imported:
-                problem = _import_problem(pool.adapter)
-        if problem is not None:
-            problems.append(f"{place}: pool {pool.name!r}: adapter {pool.adapter!r}: {problem}")
+        for path, setting, reference in _references(pool):
+            place = config.provenance.get(f"pools.{pool.name}.{path}", "configuration")
+            with _current_folder_importable():
+                problem = _missing_module(module_of(reference))
+                if problem is None and imported:
+                    problem = _import_problem(setting, reference)
+            if problem is not None:
+                problems.append(f"{place}: pool {pool.name!r}: {setting} {reference!r}: {problem}")
     return problems
 
 
-def _module_of(adapter: str) -> str:
-    return adapter.rpartition(":" if ":" in adapter else ".")[0]
+def _references(pool: PoolSettings) -> Iterator[tuple[str, str, str]]:
+    """Yield each: the setting that came from somewhere, the one that it is for, and the text."""
+    if isinstance(pool.adapter, str):
+        yield "adapter", "adapter", pool.adapter
+    for table in ("retry", "breaker"):
+        for setting, reference in references_in(getattr(pool, table)):
+            yield table, setting, reference
 
 
 @contextmanager
@@ -89,19 +96,13 @@ def _modules_in(folders: Sequence[str] | None) -> set[str]:
     return {name for name in found if name.isidentifier()}
 
 
-def _import_problem(adapter: str) -> str | None:
-    module_name, attribute = _module_of(adapter), adapter.replace(":", ".")
-    attribute = attribute.removeprefix(f"{module_name}.")
+def _import_problem(setting: str, reference: str) -> str | None:
     try:
-        holder: object = importlib.import_module(module_name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever a module raises, SystemExit too, is its author's
-        return f"cannot be imported: {type(error).__name__}: {error}"
-    for name in attribute.split("."):
-        if not hasattr(holder, name):
-            return f"{module_name!r} has no {attribute!r}{nearest(name, dir(holder))}"
-        holder = getattr(holder, name)
-    if not isinstance(holder, type):
-        return f"is not a class but of type {type(holder).__name__}"
+        found = resolved(reference)
+    except ValueError as error:
+        return str(error)
+    if setting != "adapter":
+        return class_problem(found)
+    if not isinstance(found, type):
+        return f"is not a class but of type {type(found).__name__}"
     return None

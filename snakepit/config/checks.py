@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from snakepit.config.exceptions import with_classes
+from snakepit.config.references import is_reference
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds
@@ -123,9 +125,7 @@ def adapter(name: str, value: Any) -> Any:
         return value
     if not isinstance(value, str):
         raise ValueError(f'{name} must be a class or "package.module:Class", not {value!r}')
-    module, _, attribute = value.rpartition(":" if ":" in value else ".")
-    parts = [*module.split("."), *attribute.split(".")]
-    if not module or not all(part.isidentifier() for part in parts):
+    if not is_reference(value):
         raise ValueError(f'{name} must be of the form "package.module:Class", not {value!r}')
     return value
 
@@ -206,7 +206,10 @@ def thread_safety(name: str, value: Any) -> str | None:
 
 
 def table_for(maker: str) -> Check:
-    """Return a check for a table of the arguments of a class of `snakepit`, or such an object."""
+    """Return a check for a table of the arguments of a class of `snakepit`, or such an object.
+
+    Exception classes may be named as text, which stays in the table.
+    """
 
     def check(name: str, value: Any) -> Any:
         import snakepit
@@ -221,7 +224,7 @@ def table_for(maker: str) -> Check:
             if key not in known:
                 raise ValueError(f"{name} has no setting {key!r}{nearest(str(key), known)}")
         try:
-            cls(**value)
+            cls(**with_classes(value, imported=False))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
         return dict(value)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, mod
 
 from snakepit.config import checks
 from snakepit.config.checks import Check, choice, count, count_up_to, optional, seconds, table_for
+from snakepit.config.exceptions import with_classes
+from snakepit.errors import ConfigError
 from snakepit.pool.limits import PROFILES as TIMEOUT_PROFILES
 from snakepit.pool.limits import check_together
 from snakepit.resources import usable_cpus
@@ -139,7 +141,8 @@ class PoolSettings(BaseModel):
         """Return the keyword arguments for `Pool(adapter, **options)`: `name`, and what was set.
 
         The adapter is not among them. Retry policies and circuit breakers are made here, so that
-        each pool has a breaker of its own.
+        each pool has a breaker of its own. Raises ConfigError if an exception class that they name
+        by its module is not there, or is none that they take.
         """
         options: dict[str, Any] = {"name": self.name}
         for key in PoolSettings.model_fields:
@@ -151,7 +154,7 @@ class PoolSettings(BaseModel):
             options["thread_safety"] = self.thread_safety_checks
         for key, maker in (("retry", "RetryPolicy"), ("breaker", "CircuitBreaker")):
             if isinstance(options.get(key), Mapping):
-                options[key] = _made(maker, self.name, options[key])
+                options[key] = _made(key, maker, self.name, options[key])
         return options
 
     def effective(self) -> dict[str, Any]:
@@ -171,12 +174,15 @@ _NOT_OPTIONS = {"name", "adapter", "max_workers", "thread_safety_checks"}
 _UNLIMITED = {*TIMEOUT_SETTINGS, "health_interval", "max_queue_size"}
 
 
-def _made(maker: str, pool: str, arguments: Mapping[str, Any]) -> Any:
+def _made(key: str, maker: str, pool: str, arguments: Mapping[str, Any]) -> Any:
     import snakepit
 
     if maker == "CircuitBreaker":
         arguments = {"name": pool, **arguments}
-    return getattr(snakepit, maker)(**arguments)
+    try:
+        return getattr(snakepit, maker)(**with_classes(arguments, imported=True))
+    except (TypeError, ValueError) as error:
+        raise ConfigError.of([f"pool {pool!r}: {key}: {error}"]) from error
 
 
 def default_pool_size(most: int = MOST_WORKERS) -> int:

@@ -127,8 +127,8 @@ def checked_seconds(name: str, value: object) -> float:
 
 def checked_classes(name: str, value: object) -> tuple[type[BaseException], ...]:
     """Return exception classes as a tuple. Raises TypeError, ValueError."""
-    classes = (value,) if isinstance(value, type) or not isinstance(value, Iterable) else value
-    checked = tuple(classes)
+    one = isinstance(value, type | str)
+    checked = (value,) if one or not isinstance(value, Iterable) else tuple(value)
     for each in checked:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             raise TypeError(f"{name} takes exception classes, not {each!r}")

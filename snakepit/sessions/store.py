@@ -33,6 +33,7 @@ from snakepit.sessions.kinds import shortened
 from snakepit.sessions.programs import GlobalPrograms, ProgramTable
 from snakepit.sessions.session import Contents, Session
 from snakepit.sessions.sweeper import Sweeper
+from snakepit.sessions.tombstones import Tombstones, worded
 from snakepit.sessions.watches import Notifier
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class SessionStore(LeaseTable, GlobalPrograms):
         self._hooks: list[Callable[[str], object]] = []
         self._sweeper: Sweeper | None = None
         self._notifier = Notifier()
+        self._tombstones = Tombstones()
         self._file = self._open_file(backend) if backend is not None else None
         self._globals = ProgramTable(None, self._journal(0))
         self._open_table(Session, self._max_sessions, self._default_ttl, clock, self._file is None)
@@ -109,16 +111,20 @@ class SessionStore(LeaseTable, GlobalPrograms):
     ) -> Session:
         """Return the session of this id, made with `ttl` and `metadata` if there was none.
 
-        Raises SessionQuotaError if it has to be made and the store is full.
+        Where one had expired, the log says so, at level INFO. Raises SessionQuotaError if it has to
+        be made and the store is full.
         """
         while True:
             session = self._find(id)
             if session is not None:
                 return session
             try:
-                return self.create_session(checked_id(id, needed=True), ttl, metadata)
+                session = self.create_session(checked_id(id, needed=True), ttl, metadata)
             except SessionExistsError:
                 continue  # somebody else was faster
+            if self._tombstones:
+                self._note_successor(session.id)
+            return session
 
     def update_session(
         self, id: str, function: Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -151,6 +157,7 @@ class SessionStore(LeaseTable, GlobalPrograms):
                 for session in ended:
                     self._file.note_session_deleted(session)
         if ended:
+            self._tombstones.add(ended, self._clock())
             self._finish(ended)
         return len(ended)
 
@@ -435,11 +442,33 @@ class SessionStore(LeaseTable, GlobalPrograms):
     def _not_found(self, id: object) -> Exception:
         if self._closed:
             return SessionStoreClosedError("the session store is closed; make another")
+        key = str.__str__(id) if isinstance(id, str) else ""
+        tombstone = self._tombstones.find(key)
+        if self._is_taken(key) and not self._is_alive(key):
+            what = "it has expired: nobody has used it for its time to live"
+        elif tombstone is not None:
+            what = f"one has expired ({worded(tombstone, self._clock())})"
+        else:
+            return SessionNotFoundError(
+                f"there is no session {shortened(id)}: it was never made, was deleted, or has "
+                "expired; create_session() or ensure_session() makes it",
+                details={"session": id},
+            )
         return SessionNotFoundError(
-            f"there is no session {shortened(id)}: it was never made, was deleted, or has expired; "
-            "create_session() or ensure_session() makes it",
-            details={"session": id},
+            f"there is no session {shortened(id)}: {what}; create_session() or ensure_session() "
+            "makes another",
+            details={"session": id, "expired": True},
         )
+
+    def _note_successor(self, id: str) -> None:
+        """Log that a session was made whose predecessor had expired, if that is known."""
+        tombstone = self._tombstones.take(id)
+        if tombstone is not None:
+            logger.info(
+                "session %s begins anew: the one before has expired (%s)",
+                shortened(id),
+                worded(tombstone, self._clock()),
+            )
 
     # -- the file ----------------------------------------------------------------------------------
 

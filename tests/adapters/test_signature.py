@@ -72,6 +72,19 @@ def test_named_parameters_travel_by_name() -> None:
     assert signature("plain").check({"a": 1, "flag": True}) == {"a": 1, "flag": True}
 
 
+def test_positional_only_parameters_have_names_for_callers() -> None:
+    by_place = signature("by_place")
+    assert str(by_place).startswith("a: int, b: list[int] = [], c: int")
+    assert by_place.bind({"b": [2], "a": 1}) == (1, [2])
+    assert by_place.check({"a": 1, "c": 5}) == {"a": 1, "c": 5}
+    place = by_place.placing(lambda *values, **named: (values, named))
+    assert place(1, [2]) == ((1, [2]), {})
+    assert place(a=1, c=5) == ((1,), {"c": 5})
+    assert place(b=[2], c=5, a=1) == ((1, [2]), {"c": 5})
+    with pytest.raises(ToolArgumentError, match="'a' is missing"):
+        place(b=[2])
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "argument", "problem", "words"),
     [

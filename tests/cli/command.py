@@ -25,6 +25,7 @@ def double(value): return value * 2
 def same(item): return item
 def nothing(item): return None
 def length(item): return len(item)
+def unescape(item): return item.replace("\\\\n", "\\n").replace("\\\\0", "\\0")
 def name_of_worker(item): return os.getpid()
 def million(item): return "x" * 1_000_000
 

@@ -84,6 +84,24 @@ def test_check_that_imports(configured: Command) -> None:
     ]
 
 
+def test_check_looks_at_exception_classes_too(configured: Command) -> None:
+    configured.path("snakepit.toml").write_text(
+        FILE + 'retry = { retry_on = ["OSError", "functoins:Busy", "functions:PI"] }\n'
+    )
+    missing = (
+        "snakepit.toml:8: pool 'api': retry_on 'functoins:Busy': no module named 'functoins'; "
+        "did you mean 'functions'?"
+    )
+    ended = configured.run("config", "check")
+    assert (ended.code, ended.error_lines) == (1, [missing])
+    ended = configured.run("config", "check", "--import")
+    assert ended.error_lines == [
+        missing,
+        "snakepit.toml:8: pool 'api': retry_on 'functions:PI': is not an exception class but of "
+        "type float",
+    ]
+
+
 def test_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     missing = Path("no-such-file.toml")
     assert check(missing, imported=False) == 1

@@ -72,6 +72,29 @@ def test_none_is_an_empty_line(command: Command) -> None:
     assert command.map("functions:nothing", stdin=b"a\nb\n").output == b"\n\n"
 
 
+def test_result_with_a_line_break_is_no_line(command: Command) -> None:
+    ended = command.map("functions:unescape", stdin=b"a\nb\\nc\nd\\n\ne\n")
+    assert (ended.code, ended.lines) == (1, ["a", "e"])
+    assert ended.error_lines == [
+        f"item {item} (-:{item}): ValueError: the result has a line break, and each is written as "
+        "one line: use --json or --print0"
+        for item in (2, 3)
+    ]
+    ended = command.map("functions:unescape", "--json", stdin=b'"a"\n"b\\nc"\n')
+    assert (ended.code, ended.output) == (0, b'"a"\n"b\\nc"\n')
+
+
+def test_results_end_with_a_nul_on_request(command: Command) -> None:
+    ended = command.map("functions:unescape", "-0", stdin=b"a\nb\\nc\n\nd\\0\n")
+    assert (ended.code, ended.output) == (1, b"a\0b\nc\0\0")
+    assert ended.error_lines == [
+        "item 4 (-:4): ValueError: the result has a NUL, which is what --print0 ends it with: "
+        "use --json"
+    ]
+    ended = command.map("functions:nothing", "--print0", "--json", stdin=b"1\n2\n")
+    assert (ended.code, ended.output) == (0, b"null\0null\0")
+
+
 def test_huge_line_is_one_item(command: Command) -> None:
     size = 20_000_000
     ended = command.map("functions:length", stdin=b"x" * size + b"\nxy\n")

@@ -135,7 +135,14 @@ def test_version(command: Command) -> None:
 def test_help_names_every_option(command: Command) -> None:
     ended = command.run("map", "--help")
     assert ended.code == 0
-    for option in ("--workers", "--json", "--unordered", "--stop-on-error", "--timeout"):
+    for option in (
+        "--workers",
+        "--json",
+        "--print0",
+        "--unordered",
+        "--stop-on-error",
+        "--timeout",
+    ):
         assert option in ended.output.decode()
 
 

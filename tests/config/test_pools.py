@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,8 @@ from snakepit.config import (
     validate_pool_config,
 )
 from snakepit.errors import ConfigError, PoolNotFoundError
+
+from .conftest import Write
 
 ADAPTER = {"adapter": "service:Api"}
 
@@ -170,3 +175,43 @@ def test_error_survives_pickling() -> None:
     error = ConfigError.of(["a", "b"])
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.problems) == ("a\nb", ["a", "b"])
+
+
+def test_exception_classes_are_named_as_text(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write("class Busy(Exception):\n    pass\n", name="shop_errors.py")
+    path = write(
+        """
+        adapter = "shop:Shop"
+        retry = { retry_on = ["ConnectionError", "WorkerCrashedError", "shop_errors:Busy"] }
+        breaker = { failure_on = "snakepit.errors.WorkerCrashedError" }
+        """
+    )
+    pool = load_config(path).pool()
+    assert "shop_errors" not in sys.modules
+    policy = pool.to_options()["retry"]
+    names = [known.__name__ for known in policy.retry_on]
+    assert names == ["ConnectionError", "WorkerCrashedError", "Busy"]
+    assert policy.retries(ConnectionResetError()) and not policy.retries(OSError())
+    assert policy.retries(sys.modules.pop("shop_errors").Busy())
+    assert isinstance(pool.to_options()["breaker"], snakepit.CircuitBreaker)
+    monkeypatch.setenv("SNAKEPIT_RETRY", '{ retry_on = "TimeoutError" }')
+    assert load_config(path).pool().to_options()["retry"].retry_on == (TimeoutError,)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no_such_module:Busy", "cannot be imported: ModuleNotFoundError: No module named"),
+        ("json:JSONDecodeErr", "'json' has no 'JSONDecodeErr'; did you mean 'JSONDecodeError'?"),
+        ("json:dumps", "is not an exception class but of type function"),
+        ("snakepit.errors:TaskTimeoutError", "retry_on cannot hold TaskTimeoutError"),
+    ],
+)
+def test_a_class_of_a_module_is_looked_at_when_the_pool_is_made(name: str, problem: str) -> None:
+    pool = validate_pool_config({**ADAPTER, "retry": {"retry_on": [name]}})
+    with pytest.raises(ConfigError, match=re.escape(problem)) as caught:
+        pool.to_options()
+    assert caught.value.problems[0].startswith("pool 'default': retry: retry_on")

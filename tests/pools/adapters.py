@@ -135,6 +135,10 @@ class Hooked(snakepit.Adapter):
             dawdle()
         return word.upper() * times
 
+    @tool
+    def whisper(self, word: str, times: int = 1, /) -> str:
+        return word.lower() * times
+
 
 class Typed(snakepit.Adapter):
     """Tools of every kind of signature."""
@@ -150,6 +154,18 @@ class Typed(snakepit.Adapter):
     @tool
     def mutable(self, a: int, b: list[int] = [], c: int = 3) -> list[Any]:  # noqa: B006
         return [a, b, c]
+
+    @tool
+    def by_place(self, a: int, b: list[int] = [], /, c: int = 3) -> list[Any]:  # noqa: B006
+        return [a, b, c]
+
+    @tool
+    def by_place_and_name(self, a: int, /, *, flag: bool = False, **more: Any) -> list[Any]:
+        return [a, flag, more]
+
+    @tool(streaming=True)
+    def stream_by_place(self, last: int, /, *, first: int = 1) -> Iterator[int]:
+        yield from range(first, last + 1)
 
     @tool
     def union(self, value: int | str | None) -> Any:

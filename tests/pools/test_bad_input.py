@@ -205,7 +205,9 @@ def test_adapter_that_is_not_thread_safe_is_reported_where_threads_share_it(
 # Sessions and their variables
 
 
-def test_session_that_expired_is_another_one_then(pool: snakepit.Pool) -> None:
+def test_session_that_expired_is_another_one_then(
+    pool: snakepit.Pool, caplog: pytest.LogCaptureFixture
+) -> None:
     session = pool.session_store.create_session("a", ttl=60)
     session.register_variable("total", "integer", 1)
     assert pool.execute("read", {"name": "total"}, session="a") == 1
@@ -214,8 +216,12 @@ def test_session_that_expired_is_another_one_then(pool: snakepit.Pool) -> None:
         session.get_variable("total")
     # As the sweep does: until then, for seconds, a worker may know what it has read.
     pool.session_store.cleanup_expired_sessions()
+    assert not pool.session_store.session_exists("a")
+    caplog.set_level("INFO", "snakepit")
     with pytest.raises(errors.VariableNotFoundError, match="'a' has no variable 'total'"):
         pool.execute("read", {"name": "total"}, session="a")
+    assert any("session 'a' begins anew" in message for message in caplog.messages)
+    assert pool.session_store.session_exists("a")
     assert pool.execute("session_id", session="a") == "a"
 
 

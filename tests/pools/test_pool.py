@@ -7,6 +7,8 @@ import math
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import snakepit
 from snakepit.errors import (
     PoolShutdownError,
+    TaskStoppedError,
     TaskTimeoutError,
     ToolArgumentError,
     ToolNotFoundError,
@@ -61,6 +64,24 @@ def test_every_way_of_giving_arguments_reaches_the_tool(new_pool: NewPool, profi
     assert pool.execute("gaps", {"c": 9, "a": 1}) == [1, 2, 9]
     assert pool.execute("mutable", {"c": 9, "a": 1}) == [1, [], 9]
     assert pool.execute("anything", {"x": 1, "args": 2}) == {"x": 1, "args": 2}
+
+
+def test_positional_only_parameters_are_given_by_name(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile, Typed, thread_safety=None)
+    assert pool.execute("by_place", {"a": 1}) == [1, [], 3]
+    assert pool.execute("by_place", {"c": 9, "b": [2], "a": 1}) == [1, [2], 9]
+    assert pool.execute("by_place", {"c": 9, "a": 1}) == [1, [], 9]
+    assert pool.execute("by_place", MappingProxyType({"b": [2], "a": 1})) == [1, [2], 3]
+    assert pool.execute("by_place_and_name", {"b": 2, "a": 1}) == [1, False, {"b": 2}]
+    assert pool.execute("by_place_and_name", {"flag": True, "a": 1}) == [1, True, {}]
+    assert list(pool.stream("stream_by_place", {"last": 3})) == [1, 2, 3]
+    assert list(pool.map("by_place", [{"a": n, "c": n} for n in range(3)])) == [
+        [n, [], n] for n in range(3)
+    ]
+    with pytest.raises(ToolArgumentError, match="'a' is missing; it takes a: int, b: list"):
+        pool.execute("by_place", {"c": 1})
+    hooked = new_pool(profile, Hooked, thread_safety=None)
+    assert hooked.execute("whisper", {"word": " HEY ", "times": 2})["response"] == "heyhey"
 
 
 def test_bad_calls_take_no_worker(new_pool: NewPool, profile: str) -> None:
@@ -317,6 +338,69 @@ def test_a_stopped_pool_takes_no_calls(new_pool: NewPool, profile: str, gates: G
     assert held.result(0) == 5
     with pytest.raises(PoolShutdownError):
         pool.start()
+
+
+@pytest.mark.parametrize("way", ["terminate_workers", "kill_workers"])
+def test_workers_are_ended_by_force(
+    new_pool: NewPool, profile: str, gates: Gates, way: str
+) -> None:
+    pool = new_pool(profile, **one_worker(profile))
+    started, release = gates("started"), gates("release")
+    held = pool.submit("hold", {"started": started, "release": release})
+    started.wait()
+    queued = pool.submit("pid")
+    getattr(pool, way)()
+    assert isinstance(held.exception(LONG), TaskStoppedError | WorkerCrashedError)
+    assert queued.cancelled()
+    with pytest.raises(PoolShutdownError):
+        pool.execute("pid")
+    with pytest.raises(PoolShutdownError):
+        pool.start()
+
+
+def test_a_pool_shows_where_its_workers_are(new_pool: NewPool, profile: str, gates: Gates) -> None:
+    pool = new_pool(profile, name="shown", **one_worker(profile))
+    assert pool.dump().workers == () and pool.worker_pids() == []
+    started, release = gates("started"), gates("release")
+    held = pool.submit("hold", {"started": started, "release": release})
+    started.wait()
+
+    def functions() -> list[str]:
+        (worker,) = pool.dump(timeout=LONG).workers
+        return [frame.function for frame in worker.stack]
+
+    wait_until(lambda: "Gate.wait" in functions(), "the tool to wait")
+    report = pool.dump(timeout=LONG)
+    (worker,) = report.workers
+    assert report.name == "shown" and "Counter.hold" in functions()
+    assert worker.task is not None
+    assert worker.task.function == "tests.pools.adapters.Counter.hold"
+    assert pool.dump(stacks=False).workers[0].stack == ()
+    assert pool.worker_pids() == ([] if profile == "local" else [worker.pid])
+    assert pool.stats().busy == 1
+    release.open()
+    held.result(LONG)
+
+
+def test_waiting_for_workers_takes_text(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile)
+    pool.await_ready(f"{LONG:g}s")
+    assert pool.stats().ready == 2
+    with pytest.raises(ValueError, match="timeout"):
+        pool.await_ready("soon")
+
+
+def test_a_pool_tells_the_life_of_its_workers(new_pool: NewPool, profile: str) -> None:
+    pool = new_pool(profile, name="told", **one_worker(profile))
+    assert pool.execute("echo", {"value": 1}) == 1
+    if profile == "process":
+        pool.recycle_worker(timeout=LONG)
+    lifecycle = pool.lifecycle_stats()
+    assert (lifecycle.pool, lifecycle.size) == ("told", 1)
+    pids = [] if profile == "local" else pool.worker_pids()
+    assert [worker.pid for worker in lifecycle.workers] == pids
+    assert lifecycle.recycled["manual"] == len(pids)
+    assert asdict(pool.stats()).items() <= pool.get_stats().items()
 
 
 def test_an_adapter_is_named_as_text_too(new_pool: NewPool) -> None:

@@ -26,6 +26,7 @@ from snakepit.errors import (
     SessionQuotaError,
     SessionStoreClosedError,
 )
+from snakepit.sessions.tombstones import MOST_TOMBSTONES
 from tests.support import LONG, wait_until
 
 from .conftest import MakeStore
@@ -198,6 +199,73 @@ def test_session_expires_after_its_time_to_live(store: snakepit.SessionStore, cl
             use()
     assert store.delete_session("alice") is False
     assert store.create_session("alice") is not session
+
+
+def test_session_that_expired_is_told_from_one_that_never_was(
+    store: snakepit.SessionStore, clock: Clock
+) -> None:
+    session = store.create_session("alice", ttl=10)
+    clock.now += 11
+    for use in (lambda: store.get_session("alice"), lambda: session.metadata):
+        with pytest.raises(SessionNotFoundError, match="'alice': it has expired: ") as caught:
+            use()
+        assert caught.value.details == {"session": "alice", "expired": True}
+    store.cleanup_expired_sessions()
+    clock.now += 2.5
+    removed = r"'alice': one has expired \(not used for 10 s, .* removed 2\.5 s ago\)"
+    for use in (lambda: store.get_session("alice"), lambda: session.metadata):
+        with pytest.raises(SessionNotFoundError, match=removed) as caught:
+            use()
+        assert caught.value.details == {"session": "alice", "expired": True}
+    store.create_session("bob", ttl=10)
+    store.delete_session("bob")
+    with pytest.raises(SessionNotFoundError, match="never made, was deleted") as caught:
+        store.get_session("bob")
+    assert caught.value.details == {"session": "bob"}
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_log_tells_when_a_session_that_expired_begins_anew(
+    store: snakepit.SessionStore, clock: Clock, caplog: pytest.LogCaptureFixture, swept: bool
+) -> None:
+    caplog.set_level("INFO", "snakepit")
+    store.ensure_session("alice", ttl=10).store_program("p", 1)
+    clock.now += 11
+    if swept:
+        store.cleanup_expired_sessions()
+        clock.now += 1
+    assert store.ensure_session("alice").list_programs() == []
+    store.ensure_session("alice")
+    store.delete_session("alice")
+    store.ensure_session("alice")
+    assert caplog.messages == [
+        "session 'alice' begins anew: the one before has expired (not used for 10 s, its time to "
+        f"live; removed {float(swept)} s ago)"
+    ]
+
+
+def test_only_the_last_that_expired_are_remembered(make_store: MakeStore, clock: Clock) -> None:
+    store = make_store()
+    for number in range(MOST_TOMBSTONES + 1):
+        store.create_session(f"s{number}", ttl=10)
+    clock.now += 10
+    assert store.cleanup_expired_sessions() == MOST_TOMBSTONES + 1
+    assert len(store._tombstones) == MOST_TOMBSTONES
+    for name, words in (
+        ("s0", "never made"),
+        ("s1", "one has"),
+        (f"s{MOST_TOMBSTONES}", "one has"),
+    ):
+        with pytest.raises(SessionNotFoundError, match=words):
+            store.get_session(name)
+    # One that expires again is not the oldest any more.
+    store.create_session("s1", ttl=10)
+    store.create_session("new", ttl=10)
+    clock.now += 10
+    store.cleanup_expired_sessions()
+    for name, words in (("s2", "never made"), ("s1", "one has"), ("new", "one has")):
+        with pytest.raises(SessionNotFoundError, match=words):
+            store.get_session(name)
 
 
 def test_fetching_and_using_a_session_begins_its_time_anew(
