@@ -159,9 +159,11 @@ class Bench:
     def large(self) -> None:
         """Arrays whose memory goes back to the system when they are released."""
         array = np.full(5 << 20, 5, np.uint8)
-        for _ in range(5):
-            self.submit(work.double, array, expected=array * 2)
-        for call in self.calls[-5:]:
+        self.submit(work.double, array, expected=array * 2)
+        # The worker releases what no answer takes over.
+        for _ in range(6):
+            self.submit(work.length, array, expected=len(array))
+        for call in self.calls[-7:]:
             call.future.exception(PATIENCE)
 
     def crowded(self) -> None:
@@ -452,7 +454,7 @@ def run_apart(point: str, kills: int, seed: int) -> tuple[bool, str]:
     said = []
     left, block = kills, 0
     while left > 0:
-        small = point in ("arena.emptying", "arena.emptied")
+        small = point in ("arena.emptying", "arena.emptied", "arena.waiting")
         now = min(left, kills_at_once(point))
         command = [sys.executable, "-m", "tests.faults.protocol", "--here", point]
         command += ["--kills", str(now), "--seed", str(seed + block)]

@@ -78,6 +78,11 @@ def double(index: int, array: Any) -> Any:
     return array * 2
 
 
+def length(index: int, array: Any) -> int:
+    note(index)
+    return len(array)
+
+
 def make(index: int, size: int, value: int) -> Any:
     """Return a new array of `size` bytes."""
     note(index)
