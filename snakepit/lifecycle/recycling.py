@@ -254,7 +254,7 @@ class Recycler:
         )
 
     def ready(self, worker: Worker) -> None:
-        """A worker is ready: a spare, for whoever is due; or one that is due by now, for a spare."""
+        """A worker is ready: a spare for who is due, or one that is due by now, for a spare."""
         if self._roster.held(worker.lane):
             for other in list(self._supervisor.workers.values()):
                 if other is not worker:
