@@ -6,10 +6,13 @@ import contextlib
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import repeat
+from pathlib import Path
 
 import snakepit
 from benches.reliability_recycling import paced, quantile
@@ -65,35 +68,65 @@ def measure_replacement() -> int:
 
 
 def measure_neighbours() -> int:
-    """Print p99 of the calls of one worker, with the other killed every half second and without."""
-    found: dict[str, list[float]] = {"without": [], "with": []}
+    """Print what a worker's calls take with the other killed every half second, and without.
+
+    A replacement has to boot, on processors that the calls need too. So the bar is against rounds
+    in which nobody is killed and a stranger computes as much as a replacement does, as often.
+    """
+    found: dict[str, list[list[float]]] = {"without": [], "with": [], "stranger": []}
     kills = lost = 0
+    cost = 0.0
     for _ in range(PAIRS):
-        for kind, times in found.items():
+        for kind, rounds in found.items():
             with snakepit.Executor(2) as executor:
                 executor.wait_ready()
                 steady = SteadyCaller(executor)
                 steady.call(1.0)
-                enough = threading.Event()
-                killer = threading.Thread(target=steady.kill_others, args=(enough,))
+                beside: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
                 if kind == "with":
-                    killer.start()
-                try:
-                    took = steady.call(SECONDS)
-                finally:
-                    enough.set()
-                if kind == "with":
-                    killer.join()
-            times.append(quantile(took, 0.99))
+                    beside = steady.killing_others()
+                elif kind == "stranger":
+                    beside = stranger(cost)
+                with beside:
+                    rounds.append(steady.call(SECONDS))
             kills, lost = kills + steady.kills, lost + steady.lost
-    p99 = {kind: statistics.median(times) for kind, times in found.items()}
-    ratio = p99["with"] / p99["without"]
+            cost = max(cost, statistics.median(steady.costs or [0.0]))
+    half, most = (
+        {
+            kind: statistics.median(quantile(took, q) for took in each)
+            for kind, each in found.items()
+        }
+        for q in (0.5, 0.99)
+    )
+    ratio = most["with"] / most["stranger"]
     print(
-        f"{kills} times the other worker was killed: p99 of this one's calls "
-        f"{p99['with']:.0f} us, without {p99['without']:.0f} us, ratio {ratio:.2f} "
-        f"(bar: {NEIGHBOURS_BAR}); {lost} calls met a killed worker"
+        f"{kills} times the other worker was killed, and another booted in {cost * 1000:.1f} ms of "
+        f"CPU: this one's calls took p50 {half['with']:.0f} us, p99 {most['with']:.0f} us; with "
+        f"a stranger that computes as much {half['stranger']:.0f}, {most['stranger']:.0f} us; "
+        f"undisturbed {half['without']:.0f}, {most['without']:.0f} us: p99 {ratio:.2f} times that "
+        f"beside the stranger (bar: {NEIGHBOURS_BAR}), "
+        f"{most['with'] / most['without']:.2f} times undisturbed; {lost} calls met a killed worker"
     )
     return int(ratio > NEIGHBOURS_BAR)
+
+
+@contextlib.contextmanager
+def stranger(seconds: float) -> Iterator[None]:
+    """Have a process compute for so long every `KILL_EVERY` seconds."""
+    program = f"""
+import time
+while True:
+    time.sleep({KILL_EVERY})
+    began = time.process_time()
+    while time.process_time() - began < {seconds}:
+        pass
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 class SteadyCaller:
@@ -103,6 +136,7 @@ class SteadyCaller:
         self.executor = executor
         self.kills = 0
         self.lost = 0  # calls that met a killed worker after all
+        self.costs: list[float] = []  # CPU seconds of each worker that was killed
         self._pid = 0  # of the worker that served last
 
     def call(self, seconds: float) -> list[float]:
@@ -119,14 +153,29 @@ class SteadyCaller:
             took.append((clock() - before) * 1e6)
         return took
 
-    def kill_others(self, enough: threading.Event) -> None:
+    @contextlib.contextmanager
+    def killing_others(self) -> Iterator[None]:
         """Kill whoever does not serve, every now and then."""
-        while not enough.wait(KILL_EVERY):
-            for pid in self.executor.worker_pids():
-                if pid != self._pid:
-                    with contextlib.suppress(ProcessLookupError, ValueError):
-                        kill_worker(self.executor, pid)
-                        self.kills += 1
+        enough = threading.Event()
+
+        def kill() -> None:
+            while not enough.wait(KILL_EVERY):
+                for pid in self.executor.worker_pids():
+                    if pid != self._pid:
+                        with contextlib.suppress(OSError, ValueError):
+                            # In nanoseconds; what psutil reads counts in hundredths of a second.
+                            used, _, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+                            kill_worker(self.executor, pid)
+                            self.kills += 1
+                            self.costs.append(int(used) / 1e9)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            yield
+        finally:
+            enough.set()
+            killer.join()
 
 
 def measure_capacity() -> int:
