@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from snakepit.worker.context import current_pool as current_pool
     from snakepit.worker.context import current_session as current_session
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # Loaded when first used: `import snakepit` itself costs next to nothing, and a worker loads only
 # what it needs.
