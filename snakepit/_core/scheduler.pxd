@@ -16,5 +16,6 @@ cdef class Scheduler(Settlement):
     cdef uint64_t n_submitted, n_cancelled, next_number
 
     cpdef submit(self, Task task, Published definition, function, tuple args, dict kwargs)
+    cpdef set_terms(self, Task task, timeout, int priority, session, int affinity=*, session_name=*)
     cpdef set_limits(self, Task task, uint64_t timeout_ns, uint64_t patience_ns)
     cdef int enter(self, Task task, bint from_worker=*) except -1

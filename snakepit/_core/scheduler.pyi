@@ -27,6 +27,10 @@ class Scheduler(Settlement):
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        priority: int = 1,
+        session: int = 0,
+        affinity: int = 0,
+        session_name: str | None = None,
     ) -> bool: ...
     def submit(
         self,

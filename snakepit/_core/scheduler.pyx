@@ -43,12 +43,17 @@ cdef class Scheduler(Settlement):
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
-    def submit_known(self, Task task, context, function, tuple args, dict kwargs) -> bool:
-        """Queue a call of a function that `known` has a number for; False, and nothing done, when it has none."""
+    def submit_known(self, Task task, context, function, tuple args, dict kwargs, int priority=1, session=0,
+                     int affinity=0, session_name=None) -> bool:
+        """Queue a call of a function that `known` has a number for; False, and nothing done, when it has none.
+
+        The last four as for `set_terms`.
+        """
         definition = self.known.get(function)
         if definition is None:
             return False
         task.context = context
+        self.set_terms(task, None, priority, session, affinity, session_name)
         self.submit(task, definition, function, args, kwargs)
         return True
 
@@ -159,7 +164,7 @@ cdef class Scheduler(Settlement):
             task.epoch = definition.epoch
         self.enter(task, True)
 
-    def set_terms(self, Task task, timeout, int priority, session, int affinity=0, session_name=None):
+    cpdef set_terms(self, Task task, timeout, int priority, session, int affinity=0, session_name=None):
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0, how close it keeps.
 
         `affinity`: 0 a hint, 1 strict, 2 strict and not waiting, 3 strict, also of one that is about to leave; then `session_name` is for messages.

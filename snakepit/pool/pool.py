@@ -159,7 +159,13 @@ class ProcessPool(ProcessLife):
             return self._submit_guarded(terms, function, CALL, args, kwargs)
         future: Future[Any] = Future()
         try:
-            if terms is None and self.scheduler.submit_known(future, self, function, args, kwargs):
+            if terms is None:
+                if self.scheduler.submit_known(future, self, function, args, kwargs):
+                    return future
+            elif terms.plain and self.scheduler.submit_known(
+                future, self, function, args, kwargs,
+                terms.priority, terms.session, terms.affinity, terms.session_name,
+            ):  # fmt: skip
                 return future
             future.context = self
             if function is None:

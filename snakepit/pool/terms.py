@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 import zlib
@@ -70,10 +71,16 @@ class Terms:
     max_bytes: int = MAX_BYTES
     queue_timeout: float | None = None  # seconds that it may wait for a worker
 
-    @property
+    @functools.cached_property
     def guarded(self) -> bool:
         """Whether a call may take several attempts, or be refused."""
         return self.retry is not None or self.breaker is not None or self.idempotent
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether the terms say no more than which worker takes a call, and when."""
+        limited = self.timeout is not None or self.queue_timeout is not None
+        return not (limited or self.cancel_running or self.guarded)
 
     @property
     def by_call(self) -> bool:
