@@ -22,7 +22,7 @@ from snakepit._core.layout cimport (
     claim_lane, claim_state,
 )
 from snakepit._core.memory cimport map_private, unmap_private
-from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_skip_dead
+from snakepit._core.queue cimport NO_SLOT, PendingList, ring_queued, ring_skip_dead
 from snakepit._core.task cimport STRICT_FAIL_FAST, Task
 
 cdef enum:
@@ -398,10 +398,12 @@ cdef class Bindings:
         cdef uint64_t total = self.length
         cdef uint32_t lane
         cdef int priority
+        cdef Ring *ring
         for lane in range(self.control.n_lanes):
             if load32(&self.control.lanes[lane].owed):
                 for priority in range(PRIORITIES):
-                    total += ring_length(&self.control.lanes[lane].bound[priority])
+                    ring = &self.control.lanes[lane].bound[priority]
+                    total += ring_queued(ring, self.control.cells(ring), self.control.slots)
         return total
 
     # -- the chain of waiters ----------------------------------------------------------------------------------------------

@@ -136,19 +136,6 @@ cdef class Claimant:
         if searched:
             clear_bit(header.searching, self.index)
             self.searching = False
-        # Offered to us while we took other work: somebody else must come for it.
-        if load64(&self.me.private.head) < load64(&self.me.private.tail):
-            self.wake_another()
-        elif self.slept or searched:
-            # The owner may have left more than this task to us because we dozed (`Placement.wake_lanes`), or the owner or
-            # another lane because we searched. Now that we are busy, perhaps for long and perhaps with what was for us
-            # alone, what is left is for another, who passes it on in the same way.
-            self.slept = False
-            fence()
-            if (self.control.has_shared()
-                    and lowest_bit(header.searching, self.control.n_lanes) >= self.control.n_lanes
-                    and lowest_bit(header.drowsy, self.control.n_lanes) >= self.control.n_lanes):
-                self.wake_another()
         self.generation = claim_generation(load64(&slot.claim))
         self.started_ns = now_ns()
         if self.idle_since_ns:
@@ -162,6 +149,20 @@ cdef class Claimant:
         self.me.started_ns = self.started_ns
         store64(&self.me.claimed, <uint64_t>self.slot + 1)
         point(LANE_NOTED)
+        # Pairs with the fence of who offers us a task: it sees that we have one, or we see the other.
+        fence()
+        if load64(&self.me.private.head) < load64(&self.me.private.tail):
+            # Offered to us while we took other work: somebody else must come for it.
+            self.wake_another()
+        elif self.slept or searched:
+            # The owner may have left more than this task to us because we dozed (`Placement.wake_lanes`), or the owner or
+            # another lane because we searched. Now that we are busy, perhaps for long and perhaps with what was for us
+            # alone, what is left is for another, who passes it on in the same way.
+            self.slept = False
+            if (self.control.has_shared()
+                    and lowest_bit(header.searching, self.control.n_lanes) >= self.control.n_lanes
+                    and lowest_bit(header.drowsy, self.control.n_lanes) >= self.control.n_lanes):
+                self.wake_another()
 
     cdef void wake_another(self) noexcept nogil:
         """Have a sleeping lane look for work, if there is one."""

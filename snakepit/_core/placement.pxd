@@ -35,6 +35,7 @@ cdef class Placement(Completions):
 
     cdef int admit(self, Task task) noexcept
     cdef bint place(self, Task task) noexcept
+    cdef bint is_free(self, uint32_t index) noexcept nogil
     cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil
     cdef void wake_lanes(self) noexcept nogil
     cdef void refill(self) noexcept

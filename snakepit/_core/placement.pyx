@@ -20,7 +20,7 @@ from snakepit._core.completions cimport Completions
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.layout cimport (
-    FILLING, FREE, LANE_READY, NOBODY, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_word,
+    FILLING, FREE, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_word,
     claim_generation, claim_lane, claim_state, claim_word,
 )
 from snakepit._core.memory cimport map_private, unmap_private
@@ -147,18 +147,33 @@ cdef class Placement(Completions):
         point(PLACE_PUSHED)
         return True
 
+    cdef bint is_free(self, uint32_t index) noexcept nogil:
+        """Whether the lane has no task and will look for one."""
+        cdef Header *header = self.control.header
+        cdef Lane *lane = &self.control.lanes[index]
+        if test_bit(header.running, index):
+            # Between two tasks, too: it comes round to its private ring first. A caller who waits for each call has the
+            # answer before the lane says that it is idle.
+            return load64(&lane.claimed) == 0 and load32(&lane.retire) == ORDER_SERVE
+        return test_bit(header.searching, index) or test_bit(header.sleeping, index)
+
     cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil:
-        """Offer the task to the idle lane that last ran its session; False when that lane is busy or unknown."""
+        """Offer the task to the lane that last ran its session, or to a free one of the same worker; False: none is free."""
         cdef Header *header = self.control.header
         cdef uint32_t at = <uint32_t>(task.session % AFFINITY)
         cdef uint32_t index = self.lane_of[at]
+        cdef uint32_t i, first
         cdef Lane *lane
         if self.session_of[at] != task.session or index >= self.control.n_lanes:
             return False
-        if test_bit(header.running, index):
-            return False
-        if not test_bit(header.searching, index) and not test_bit(header.sleeping, index):
-            return False
+        if not self.is_free(index):
+            first = index - index % header.threads
+            for i in range(first, first + header.threads):
+                if self.is_free(i):
+                    index = i
+                    break
+            else:
+                return False
         lane = &self.control.lanes[index]
         if not ring_push(&lane.private, self.control.cells(&lane.private), cell):
             return False
@@ -168,9 +183,9 @@ cdef class Placement(Completions):
             set_bit(header.searching, index)
             store32(&lane.wake, 1)
             wake(&lane.wake, 1)
-        # The lane may have taken other work meanwhile; then the shared ring gets the task too, and the first claim
-        # wins.
-        return not test_bit(header.running, index)
+        # The lane may have taken other work meanwhile; then the shared ring gets the task too, and the first claim wins.
+        # If it is about to, it sees the offer when it has noted that (`Claimant.note_claim`), and has another come.
+        return not (test_bit(header.running, index) and load64(&lane.claimed))
 
     cdef void wake_lanes(self) noexcept nogil:
         """Wake as many sleeping lanes as there are queued tasks that no searching lane will take."""

@@ -71,6 +71,18 @@ cdef inline uint64_t ring_length(Ring *ring) noexcept nogil:
     return tail - head if tail > head else 0
 
 
+cdef inline uint64_t ring_queued(Ring *ring, uint64_t *cells, Slot *slots) noexcept nogil:
+    """How many of a ring's cells stand for tasks that wait: a cancelled one leaves its cell behind."""
+    cdef uint64_t at = load64(&ring.head)
+    cdef uint64_t tail = load64(&ring.tail)
+    cdef uint64_t cell, count = 0
+    while at < tail:
+        cell = load64(&cells[at & ring.mask])
+        count += load64(&slots[cell_slot(cell)].claim) == claim_word(cell_generation(cell), NOBODY, QUEUED)
+        at += 1
+    return count
+
+
 cdef class PendingList:
     """First-in-first-out lists of tasks, one a priority, linked through the tasks; each listed task is kept alive.
 

@@ -19,7 +19,7 @@ from snakepit._core.counters cimport count_bits
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport CALL, FREE, IN_SEGMENT, KEPT, PRIORITIES, Header, claim_state
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
-from snakepit._core.queue cimport ring_length
+from snakepit._core.queue cimport ring_queued
 from snakepit._core.settlement cimport Settlement
 from snakepit._core.task cimport Task, deadline_after, refuse_in_child
 
@@ -312,7 +312,7 @@ cdef class Scheduler(Settlement):
         cdef uint32_t i, free_mail = 0
         cdef uint64_t pending = self.pending.length
         for i in range(PRIORITIES):
-            queued += ring_length(&header.queues[i])
+            queued += ring_queued(&header.queues[i], self.control.cells(&header.queues[i]), self.control.slots)
         for i in range(self.control.n_slots, self.control.n_slots + self.control.n_mail):
             free_mail += claim_state(load64(&self.control.slots[i].claim)) == FREE
         if self.bindings is not None:
