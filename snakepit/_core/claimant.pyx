@@ -79,7 +79,7 @@ cdef class Claimant:
                 found = EXAMINE
                 break
         if found == RETIRE:
-            self.put_down()
+            self.depart()
         return found
 
     cdef uint32_t find(self) noexcept nogil:
@@ -112,11 +112,11 @@ cdef class Claimant:
         return NO_SLOT
 
     cdef uint32_t steal(self) noexcept nogil:
-        """Claim what was offered to a lane that is busy by now."""
+        """Claim what was offered to a lane that is busy by now, or gone."""
         cdef uint32_t lane, found
         cdef Ring *ring
         for lane in range(self.control.n_lanes):
-            if lane == self.index or not test_bit(self.control.header.running, lane):
+            if lane == self.index or not self.control.is_away(lane):
                 continue
             ring = &self.control.lanes[lane].private
             if load64(&ring.head) < load64(&ring.tail):
@@ -186,6 +186,15 @@ cdef class Claimant:
         self.searching = False
         self.running = False
 
+    cdef void depart(self) noexcept nogil:
+        """Claim nothing for good."""
+        self.put_down()
+        store32(&self.me.state, LANE_RETIRING)
+        # Pairs with the fence of who offers us a task: it sees that we have left, or we see that it lies here.
+        fence()
+        if load64(&self.me.private.head) < load64(&self.me.private.tail):
+            self.wake_another()
+
     cdef uint32_t obey(self) noexcept nogil:
         """Do as told by `retire`: NO_SLOT to go on serving, RETIRE or SIGNALLED."""
         cdef uint32_t order
@@ -254,8 +263,7 @@ cdef class Claimant:
         cdef bint handed
         with nogil:
             handed = self.hand_over()
-            self.put_down()
-        store32(&self.me.state, LANE_RETIRING)
+            self.depart()
         return handed
 
     # -- waiting -------------------------------------------------------------------------------------------------------

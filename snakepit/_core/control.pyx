@@ -10,8 +10,8 @@ from libc.string cimport memcpy
 from snakepit._core.atomics cimport load32, load64, now_ns
 from snakepit._core.counters cimport test_bit
 from snakepit._core.layout cimport (
-    BOUND_CELLS, LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, NAME_BYTES, PRIORITIES, PRIVATE_CELLS, Definition, Header,
-    Lane, Ring, Slot, StackPage,
+    BOUND_CELLS, LANE_RETIRING, LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, NAME_BYTES, PRIORITIES, PRIVATE_CELLS,
+    Definition, Header, Lane, Ring, Slot, StackPage,
 )
 from snakepit._core.memory cimport Mapping
 
@@ -108,11 +108,15 @@ cdef class Control:
                 return True
         return False
 
+    cdef bint is_away(self, uint32_t lane) noexcept nogil:
+        """Whether a lane has something to do, or claims nothing any more."""
+        return test_bit(self.header.running, lane) or load32(&self.lanes[lane].state) == LANE_RETIRING
+
     cdef bint has_stranded(self, uint32_t lane) noexcept nogil:
-        """Whether another lane is busy while its private ring holds a task."""
+        """Whether another lane is busy or gone while its private ring holds a task."""
         cdef uint32_t other
         for other in range(self.n_lanes):
-            if other != lane and test_bit(self.header.running, other):
+            if other != lane and self.is_away(other):
                 if load64(&self.lanes[other].private.head) < load64(&self.lanes[other].private.tail):
                     return True
         return False

@@ -76,7 +76,6 @@ cdef class WorkerLane(Claimant):
                 self.be_examined()
                 continue
             if found == RETIRE:
-                store32(&self.me.state, LANE_RETIRING)
                 point(WORKER_RETIRING)
                 return None
             self.slot = found
@@ -85,16 +84,19 @@ cdef class WorkerLane(Claimant):
 
     cdef int be_examined(self) except -1:
         """Look at the worker's health. That may take time: like one that runs a task, the lane is not counted on."""
-        store32(&self.me.examine, 0)
         with nogil:
             self.put_down()
             set_bit(self.control.header.running, self.index)
             self.running = True
             fence()
-            if self.control.has_shared():
+            if self.control.has_shared() or load64(&self.me.private.head) < load64(&self.me.private.tail):
                 self.wake_another()         # What came while we were counted as one that searches.
-        if self.examiner is not None:
-            self.examiner()
+        try:
+            if self.examiner is not None:
+                self.examiner()
+        finally:
+            # Not before: until then the word says that this lane is busy, though it has no task.
+            store32(&self.me.examine, 0)
         self.me.heartbeat_ns = now_ns()
         return 0
 

@@ -3,6 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from snakepit._core.bindings cimport Bindings
 from snakepit._core.completions cimport Completions
+from snakepit._core.layout cimport Lane
 from snakepit._core.mutex cimport pthread_mutex_t
 from snakepit._core.queue cimport PendingList
 from snakepit._core.task cimport Task
@@ -35,6 +36,7 @@ cdef class Placement(Completions):
 
     cdef int admit(self, Task task) noexcept
     cdef bint place(self, Task task) noexcept
+    cdef bint is_engaged(self, Lane *lane) noexcept nogil
     cdef bint is_free(self, uint32_t index) noexcept nogil
     cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil
     cdef void wake_lanes(self) noexcept nogil

@@ -147,6 +147,10 @@ cdef class Placement(Completions):
         point(PLACE_PUSHED)
         return True
 
+    cdef bint is_engaged(self, Lane *lane) noexcept nogil:
+        """Whether a lane whose bit says that it runs has a task, or has its worker's health looked at."""
+        return load64(&lane.claimed) != 0 or load32(&lane.examine) != 0
+
     cdef bint is_free(self, uint32_t index) noexcept nogil:
         """Whether the lane has no task and will look for one."""
         cdef Header *header = self.control.header
@@ -154,7 +158,7 @@ cdef class Placement(Completions):
         if test_bit(header.running, index):
             # Between two tasks, too: it comes round to its private ring first. A caller who waits for each call has the
             # answer before the lane says that it is idle.
-            return load64(&lane.claimed) == 0 and load32(&lane.retire) == ORDER_SERVE
+            return not self.is_engaged(lane)
         return test_bit(header.searching, index) or test_bit(header.sleeping, index)
 
     cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil:
@@ -183,9 +187,10 @@ cdef class Placement(Completions):
             set_bit(header.searching, index)
             store32(&lane.wake, 1)
             wake(&lane.wake, 1)
-        # The lane may have taken other work meanwhile; then the shared ring gets the task too, and the first claim wins.
-        # If it is about to, it sees the offer when it has noted that (`Claimant.note_claim`), and has another come.
-        return not (test_bit(header.running, index) and load64(&lane.claimed))
+        # The lane may have taken other work meanwhile, or be about to leave; then the shared ring gets the task too, and
+        # the first claim wins. What it does from now on, it does with the offer in sight (`note_claim`, `depart`).
+        return (load32(&lane.state) == LANE_READY and load32(&lane.retire) == ORDER_SERVE
+                and not (test_bit(header.running, index) and self.is_engaged(lane)))
 
     cdef void wake_lanes(self) noexcept nogil:
         """Wake as many sleeping lanes as there are queued tasks that no searching lane will take."""

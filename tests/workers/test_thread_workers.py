@@ -57,6 +57,34 @@ def hold_all(executor: snakepit.Executor, gate: Any, count: int, release: Gate) 
     return futures
 
 
+# Sessions
+
+
+def test_calls_of_a_session_share_its_worker(make: Make, gate: Any) -> None:
+    """Though each of its threads is one lane: a free one beside that of the last call will do."""
+    executor = make(2, 3)
+    executor.wait_ready(60)
+    view = executor.options(session="a")
+    home = view.submit(os.getpid).result(60)
+    release = gate("release")
+    held: list[Any] = []
+    engine: Any = executor._pool
+
+    def others_wait() -> bool:
+        counts = engine.scheduler.counts()
+        return bool(counts["searching"] + counts["sleeping"] == 6 - len(held))
+
+    for number in range(3):
+        wait_until(others_wait, "threads to wait for calls")
+        started = gate(f"started-{number}")
+        held.append(view.submit(common.hold_pid, started, release))
+        started.wait()
+    # Its worker is full.
+    assert view.submit(os.getpid).result(60) != home
+    release.open()
+    assert {future.result(60) for future in held} == {home}
+
+
 # Construction
 
 
