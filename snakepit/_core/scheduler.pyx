@@ -61,7 +61,7 @@ cdef class Scheduler(Settlement):
         """Encode a call into `task` and queue it.
 
         `definition`: the function's number, or None to send `function` along. Raises EncodeError, ArenaFullError,
-        PoolShutdownError, ForkedPoolError; then the task is not queued.
+        PoolShutdownError, ForkedPoolError, what a pool that gave up raises; then the task is not queued.
         """
         # Before anything is encoded: what a forked child took from the arena would be lost to its parent for good.
         refuse_in_child(self)
@@ -192,7 +192,7 @@ cdef class Scheduler(Settlement):
                 task.due_ns = task.start_by_ns
 
     cdef int enter(self, Task task, bint from_worker=False) except -1:
-        cdef bint open_
+        cdef bint open_, given_up
         cdef int verdict = AT_HOME
         cdef bint full = False
         cdef bint sooner = False
@@ -203,9 +203,11 @@ cdef class Scheduler(Settlement):
         pthread_mutex_lock(&self.mutex)
         # A task that runs while the pool closes may still need tasks of its own.
         open_ = self.open or from_worker
+        given_up = self.why_broken is not None
         # A chunk of `map` is no call that could be refused: what it has under way is bounded by its own buffer.
-        full = self.most_queued and open_ and not from_worker and task.kind == CALL and self.is_full()
-        if open_ and not full:
+        full = (self.most_queued and open_ and not given_up and not from_worker and task.kind == CALL
+                and self.is_full())
+        if open_ and not given_up and not full:
             self.n_submitted += 1
             if task.affinity:
                 verdict = self.admit(task)
@@ -215,6 +217,8 @@ cdef class Scheduler(Settlement):
                 self.armed_ns = task.due_ns
                 sooner = True
         pthread_mutex_unlock(&self.mutex)
+        if given_up:
+            raise self.why_broken()
         if not open_:
             raise PoolShutdownError.of(self.control.header.pool_name.decode("utf-8", "replace"))
         if full:
@@ -258,6 +262,16 @@ cdef class Scheduler(Settlement):
         refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         self.open = False
+        pthread_mutex_unlock(&self.mutex)
+
+    def give_up(self, why_broken) -> None:
+        """Queue nothing more, not even what tasks need: the error `why_broken()` is raised instead.
+
+        What entered before is in the queues when this returns: no call is overlooked by `withdraw_all` after it.
+        """
+        refuse_in_child(self)
+        pthread_mutex_lock(&self.mutex)
+        self.why_broken = why_broken
         pthread_mutex_unlock(&self.mutex)
 
     def withdraw_all(self) -> list:
