@@ -11,9 +11,10 @@ import pytest
 
 import snakepit
 from snakepit import errors
+from snakepit.pool.lending import Lender
 from tests.conftest import Make
 from tests.executor import tasks
-from tests.support import LONG, results, wait_until
+from tests.support import LONG, results, send_signal, wait_until
 
 from . import calls
 
@@ -188,6 +189,38 @@ def test_lent_task_whose_worker_dies_fails(make: Make) -> None:
     wait_until(lambda: found, "the tool to end")
     assert isinstance(found[0], errors.WorkerCrashedError)
     assert executor.submit(tasks.square, 3).result(LONG) == 9
+
+
+@pytest.mark.processes
+def test_worker_that_dies_before_its_wait_is_noted_is_lent_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = make(1)
+    pool: Any = executor._pool
+    leave = threading.Event()
+    linked: list[bool] = []
+    lenders: list[Lender] = []
+    note, forget = Lender.waits, pool.asks.forget
+
+    def note_late(lender: Lender, lane: int, number: int) -> None:
+        (pid,) = executor.worker_pids()
+        assert send_signal(pid)
+        wait_until(lambda: executor.worker_pids() not in ([], [pid]), "a successor")
+        note(lender, lane, number)
+        lenders.append(lender)
+
+    def forget_lent(lane: int) -> Any:
+        linked.append(lane in pool.nested._links)
+        return forget(lane)
+
+    monkeypatch.setattr(Lender, "waits", note_late)
+    monkeypatch.setattr(pool.asks, "forget", forget_lent)
+    executor.register_tool("s", "tool", lambda: leave.wait(LONG))
+    future = executor.options(session="s").submit(calls.call_tool, "tool")
+    assert isinstance(future.exception(LONG), errors.WorkerCrashedError)
+    wait_until(lambda: lenders and not lenders[0]._waits, "the wait to be forgotten")
+    assert linked == [False]  # A wait that is noted from here on is found to be a dead worker's.
+    leave.set()
 
 
 @pytest.mark.processes
