@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -172,6 +173,23 @@ def test_call_that_enters_while_a_pool_of_threads_breaks_is_refused(
         executor.submit(tasks.square, 2)
     assert pool.queue.unsettled == 0
     executor.shutdown()
+
+
+def test_pool_that_broke_is_shut_down_whatever_maps_are_left(
+    make: Make, gate: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    door = gate("start")
+    executor = make(1, initializer=tasks.fail_after, initargs=(door,))
+    asked, dropped = (executor.map(tasks.identity, range(10_000)) for _ in range(2))
+    door.open()
+    with pytest.raises(errors.PoolNotReadyError):
+        executor.wait_ready(60)
+    del dropped
+    executor.shutdown()
+    with pytest.raises(errors.PoolNotReadyError):
+        list(asked)
+    gc.collect()
+    assert not list(recwarn)
 
 
 @pytest.mark.processes
