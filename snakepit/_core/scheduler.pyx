@@ -19,7 +19,8 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport count_bits
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    CALL, FILLING, FREE, IN_SEGMENT, KEPT, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, Header, claim_state, claim_word,
+    CALL, FILLING, FREE, IN_SEGMENT, KEPT, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, Header, claim_state,
+    claim_word,
 )
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.queue cimport NO_SLOT, ring_queued
@@ -320,8 +321,8 @@ cdef class Scheduler(Settlement):
     def lend(self, Task task, uint32_t lane, bint bound) -> bool:
         """Take a task that stands in a slot, unclaimed, to have `lane`'s worker run it on top of another.
 
-        False, and nothing done, when it has started, or is a strict call of another worker's; with `bound` also when it is
-        not one of this worker's. The first call of a strict session binds it to that worker, as a claim would.
+        False, and nothing done, when it has started, or is a strict call of another worker's; with `bound` also when it
+        is not one of this worker's. The first call of a strict session binds it to that worker, as a claim would.
         """
         cdef Header *header = self.control.header
         cdef uint32_t first = lane - lane % header.threads
