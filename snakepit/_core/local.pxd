@@ -19,6 +19,7 @@ cdef class LocalQueue(Owner):
     cdef uint64_t n_submitted, n_completed, n_failed, n_cancelled, n_running, next_number
     cdef readonly Histogram latency, running_time
     cdef object on_idle, judge
+    cdef object why_broken              # makes the error of every call, once the pool has given up; under the mutex
     cdef list runners                   # the threads that run tasks
 
     cpdef bint take_back(self, Runner runner, Task task) except -1

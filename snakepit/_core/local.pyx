@@ -63,11 +63,11 @@ cdef class LocalQueue(Owner):
         self.most_queued = most_queued
 
     def submit(self, Task task, function, tuple args, dict kwargs, bint limited=False) -> bool:
-        """Queue a call. Raises PoolShutdownError, ForkedPoolError.
+        """Queue a call. Raises PoolShutdownError, ForkedPoolError, what a pool that gave up raises.
 
         `limited`: False is returned, and nothing done, when as many calls wait as may.
         """
-        cdef bint open_
+        cdef bint open_, given_up
         cdef bint full
         refuse_in_child(self)
         task.owner = self
@@ -77,13 +77,16 @@ cdef class LocalQueue(Owner):
         task.number = add64(&self.next_number, 1) + 1
         pthread_mutex_lock(&self.mutex)
         open_ = self.open
+        given_up = self.why_broken is not None
         # What a thread without a task is about to take does not wait.
         full = (limited and open_ and self.most_queued
                 and self.pending.length + self.n_running >= self.most_queued + len(self.runners))
-        if open_ and not full:
+        if open_ and not given_up and not full:
             self.pending.append(task)
             self.n_submitted += 1
         pthread_mutex_unlock(&self.mutex)
+        if given_up:
+            raise self.why_broken()
         if not open_:
             raise PoolShutdownError("cannot schedule new futures after shutdown")
         if full:
@@ -380,6 +383,13 @@ cdef class LocalQueue(Owner):
     def fail(self, Task task, error) -> None:
         """Settle a task with an error before its function returns."""
         task.settle(None, error)
+
+    def give_up(self, why_broken) -> None:
+        """Queue nothing more: the error `why_broken()` is raised instead; `withdraw_all` after it overlooks no call."""
+        refuse_in_child(self)
+        pthread_mutex_lock(&self.mutex)
+        self.why_broken = why_broken
+        pthread_mutex_unlock(&self.mutex)
 
     def withdraw_all(self) -> list:
         """Take every task that has not started out of the queue and return them; the caller settles them."""

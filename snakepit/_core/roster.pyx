@@ -84,6 +84,15 @@ cdef class Roster:
                 return True
         return False
 
+    def taking(self, uint32_t lane) -> int:
+        """How many lanes of a worker are ready and take tasks."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i, count = 0
+        for i in range(self.threads):
+            if load32(&first[i].state) == LANE_READY and load32(&first[i].retire) != ORDER_HOLD:
+                count += 1
+        return count
+
     def holds(self, uint32_t lane) -> bool:
         """Whether the worker is a spare that serves nowhere."""
         return self.held(lane) == self.threads

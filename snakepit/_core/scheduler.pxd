@@ -12,6 +12,7 @@ cdef class Scheduler(Settlement):
     cdef uint64_t armed_ns              # the earliest `due_ns` that the pool knows of, if not later than all there are;
                                         # under the mutex
     cdef object on_due                  # told of an earlier one
+    cdef object why_broken              # makes the error of every call, once the pool has given up; under the mutex
     # Statistics; changed by single atomic additions.
     cdef uint64_t n_submitted, n_cancelled, next_number
 

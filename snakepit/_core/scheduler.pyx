@@ -8,18 +8,22 @@
 The layers are one object, because one mutex guards what they know: a call leaves the list in which it stands and enters
 the next in one step, and whoever looks sees it in exactly one.
 """
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.arena cimport Arena, Segment
-from snakepit._core.atomics cimport add64, load64, now_ns
+from snakepit._core.atomics cimport add64, cas64, load32, load64, now_ns
 from snakepit._core.bindings cimport AT_HOME, WORKER_LOST
 from snakepit._core.channel cimport Channel
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport count_bits
 from snakepit._core.definitions cimport Published
-from snakepit._core.layout cimport CALL, FREE, IN_SEGMENT, KEPT, PRIORITIES, Header, claim_state
+from snakepit._core.layout cimport (
+    CALL, FILLING, FREE, IN_SEGMENT, KEPT, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, Header, claim_state,
+    claim_word,
+)
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
-from snakepit._core.queue cimport ring_queued
+from snakepit._core.queue cimport NO_SLOT, ring_queued
 from snakepit._core.settlement cimport Settlement
 from snakepit._core.task cimport Task, deadline_after, refuse_in_child
 
@@ -61,7 +65,7 @@ cdef class Scheduler(Settlement):
         """Encode a call into `task` and queue it.
 
         `definition`: the function's number, or None to send `function` along. Raises EncodeError, ArenaFullError,
-        PoolShutdownError, ForkedPoolError; then the task is not queued.
+        PoolShutdownError, ForkedPoolError, what a pool that gave up raises; then the task is not queued.
         """
         # Before anything is encoded: what a forked child took from the arena would be lost to its parent for good.
         refuse_in_child(self)
@@ -192,7 +196,7 @@ cdef class Scheduler(Settlement):
                 task.due_ns = task.start_by_ns
 
     cdef int enter(self, Task task, bint from_worker=False) except -1:
-        cdef bint open_
+        cdef bint open_, given_up
         cdef int verdict = AT_HOME
         cdef bint full = False
         cdef bint sooner = False
@@ -203,9 +207,11 @@ cdef class Scheduler(Settlement):
         pthread_mutex_lock(&self.mutex)
         # A task that runs while the pool closes may still need tasks of its own.
         open_ = self.open or from_worker
+        given_up = self.why_broken is not None
         # A chunk of `map` is no call that could be refused: what it has under way is bounded by its own buffer.
-        full = self.most_queued and open_ and not from_worker and task.kind == CALL and self.is_full()
-        if open_ and not full:
+        full = (self.most_queued and open_ and not given_up and not from_worker and task.kind == CALL
+                and self.is_full())
+        if open_ and not given_up and not full:
             self.n_submitted += 1
             if task.affinity:
                 verdict = self.admit(task)
@@ -215,6 +221,8 @@ cdef class Scheduler(Settlement):
                 self.armed_ns = task.due_ns
                 sooner = True
         pthread_mutex_unlock(&self.mutex)
+        if given_up:
+            raise self.why_broken()
         if not open_:
             raise PoolShutdownError.of(self.control.header.pool_name.decode("utf-8", "replace"))
         if full:
@@ -260,6 +268,16 @@ cdef class Scheduler(Settlement):
         self.open = False
         pthread_mutex_unlock(&self.mutex)
 
+    def give_up(self, why_broken) -> None:
+        """Queue nothing more, not even what tasks need: the error `why_broken()` is raised instead.
+
+        What entered before is in the queues when this returns: no call is overlooked by `withdraw_all` after it.
+        """
+        refuse_in_child(self)
+        pthread_mutex_lock(&self.mutex)
+        self.why_broken = why_broken
+        pthread_mutex_unlock(&self.mutex)
+
     def withdraw_all(self) -> list:
         """Take every task that has not started out of the queues and return them; the caller settles them."""
         cdef Task task, successor
@@ -299,6 +317,40 @@ cdef class Scheduler(Settlement):
     def message_of(self, Task task) -> tuple:
         """The encoded call of a task that was taken back: encoding, flags, payload or None, segment or None, length."""
         return task.encoding, task.flags, task.inline, task.segment, task.length
+
+    def lend(self, Task task, uint32_t lane, bint bound) -> bool:
+        """Take a task that stands in a slot, unclaimed, to have `lane`'s worker run it on top of another.
+
+        False, and nothing done, when it has started, or is a strict call of another worker's; with `bound` also when it
+        is not one of this worker's. The first call of a strict session binds it to that worker, as a claim would.
+        """
+        cdef Header *header = self.control.header
+        cdef uint32_t first = lane - lane % header.threads
+        cdef uint32_t i
+        cdef uint64_t word
+        cdef bint lent = False
+        refuse_in_child(self)
+        pthread_mutex_lock(&self.mutex)
+        if (task.slot != NO_SLOT and self.tasks[task.slot] == <void *>task
+                and (first < task.home <= first + header.threads or (task.home == 0 and not bound))):
+            word = claim_word(task.generation, NOBODY, QUEUED)
+            if cas64(&self.control.slots[task.slot].claim, word, claim_word(task.generation, NOBODY, FILLING)):
+                self.tasks[task.slot] = NULL
+                if task.affinity:
+                    for i in range(first, first + header.threads):
+                        if (load32(&self.control.lanes[i].state) == LANE_READY
+                                and load32(&self.control.lanes[i].retire) == ORDER_SERVE):
+                            lane = i
+                            break
+                    self.bindings.finished(task, lane)
+                self.free_slot(task.slot)
+                lent = True
+        pthread_mutex_unlock(&self.mutex)
+        if lent:
+            Py_DECREF(task)
+            self.wake_lanes()
+            self.fail_doomed()
+        return lent
 
     def loan_of(self, Task task) -> tuple:
         """What another needs to run the task: kind, function's number and epoch, session key, then its message."""

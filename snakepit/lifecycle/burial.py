@@ -59,6 +59,9 @@ class Burial:
         )
         for task in lost:
             self._step(worker, partial(self._fail, worker, task, autopsy))
+        # Before what was lent is: who finds the worker known, after it has noted a wait of it, has
+        # noted it early enough for that wait to be forgotten with the others.
+        self._step(worker, lambda: self._pool.nested.forget(worker.lane))
         for lane in worker.lanes:
             for task in self._step(worker, partial(self._pool.asks.forget, lane)) or ():
                 self._fail(worker, task, autopsy)
@@ -66,7 +69,6 @@ class Burial:
         self._step(worker, lambda: self._count(worker, served, completed, autopsy))
         for lane in worker.lanes:
             self._step(worker, partial(self._pool.affinity.lane_buried, lane))
-        self._step(worker, lambda: self._pool.nested.forget(worker.lane))
         if (streams := self._pool.streams) is not None:
             self._step(worker, lambda: streams.rings.entrust(worker.client))
         self._step(worker, lambda: release_client(worker.client))

@@ -146,7 +146,10 @@ class Recycler:
             times += [
                 worker.ends_at
                 for worker in self._supervisor.workers.values()
-                if worker.ends_at is not None and worker.due is None
+                if worker.ends_at is not None
+                and worker.due is None
+                # Of a spare, or one that is starting, `look` makes nothing yet.
+                and self._roster.serves(worker.lane)
             ]
         if self.policy.memory is not None and self._supervisor.workers:
             times.append(self._supervisor.last_look + MEMORY_INTERVAL)

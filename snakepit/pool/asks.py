@@ -95,6 +95,10 @@ class Asks:
     def _run_tool(self, lane: int, number: int, message: list[Any]) -> None:
         lender = self._lender_of_pool()
         lender.waits(lane, number)
+        if not self._pool.nested.knows(lane, number):
+            # It died meanwhile, and its burial may have forgotten its waits already.
+            lender.waits_no_more(lane, number)
+            return
         answer: Any = None
         failed = False
         try:

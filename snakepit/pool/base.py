@@ -82,5 +82,9 @@ class BasePool:
         for running in self._waiting_maps:
             if cancel_futures:
                 running.abandon()
-            else:
+                continue
+            try:
                 running.finish_reading(only_sized=only_sized)
+            except errors.PoolNotReadyError:
+                # The pool has given up: who asks the map for its results is told so.
+                continue

@@ -3,7 +3,8 @@
 A host tool may submit tasks to the pool and wait for them. While every worker waits for a host
 tool, nobody claims tasks, and host tools that wait for tasks would wait for ever. Then, and only
 then, queued tasks are taken back and sent to waiting workers by their links; each runs there on top
-of the task that waits. So a host tool may call the pool at any depth.
+of the task that waits. So a host tool may call the pool at any depth. A strict call is lent to the
+worker of its session alone, and to that one whenever it waits.
 """
 
 from __future__ import annotations
@@ -81,17 +82,12 @@ class Lender:
         return [number for number, loan in waits.items() if loan is None]
 
     def _all_wait(self) -> bool:
-        roster = self._pool.roster
-        some = False
-        for worker in range(0, self._pool.lanes, self._pool.threads):
-            idle = len(self._idle_waits(worker))
-            for lane in range(worker, worker + self._pool.threads):
-                if roster.lane_info(lane)["state"] == "ready" and roster.serves(lane):
-                    idle -= 1
-            if idle < 0:
-                return False
-            some = some or worker in self._waits
-        return some
+        workers = range(0, self._pool.lanes, self._pool.threads)
+        return bool(self._waits) and all(map(self._only_waits, workers))
+
+    def _only_waits(self, worker: int) -> bool:
+        """Whether none of the worker's lanes would claim a task; a lane that is held would not."""
+        return len(self._idle_waits(worker)) >= self._pool.roster.taking(worker)
 
     def _keep_looking(self) -> None:
         """Look now and then while anybody waits: the last other worker may just have ended."""
@@ -102,20 +98,27 @@ class Lender:
             self._pool.supervisor.after(LOOK, self._keep_looking)
 
     def _look(self) -> None:
-        """Lend what is queued, if every worker waits; in the supervisor's thread."""
+        """Lend what is queued, if every worker waits; in the supervisor's thread.
+
+        To a worker that waits while others do not, its own strict calls, which no other may run.
+        """
         with self._lock:
-            if not self._all_wait():
+            bound = not self._all_wait()
+            if bound and self._pool.scheduler.bindings is None:
                 return
-            for worker in list(self._waits):
+            for worker in [worker for worker in self._waits if self._only_waits(worker)]:
                 for waiter in reversed(self._idle_waits(worker)):
-                    loan = self._lend_to(worker, waiter)
+                    loan = self._lend_to(worker, waiter, bound)
                     if loan is None:
-                        return
+                        break
                     # Under the lock, so that it is under way before the host tool's answer is.
                     self._pool.nested.send(*loan)
 
-    def _lend_to(self, worker: int, waiter: int) -> Any:
-        """Take a task out of the queues for a worker; returns what to send, None without one."""
+    def _lend_to(self, worker: int, waiter: int, bound: bool) -> Any:
+        """Take a task out of the queues for a worker; returns what to send, None without one.
+
+        `bound`: a strict call of this worker's. Those of others are never taken.
+        """
         scheduler = self._pool.scheduler
         moves = self._pool.affinity.mover is not None
         for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
@@ -123,9 +126,10 @@ class Lender:
             kind, definition, epoch, session, encoding, flags, payload, segment, length = parts
             if flags & KEPT and segment is not None:
                 continue  # Other attempts need the segment.
-            if moves and task.session_name is not None:
+            strict = task.session_name is not None
+            if moves and strict:
                 continue  # Elsewhere it would begin its session a second time.
-            if not scheduler.take_back(task):
+            if (bound and not strict) or not scheduler.lend(task, worker, bound):
                 continue
             number = next(self._numbers)
             self._loans[number] = (worker, waiter, task)

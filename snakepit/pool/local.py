@@ -264,6 +264,8 @@ class LocalPool(BasePool):
                 )
                 self.broken.__cause__ = error
             self._life.notify_all()
+        # First: a call that is just entering is among those that are withdrawn, or refused.
+        self.queue.give_up(self._why_broken)
         for task in self.queue.withdraw_all():
             self.queue.fail(task, self._why_broken())
 

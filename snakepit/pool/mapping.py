@@ -8,7 +8,6 @@ awaited.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from snakepit import errors
 from snakepit._core.constants import CALL_EACH, CALL_STAR
 from snakepit.errors import ForkedPoolError, PoolShutdownError
 
@@ -271,6 +271,9 @@ class MapResults:
 
     def __del__(self) -> None:
         if not self._wanted:
-            # Of a pool that has been closed meanwhile nobody expects the rest.
-            with contextlib.suppress(PoolShutdownError):
+            # Of a pool that has been closed, or has given up, nobody expects the rest. The second
+            # error is looked up when there is one: it loads what pools of threads do without.
+            try:
                 self._run.submit_rest()
+            except (PoolShutdownError, errors.PoolNotReadyError):
+                pass

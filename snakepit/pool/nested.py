@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from snakepit import errors
 from snakepit._core.constants import MAIL_CANCEL, MAIL_SUBMIT, MAIL_WANT
 from snakepit.pool.futures import Future
 from snakepit.worker.link import ANSWER, CANCELLED, ERROR, RUN
@@ -155,9 +156,13 @@ class NestedTasks:
             future.context = self._pool
             self._futures[lane, number] = future
             future.set_hook(lambda task: self._answer(lane, number, task))
-            self._pool.scheduler.submit_encoded(
-                future, None, encoding, flags, payload, segment, length
-            )
+            try:
+                self._pool.scheduler.submit_encoded(
+                    future, None, encoding, flags, payload, segment, length
+                )
+            except errors.PoolNotReadyError as error:
+                # The pool has given up: who waits for it in the worker is told.
+                self._pool.scheduler.fail(future, error)
             return
         known = self._futures.get((lane, number))
         if known is None:

@@ -154,6 +154,8 @@ class ProcessLife(BasePool):
     def set_broken(self, error: errors.PoolNotReadyError) -> None:
         """Give up: fail everything that is queued, and every later call, with `error`."""
         self.broken = error
+        # Before what is queued is withdrawn: a call that is just entering is in it, or refused.
+        self.scheduler.give_up(self._why_broken)
         self.note_ready()
         for task in self.scheduler.withdraw_all():
             self.scheduler.fail_elsewhere(task, self._why_broken())

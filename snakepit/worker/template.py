@@ -192,11 +192,9 @@ def _spawn(connection: socket.socket, fds: list[int], keeper: Keeper, *, in_no_h
     if pid == 0:
         code = 1
         try:
-            if in_no_hurry:
-                priority.become_idle()
             connection.close()
             keeper.leave()
-            code = _run_worker(fds)
+            code = _run_worker(fds, in_no_hurry=in_no_hurry)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -212,7 +210,7 @@ def _spawn(connection: socket.socket, fds: list[int], keeper: Keeper, *, in_no_h
         os.close(pidfd)
 
 
-def _run_worker(fds: list[int]) -> int:
+def _run_worker(fds: list[int], *, in_no_hurry: bool) -> int:
     global _inherited
     pipe, sentinel, *_inherited = fds
     os.setpgid(0, 0)
@@ -222,6 +220,9 @@ def _run_worker(fds: list[int]) -> int:
     while chunk := os.read(pipe, 1 << 16):
         chunks.append(chunk)
     os.close(pipe)
+    if in_no_hurry:
+        # Not before: who writes into a full pipe, the owner's supervisor, waits for this reader.
+        priority.become_idle()
     folder, path, authkey, pickled = pickle.loads(b"".join(chunks))
     if os.getcwd() != folder:
         os.chdir(folder)

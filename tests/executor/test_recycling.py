@@ -46,6 +46,32 @@ def test_workers_are_replaced_by_age(make: Make) -> None:
     assert (stats.crashes, stats.recycled["requests"], stats.recycled["tasks"]) == (0, 0, 0)
 
 
+def test_nobody_looks_at_the_age_of_who_does_not_serve(make: Make, gate: Any) -> None:
+    started, release, door = gate("started"), gate("release"), gate("start")
+    door.open()
+    executor = make(1, worker_ttl="1h", initializer=door.wait)
+    supervisor = executor._pool.supervisor  # type: ignore[union-attr]
+    recycler, workers = supervisor.recycler, supervisor.workers
+    future = executor.submit(tasks.hold, started, release)
+    started.wait()
+    door.path.unlink()
+    (first,) = list(workers.values())
+    first.ends_at = 0.0
+    supervisor.tell(lambda: None)
+    wait_until(lambda: len(workers) == 2, "the spare")
+    (spare,) = [worker for worker in list(workers.values()) if worker is not first]
+    spare.ends_at = 0.0
+    # At a time that has passed it would look again and again.
+    assert recycler.next_look() is None
+    door.open()
+    wait_until(lambda: spare.ready, "the spare to be ready")
+    assert recycler.next_look() is None
+    release.open()
+    future.result(60)
+    # It serves now, and is too old.
+    wait_until(lambda: recycled(executor, "age") == 2, "its replacement")
+
+
 def test_workers_are_replaced_by_the_number_of_their_calls(make: Make) -> None:
     executor = make(2, worker_max_requests=5)
     wait_until(

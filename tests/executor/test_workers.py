@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,7 +19,14 @@ import pytest
 import snakepit
 from snakepit import errors
 from tests.conftest import Make
-from tests.support import is_running, results, run_clean, send_signal, wait_until
+from tests.support import (
+    is_running,
+    new_executor,
+    results,
+    run_clean,
+    send_signal,
+    wait_until,
+)
 
 from . import tasks
 
@@ -97,6 +106,90 @@ def test_failing_initializer_fails_all_that_is_queued(make: Make, gate: Any) -> 
     futures = [executor.submit(tasks.square, n) for n in range(50)]
     door.open()
     assert {type(future.exception(60)) for future in futures} == {errors.PoolNotReadyError}
+
+
+def submit_late(executor: snakepit.Executor, way: str, value: Any) -> Any:
+    """Submit in one of the ways into a pool."""
+    if way == "map":
+        return list(executor.map(tasks.identity, [value]))
+    if way == "stream":
+        return list(executor.stream(iter_over, value))
+    if way == "limited":
+        return executor.options(timeout=60).submit(tasks.identity, value)
+    if way == "strict":
+        view = executor.options(session="s", affinity="strict_queue")
+        return view.submit(tasks.identity, value)
+    return executor.submit(tasks.identity, value)
+
+
+def iter_over(value: Any) -> Any:
+    yield value
+
+
+class BreaksWhenPickled:
+    """Pickles as 1, once the pool is broken and has failed what was queued."""
+
+    def __init__(self, breaking: Callable[[], object]) -> None:
+        self.breaking = breaking
+
+    def __reduce__(self) -> Any:
+        self.breaking()
+        return int, (1,)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("way", ["plain", "limited", "strict", "map", "stream"])
+def test_call_that_enters_while_the_pool_breaks_is_refused(make: Make, gate: Any, way: str) -> None:
+    door = gate("start")
+    executor = make(1, initializer=tasks.fail_after, initargs=(door,))
+    queued = executor.submit(tasks.square, 1)
+
+    def breaking() -> None:
+        door.open()
+        assert isinstance(queued.exception(60), errors.PoolNotReadyError)
+
+    with pytest.raises(errors.PoolNotReadyError, match="as asked"):
+        submit_late(executor, way, BreaksWhenPickled(breaking))
+    assert executor._pool.scheduler.unsettled == 0  # type: ignore[union-attr]
+    executor.shutdown()
+
+
+def test_call_that_enters_while_a_pool_of_threads_breaks_is_refused(
+    gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = gate("start")
+    executor = new_executor("local", 1, initializer=tasks.fail_after, initargs=(door,))
+    pool: Any = executor._pool
+    queued = executor.submit(tasks.square, 1)
+
+    def breaking(_terms: Any) -> bool:
+        door.open()
+        assert isinstance(queued.exception(60), errors.PoolNotReadyError)
+        return False
+
+    # What comes between the look whether the pool is broken and the queue.
+    monkeypatch.setattr(pool, "_is_nested", breaking)
+    with pytest.raises(errors.PoolNotReadyError, match="as asked"):
+        executor.submit(tasks.square, 2)
+    assert pool.queue.unsettled == 0
+    executor.shutdown()
+
+
+def test_pool_that_broke_is_shut_down_whatever_maps_are_left(
+    make: Make, gate: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    door = gate("start")
+    executor = make(1, initializer=tasks.fail_after, initargs=(door,))
+    asked, dropped = (executor.map(tasks.identity, range(10_000)) for _ in range(2))
+    door.open()
+    with pytest.raises(errors.PoolNotReadyError):
+        executor.wait_ready(60)
+    del dropped
+    executor.shutdown()
+    with pytest.raises(errors.PoolNotReadyError):
+        list(asked)
+    gc.collect()
+    assert not list(recwarn)
 
 
 @pytest.mark.processes

@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import multiprocessing.spawn
 import os
+import select
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -146,6 +148,28 @@ def test_supervision_goes_on_with_its_next_look_months_away(
     wait_until(lambda: executor.worker_pids() not in ([], [pid]), "a successor")
     assert executor.submit(os.getpid).result(60) != pid
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="no idle class of scheduling")
+def test_spare_reads_what_it_is_to_do_in_ordinary_time(make: Make) -> None:
+    """Who starts it waits for that, however busy the processors are."""
+    executor = make(1, start_method="template")
+    executor.wait_ready(60)
+    template: Any = executor._pool.template  # type: ignore[union-attr]
+    reading, writing = os.pipe()
+    life, held = os.pipe()
+    pid, pidfd = template.spawn([reading, life], in_no_hurry=True)
+    try:
+        # More than the pipe holds: once it is written, the spare is reading.
+        with open(writing, "wb", closefd=False) as stream:
+            stream.write(bytes(1 << 20))
+        assert os.sched_getscheduler(pid) != os.SCHED_IDLE
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 60)
+        template.reap(pid)
+        for each in (reading, writing, life, held, pidfd):
+            os.close(each)
 
 
 @pytest.mark.parametrize("executable", ["nowhere", "."])

@@ -161,6 +161,12 @@ def call_tool(name: str, *args: Any, **kwargs: Any) -> Any:
     return here().call_tool(name, *args, **kwargs)
 
 
+def hold_and_call_tool(started: Gate, release: Gate, name: str) -> Any:
+    started.open()
+    release.wait()
+    return here().call_tool(name)
+
+
 def use_tool(name: str, *args: Any) -> Any:
     return here().tools[name](*args)
 

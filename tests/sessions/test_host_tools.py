@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 
 import snakepit
 from snakepit import errors
+from snakepit.pool.lending import Lender
 from tests.conftest import Make
 from tests.executor import tasks
-from tests.support import LONG, results, wait_until
+from tests.support import LONG, results, send_signal, wait_until
 
 from . import calls
 
@@ -188,6 +190,129 @@ def test_lent_task_whose_worker_dies_fails(make: Make) -> None:
     wait_until(lambda: found, "the tool to end")
     assert isinstance(found[0], errors.WorkerCrashedError)
     assert executor.submit(tasks.square, 3).result(LONG) == 9
+
+
+def test_tools_may_wait_for_the_pool_while_a_worker_of_threads_is_replaced(gate: Any) -> None:
+    with snakepit.Executor(1, profile="thread", threads_per_worker=2) as executor:
+        roster: Any = executor._pool.roster  # type: ignore[union-attr]
+        doors = [gate(name) for name in ("started", "started too")]
+        release = gate("release")
+        for session in ("a", "b"):
+            executor.register_tool(session, "pid", lambda: executor.submit(os.getpid).result(LONG))
+        futures = []
+        for session, started in zip(("a", "b"), doors, strict=True):
+            view = executor.options(session=session)
+            futures.append(view.submit(calls.hold_and_call_tool, started, release, "pid"))
+            started.wait()
+            if session == "a":
+                executor.recycle_worker(wait=False)
+                # Its other thread makes room for one of the successor's, whose other one is held.
+                wait_until(lambda: roster.taking(0) == roster.taking(2) == 1, "a successor")
+        release.open()
+        assert len(results(futures)) == 2
+
+
+def strict(executor: snakepit.Executor, session: str) -> Any:
+    return executor.options(session=session, affinity="strict_queue")
+
+
+def wait_in_tools(executor: snakepit.Executor, tool: Callable[[], Any]) -> Any:
+    """Have both workers of the executor wait for tools, and return what the first tool does."""
+    both = threading.Barrier(2, timeout=LONG)
+    leave = threading.Event()
+
+    def first() -> Any:
+        both.wait()
+        try:
+            return tool()
+        finally:
+            leave.set()
+
+    def second() -> None:
+        both.wait()
+        leave.wait(LONG)
+
+    executor.register_tool("first", "tool", first)
+    executor.register_tool("second", "tool", second)
+    views = [executor.options(session=name) for name in ("first", "second")]
+    return results([view.submit(calls.call_tool, "tool") for view in views])[0]
+
+
+@pytest.mark.processes
+def test_strict_calls_are_lent_to_their_own_workers(make: Make, gate: Any) -> None:
+    executor = make(2)
+    started, release = gate("started"), gate("release")
+    held = strict(executor, "a").submit(tasks.hold_pid, started, release)
+    started.wait()
+    there = strict(executor, "b").submit(os.getpid).result(LONG)
+    release.open()
+    homes = [held.result(LONG), there]
+    assert homes[0] != homes[1]
+
+    def ask() -> list[int]:
+        return [strict(executor, name).submit(os.getpid).result(LONG) for name in ("a", "b")]
+
+    assert wait_in_tools(executor, ask) == homes
+
+
+@pytest.mark.processes
+def test_session_that_begins_with_a_lent_call_stays_on_that_worker(make: Make, gate: Any) -> None:
+    executor = make(2)
+
+    def ask() -> list[int]:
+        return [strict(executor, name).submit(os.getpid).result(LONG) for name in ("a", "b")]
+
+    homes = wait_in_tools(executor, ask)
+    assert homes[0] == homes[1]  # the one that has waited longest
+    started, release = gate("started"), gate("release")
+    held = strict(executor, "a").submit(tasks.hold_pid, started, release)
+    started.wait()
+    there = strict(executor, "b").submit(os.getpid)
+    other = executor.submit(os.getpid).result(LONG)
+    release.open()
+    assert [held.result(LONG), there.result(LONG)] == homes
+    assert other not in homes
+
+
+@pytest.mark.processes
+def test_strict_call_is_lent_to_its_worker_while_others_are_free(make: Make) -> None:
+    executor = make(2)
+    view = strict(executor, "s")
+    home = view.submit(os.getpid).result(LONG)
+    executor.register_tool("s", "pid", lambda: view.submit(os.getpid).result(LONG))
+    assert view.submit(calls.call_tool, "pid").result(LONG) == home
+
+
+@pytest.mark.processes
+def test_worker_that_dies_before_its_wait_is_noted_is_lent_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = make(1)
+    pool: Any = executor._pool
+    leave = threading.Event()
+    linked: list[bool] = []
+    lenders: list[Lender] = []
+    note, forget = Lender.waits, pool.asks.forget
+
+    def note_late(lender: Lender, lane: int, number: int) -> None:
+        (pid,) = executor.worker_pids()
+        assert send_signal(pid)
+        wait_until(lambda: executor.worker_pids() not in ([], [pid]), "a successor")
+        note(lender, lane, number)
+        lenders.append(lender)
+
+    def forget_lent(lane: int) -> Any:
+        linked.append(lane in pool.nested._links)
+        return forget(lane)
+
+    monkeypatch.setattr(Lender, "waits", note_late)
+    monkeypatch.setattr(pool.asks, "forget", forget_lent)
+    executor.register_tool("s", "tool", lambda: leave.wait(LONG))
+    future = executor.options(session="s").submit(calls.call_tool, "tool")
+    assert isinstance(future.exception(LONG), errors.WorkerCrashedError)
+    wait_until(lambda: lenders and not lenders[0]._waits, "the wait to be forgotten")
+    assert linked == [False]  # A wait that is noted from here on is found to be a dead worker's.
+    leave.set()
 
 
 @pytest.mark.processes
