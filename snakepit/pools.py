@@ -107,7 +107,8 @@ class Pool:
     session go to. `thread_safety`: what becomes of an adapter that several threads are to share and
     that does not declare `__thread_safe__ = True`: "warn" (once), "strict" (AdapterError) or None.
     `startup_batch_size`: processes that start at once, `startup_batch_delay_ms`: milliseconds until
-    the next; None: all at once. `stop_grace.terminate` also bounds an adapter's `teardown`.
+    the next; None: 16, or four a CPU where that is more, the next as each is ready (all at once
+    with `start_method="fork"`). `stop_grace.terminate` also bounds an adapter's `teardown`.
     `session_store`: a `snakepit.SessionStore`; None: one of its own, in memory. The other options
     are those of `Executor`.
 

@@ -26,7 +26,9 @@ from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import (
     Hooked,
     Importing,
+    Newborn,
     SlowTeardown,
+    Surrounded,
     Turns,
     Typed,
     Unsafe,
@@ -434,10 +436,81 @@ def test_options_that_make_no_sense_are_named(options: dict[str, Any], words: st
         snakepit.Pool(Unsafe, **options)
 
 
-def test_workers_start_in_batches(new_pool: NewPool) -> None:
-    pool = new_pool(pool_size=3, startup_batch_size=1, startup_batch_delay_ms=30)
+PAUSE = 0.15  # seconds
+
+
+def starts_of(pool: snakepit.Pool) -> list[float]:
+    """When the processes of its workers began, in seconds since boot, in order."""
     pool.await_ready(LONG)
-    assert len(pool.list_workers()) == 3
+    found: dict[int, float] = {}
+
+    def all_answered() -> bool:
+        calls = [pool.submit("born_at") for _ in range(4 * pool.get_stats()["workers"])]
+        found.update(call.result(LONG) for call in calls)
+        return len(found) == pool.get_stats()["workers"]
+
+    wait_until(all_answered)
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("start_method", ["template", "fork", "spawn"])
+def test_workers_start_in_batches(new_pool: NewPool, start_method: str) -> None:
+    pool = new_pool(
+        adapter=Newborn,
+        pool_size=3,
+        startup_batch_size=1,
+        startup_batch_delay_ms=PAUSE * 1000,
+        start_method=start_method,
+    )
+    first, second, third = starts_of(pool)
+    assert min(second - first, third - second) > 0.9 * PAUSE
+
+
+def test_workers_of_a_batch_start_together(new_pool: NewPool) -> None:
+    pool = new_pool(
+        adapter=Newborn, pool_size=4, startup_batch_size=2, startup_batch_delay_ms=PAUSE * 1000
+    )
+    first, second, third, fourth = starts_of(pool)
+    assert third - second > 0.9 * PAUSE
+    assert max(second - first, fourth - third) < third - second
+
+
+def test_workers_of_several_threads_start_in_batches(new_pool: NewPool) -> None:
+    pool = new_pool(
+        adapter=Newborn,
+        profile="thread",
+        pool_size=2,
+        threads_per_worker=2,
+        startup_batch_size=1,
+        startup_batch_delay_ms=PAUSE * 1000,
+    )
+    first, second = starts_of(pool)
+    assert second - first > 0.9 * PAUSE
+
+
+def test_no_more_workers_start_at_once_than_the_machine_can_take(
+    new_pool: NewPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snakepit.pool.pool.LEAST_STARTING", 1)
+    monkeypatch.setattr("snakepit.pool.pool.usable_cpus", lambda: 0.25)
+    # One at a time then: each begins when the one before is ready, which takes it a while.
+    first, second, third = starts_of(
+        new_pool(adapter=Newborn, pool_size=3, adapter_args={"seconds": PAUSE})
+    )
+    assert min(second - first, third - second) > 0.9 * PAUSE
+    # Who says how many start together has it so.
+    first, second, third = starts_of(
+        new_pool(adapter=Newborn, pool_size=3, adapter_args={"seconds": 1}, startup_batch_size=3)
+    )
+    assert third - first < 1
+
+
+def test_forked_workers_have_their_environment_before_the_adapter_is_made(
+    new_pool: NewPool,
+) -> None:
+    pool = new_pool(adapter=Surrounded, start_method="fork", adapter_env={"COLOUR": "red"})
+    assert pool.execute("seen") == ["red", "red", "red", "red"]
+    assert "COLOUR" not in os.environ
 
 
 def test_errors_travel(new_pool: NewPool) -> None:
