@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -99,6 +100,32 @@ class Counter(snakepit.Adapter):
     def sleep_long(self, started: Gate) -> None:
         started.open()
         dawdle()
+
+    @tool
+    def dawdle(self, started: Gate) -> None:
+        """Take a minute, and say at the end that it has cleaned up."""
+        try:
+            started.open()
+            dawdle()
+        finally:
+            self.note("cleaned up")
+
+    @tool
+    def stay(self, started: Gate) -> None:
+        """Take a minute, whatever is raised in it."""
+        started.open()
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(BaseException):
+                dawdle()
+
+    @tool(streaming=True)
+    def endless(self) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            self.note("cleaned up")
 
     @tool(idempotent=True)
     def die_once(self, marker: Gate) -> int:

@@ -360,6 +360,83 @@ def test_workers_are_ended_by_force(
         pool.start()
 
 
+def stop(pool: snakepit.Pool) -> None:
+    pool.stop(cancel_calls=True)
+
+
+def press_ctrl_c(pool: snakepit.Pool) -> None:
+    with pytest.raises(KeyboardInterrupt), pool:
+        raise KeyboardInterrupt
+
+
+WAYS_TO_GIVE_UP = [stop, press_ctrl_c]
+
+
+@pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
+@pytest.mark.parametrize("workers", ["process", "thread", "local"])
+def test_idle_workers_run_teardown_when_a_pool_is_given_up(
+    new_pool: NewPool, log: Log, workers: str, give_up: Callable[[snakepit.Pool], None]
+) -> None:
+    sizes: dict[str, Any] = {"threads_per_worker": 2} if workers != "process" else {}
+    pool = new_pool(
+        "local" if workers == "local" else "process",
+        adapter_args={"log": log},
+        profile=workers,
+        **sizes,
+    )
+    pool.await_ready(LONG)
+    give_up(pool)
+    instances = 1 if workers == "local" else 2
+    assert sorted(log.lines()) == ["setup"] * instances + ["teardown"] * instances
+
+
+@pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
+@pytest.mark.parametrize("session", [None, "job"])
+def test_calls_clean_up_when_a_pool_is_given_up(
+    new_pool: NewPool,
+    profile: str,
+    log: Log,
+    gates: Gates,
+    give_up: Callable[[snakepit.Pool], None],
+    session: str | None,
+) -> None:
+    pool = new_pool(profile, adapter_args={"log": log}, **one_worker(profile))
+    started = gates("started")
+    running = pool.submit("dawdle", {"started": started}, session=session)
+    started.wait()
+    queued = pool.submit("pid")
+    give_up(pool)
+    assert isinstance(running.exception(LONG), TaskStoppedError)
+    assert queued.cancelled()
+    assert log.lines() == ["setup", "cleaned up", "teardown"]
+
+
+@pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
+def test_a_generator_is_closed_when_a_pool_is_given_up(
+    new_pool: NewPool, profile: str, log: Log, give_up: Callable[[snakepit.Pool], None]
+) -> None:
+    pool = new_pool(profile, adapter_args={"log": log}, **one_worker(profile))
+    stream = pool.stream("endless")
+    next(stream)
+    give_up(pool)
+    assert log.lines() == ["setup", "cleaned up", "teardown"]
+
+
+def test_a_worker_that_cannot_be_stopped_is_ended_when_a_pool_is_given_up(
+    new_pool: NewPool, log: Log, gates: Gates
+) -> None:
+    graces = {"flag": 0.0, "interrupt": 0.05, "terminate": 0.05}
+    pool = new_pool(adapter_args={"log": log}, stop_grace=graces)
+    pool.await_ready(LONG)
+    started = gates("started")
+    running = pool.submit("stay", {"started": started})
+    started.wait()
+    pool.stop(cancel_calls=True)
+    assert isinstance(running.exception(LONG), TaskStoppedError)
+    # The other worker's.
+    assert log.lines().count("teardown") == 1
+
+
 def test_a_pool_shows_where_its_workers_are(new_pool: NewPool, profile: str, gates: Gates) -> None:
     pool = new_pool(profile, name="shown", **one_worker(profile))
     assert pool.dump().workers == () and pool.worker_pids() == []
