@@ -16,6 +16,7 @@ import pytest
 import snakepit
 from snakepit.errors import (
     PoolShutdownError,
+    QueueTimeoutError,
     TaskStoppedError,
     TaskTimeoutError,
     ToolArgumentError,
@@ -435,6 +436,25 @@ def test_a_worker_that_cannot_be_stopped_is_ended_when_a_pool_is_given_up(
     assert isinstance(running.exception(LONG), TaskStoppedError)
     # The other worker's.
     assert log.lines().count("teardown") == 1
+
+
+@pytest.mark.parametrize("workers", ["process", "thread"])
+def test_a_late_call_has_its_place_until_force_is_used(
+    new_pool: NewPool, gates: Gates, workers: str
+) -> None:
+    threads = {"threads_per_worker": 1} if workers == "thread" else {}
+    graces = {"flag": 0.1, "interrupt": 0.3, "terminate": 0.1}
+    pool = new_pool(profile=workers, pool_size=1, queue_timeout=0.1, stop_grace=graces, **threads)
+    pool.await_ready(LONG)
+    started = gates("started")
+    late = pool.submit("stay", {"started": started}, timeout=0.5)
+    with pytest.raises(TaskTimeoutError):
+        late.result(LONG)
+    with pytest.raises(QueueTimeoutError):
+        pool.execute("pid")
+    # The successor serves as soon as it is there; nobody waits for the call.
+    wait_until(lambda: pool.stats().busy == 0 and pool.stats().ready == 1)
+    assert pool.execute("increment") == 1
 
 
 def test_a_pool_shows_where_its_workers_are(new_pool: NewPool, profile: str, gates: Gates) -> None:
