@@ -378,7 +378,7 @@ class Executor(concurrent.futures.Executor):
     ) -> bool | None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             # Who pressed Ctrl-C does not want to wait for what is queued, nor for what runs.
-            self._pool.end_workers(signal.SIGTERM)
+            self._pool.give_up()
             try:
                 self.shutdown(wait=True)
             except KeyboardInterrupt:

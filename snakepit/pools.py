@@ -107,7 +107,8 @@ class Pool:
     session go to. `thread_safety`: what becomes of an adapter that several threads are to share and
     that does not declare `__thread_safe__ = True`: "warn" (once), "strict" (AdapterError) or None.
     `startup_batch_size`: processes that start at once, `startup_batch_delay_ms`: milliseconds until
-    the next; None: all at once. `stop_grace.terminate` also bounds an adapter's `teardown`.
+    the next; None: 16, or four a CPU where that is more, the next as each is ready (all at once
+    with `start_method="fork"`). `stop_grace.terminate` also bounds an adapter's `teardown`.
     `session_store`: a `snakepit.SessionStore`; None: one of its own, in memory. The other options
     are those of `Executor`.
 
@@ -274,12 +275,14 @@ class Pool:
     def stop(self, wait: bool = True, *, cancel_calls: bool = False) -> None:
         """Take no more calls; end the workers when those that were taken are done.
 
-        `wait`: return only then. `cancel_calls`: cancel what waits, and stop what runs.
+        `wait`: return only then. `cancel_calls`: cancel what waits, and stop what runs, as by
+        `Future.stop`. Workers run their adapter's `teardown` either way, unless they have to be
+        ended by force.
         """
+        self._note_stop()
         if cancel_calls:
-            self.terminate_workers()
+            self._engine.give_up()
         else:
-            self._note_stop()
             self._engine.close()
         if wait:
             self._engine.join()
@@ -288,9 +291,9 @@ class Pool:
     def terminate_workers(self) -> None:
         """End all workers by SIGTERM, after a grace time (`stop_grace`) by SIGKILL.
 
-        Returns at once; `stop` waits for their end. Running calls fail, queued ones are cancelled,
-        and the pool takes no more. Threads cannot be ended by force: their calls are stopped as by
-        `Future.stop`.
+        Returns at once; `stop` waits for their end. No `teardown` and no `finally` runs there.
+        Running calls fail, queued ones are cancelled, and the pool takes no more. Threads cannot be
+        ended by force: their calls are stopped as by `Future.stop`.
         """
         self._note_stop()
         self._engine.end_workers(signal.SIGTERM)

@@ -15,13 +15,20 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from snakepit._core.stopping import announce_interrupt, ask_to_stop, close_lane, reopen_lane
+from snakepit._core.stopping import (
+    announce_interrupt,
+    ask_to_stop,
+    close_lane,
+    reopen_lane,
+    tasks_of_session,
+)
 from snakepit.errors import TaskStoppedError
+from snakepit.pool.terms import sessions_in_use
 from snakepit.worker.children import descendants, end_process
 from snakepit.worker.context import INTERRUPT_SIGNAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from snakepit._core.interrupts import Runner
     from snakepit.lifecycle.supervisor import Supervisor
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 
 
 DRAIN_LOOK = 0.02  # seconds between two looks at a worker that drains
+STOP_LOOK = 0.05  # seconds between two looks for what tasks that are stopped have submitted
 
 
 class Ladder:
@@ -47,6 +55,38 @@ class Ladder:
             return
         self._climbing.add(task.number)
         self._in(self._pool.graces.flag, task, self._interrupt)
+
+    def stop_all(self) -> None:
+        """Stop whatever runs in a closed pool, until it is over; its workers end in order then.
+
+        Who has not ended after the longest climb, and a teardown after that, is ended by force.
+        """
+        graces = self._pool.graces
+        longest = graces.flag + graces.interrupt + 2 * graces.terminate
+        self._supervisor.after(longest, lambda: self._supervisor.end_workers(signal.SIGTERM))
+        self._stop_others(set())
+
+    def _stop_others(self, known: set[int]) -> None:
+        """Stop what runs but for those `known`, and look again: tasks may submit others."""
+        if self._pool.is_over():
+            return
+        self._pool.cancel_queued()
+        for task in self._running():
+            if task.number not in known:
+                known.add(task.number)
+                self.stop_task(task)
+        self._supervisor.after(STOP_LOOK, lambda: self._stop_others(known))
+
+    def _running(self) -> Iterator[Any]:
+        scheduler, roster = self._pool.scheduler, self._pool.roster
+        busy = sum(roster.running(worker.lane) for worker in self._supervisor.workers.values())
+        for session in (0, *sessions_in_use()):
+            if busy <= 0:
+                return
+            for task in tasks_of_session(scheduler, session):
+                if scheduler.lane_of_task(task, True) >= 0:
+                    busy -= 1
+                    yield task
 
     def _in(self, grace: float, task: Any, rung: Callable[[Any, int], None]) -> None:
         def climb() -> None:

@@ -133,7 +133,8 @@ class Supervisor:
         try:
             self._check_end()
             self._start_missing()
-            if not self.started:
+            # Between two batches of forks, too, the first call holds still.
+            if not (self.started or (self._batch_at and self._pool.launcher.forks)):
                 self.started = True
                 self._pool.note_ready()
             for fd, _ in self._poller.poll(self._patience()):
@@ -191,6 +192,8 @@ class Supervisor:
                 return
             firsts = range(0, self._pool.lanes, self._pool.threads)
             free = (lane for lane in firsts if lane not in self.workers)
+            if self._starting() >= self._pool.most_starting:
+                return  # The next that is ready, or dead, lets another begin.
             choice = self.burial.tainted.choose(free)
             if choice is None:
                 return  # Without a lane, the next burial makes room.
@@ -201,11 +204,16 @@ class Supervisor:
             # The first call holds still until the first workers exist, when they are forks (see
             # `ProcessLife.start`); and the first of them may speak before the last is forked.
             held = self._pool.launcher.forks and not self.started
-            if not self._start(lane, spare) or (self._notes and not held):
+            if not self._start(lane, spare):
                 return
             if self._pool.ends_batch(self._started):
                 self._batch_at = time.monotonic() + self._pool.batch_delay
                 return
+            if self._notes and not held:
+                return
+
+    def _starting(self) -> int:
+        return sum(not (each.ready or each.expected) for each in self.workers.values())
 
     def _start(self, lane: int, spare: bool) -> bool:
         client = reserve_client()

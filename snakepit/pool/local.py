@@ -330,6 +330,10 @@ class LocalPool(BasePool):
             if sig == signal.SIGKILL:
                 self._ladder.hurry(future)
 
+    def give_up(self) -> None:
+        """Close the pool, cancel what is queued, stop what runs."""
+        self.end_workers(signal.SIGTERM)
+
     def _on_idle(self) -> None:
         self.timekeeper.stop()
         self._callbacks.end()

@@ -47,6 +47,7 @@ SLOTS = 1024
 DEFINITIONS = 4096
 SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 START_TIMEOUT = 60.0  # seconds
+LEAST_STARTING = 16  # workers that may start at the same time, however few CPUs there are
 
 
 @dataclass(frozen=True)
@@ -366,6 +367,17 @@ class ProcessPool(ProcessLife):
         """Whether the first workers pause after the `started`th."""
         batch = self._config.startup_batch_size
         return bool(batch and started < self.size and started % batch == 0)
+
+    @property
+    def most_starting(self) -> int:
+        """How many workers may start at the same time.
+
+        What they import competes for the CPUs, and each has `start_timeout`. Who has said how many
+        start together, or has them forked while the first call holds still, has said it.
+        """
+        if self._config.startup_batch_size or self.launcher.forks:
+            return self.lanes
+        return max(LEAST_STARTING, 4 * usable_cpus())
 
     @property
     def batch_delay(self) -> float:

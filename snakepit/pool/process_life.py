@@ -174,11 +174,7 @@ class ProcessLife(BasePool):
         self._end_maps(cancel_futures=cancel_futures, only_sized=only_sized)
         self.scheduler.close()
         if cancel_futures:
-            # First, so that no attempt enters behind the back of what withdraws them.
-            if self.calls is not None:
-                self.calls.end()
-            for task in self.scheduler.withdraw_all():
-                task.mark_cancelled()
+            self.cancel_queued()
         with self._claim:
             self._closed = True
             started = self._begun
@@ -187,6 +183,14 @@ class ProcessLife(BasePool):
         else:
             self._discard()
             self.asks.close()
+
+    def cancel_queued(self) -> None:
+        """Cancel what has not started, and the later attempts of what has."""
+        # First, so that no attempt enters behind the back of what withdraws them.
+        if self.calls is not None:
+            self.calls.end()
+        for task in self.scheduler.withdraw_all():
+            task.mark_cancelled()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until a closed pool is gone; False when it is not after `timeout` seconds."""
@@ -207,6 +211,16 @@ class ProcessLife(BasePool):
         yield from self._threads
         # Asked for last, when nobody can start another.
         yield from self._callbacks.threads()
+
+    def give_up(self) -> None:
+        """Close the pool, cancel what is queued, stop what runs; then the workers end in order."""
+        if self.scheduler.forked:
+            return
+        self.close(cancel_futures=True)
+        if self._started:
+            if self.launcher.template is not None:
+                self.launcher.template.abandon()
+            self.supervisor.tell(self.supervisor.ladder.stop_all)
 
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
@@ -266,7 +280,7 @@ def close_all(*, interrupted: bool) -> None:
     pools = list(_running)
     for pool in pools:
         if interrupted:
-            pool.end_workers(signal.SIGTERM)
+            pool.give_up()
         else:
             pool.close()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -99,6 +100,32 @@ class Counter(snakepit.Adapter):
     def sleep_long(self, started: Gate) -> None:
         started.open()
         dawdle()
+
+    @tool
+    def dawdle(self, started: Gate) -> None:
+        """Take a minute, and say at the end that it has cleaned up."""
+        try:
+            started.open()
+            dawdle()
+        finally:
+            self.note("cleaned up")
+
+    @tool
+    def stay(self, started: Gate) -> None:
+        """Take a minute, whatever is raised in it."""
+        started.open()
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(BaseException):
+                dawdle()
+
+    @tool(streaming=True)
+    def endless(self) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            self.note("cleaned up")
 
     @tool(idempotent=True)
     def die_once(self, marker: Gate) -> int:
@@ -331,3 +358,39 @@ class GatedPreload(snakepit.Adapter):
     @tool
     def ping(self) -> str:
         return "pong"
+
+
+class Newborn(snakepit.Adapter):
+    """Knows when its process began, and takes its time to be set up."""
+
+    __thread_safe__ = True
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        self.born = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # to a hundredth of a second
+        time.sleep(seconds)
+
+    @tool
+    def born_at(self) -> tuple[int, float]:
+        time.sleep(0.02)
+        return os.getpid(), self.born
+
+
+class Surrounded(snakepit.Adapter):
+    """Notes what each of its steps sees of the environment."""
+
+    preloaded: ClassVar[str | None] = None
+
+    def __init__(self) -> None:
+        self.noted = [type(self).preloaded, os.environ.get("COLOUR")]
+
+    @classmethod
+    def preload(cls) -> None:
+        cls.preloaded = os.environ.get("COLOUR")
+
+    def setup(self) -> None:
+        self.noted.append(os.environ.get("COLOUR"))
+
+    @tool
+    def seen(self) -> list[str | None]:
+        return [*self.noted, os.environ.get("COLOUR")]

@@ -16,6 +16,7 @@ import pytest
 import snakepit
 from snakepit.errors import (
     PoolShutdownError,
+    QueueTimeoutError,
     TaskStoppedError,
     TaskTimeoutError,
     ToolArgumentError,
@@ -26,7 +27,9 @@ from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import (
     Hooked,
     Importing,
+    Newborn,
     SlowTeardown,
+    Surrounded,
     Turns,
     Typed,
     Unsafe,
@@ -358,6 +361,102 @@ def test_workers_are_ended_by_force(
         pool.start()
 
 
+def stop(pool: snakepit.Pool) -> None:
+    pool.stop(cancel_calls=True)
+
+
+def press_ctrl_c(pool: snakepit.Pool) -> None:
+    with pytest.raises(KeyboardInterrupt), pool:
+        raise KeyboardInterrupt
+
+
+WAYS_TO_GIVE_UP = [stop, press_ctrl_c]
+
+
+@pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
+@pytest.mark.parametrize("workers", ["process", "thread", "local"])
+def test_idle_workers_run_teardown_when_a_pool_is_given_up(
+    new_pool: NewPool, log: Log, workers: str, give_up: Callable[[snakepit.Pool], None]
+) -> None:
+    sizes: dict[str, Any] = {"threads_per_worker": 2} if workers != "process" else {}
+    pool = new_pool(
+        "local" if workers == "local" else "process",
+        adapter_args={"log": log},
+        profile=workers,
+        **sizes,
+    )
+    pool.await_ready(LONG)
+    give_up(pool)
+    instances = 1 if workers == "local" else 2
+    assert sorted(log.lines()) == ["setup"] * instances + ["teardown"] * instances
+
+
+@pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
+@pytest.mark.parametrize("session", [None, "job"])
+def test_calls_clean_up_when_a_pool_is_given_up(
+    new_pool: NewPool,
+    profile: str,
+    log: Log,
+    gates: Gates,
+    give_up: Callable[[snakepit.Pool], None],
+    session: str | None,
+) -> None:
+    pool = new_pool(profile, adapter_args={"log": log}, **one_worker(profile))
+    started = gates("started")
+    running = pool.submit("dawdle", {"started": started}, session=session)
+    started.wait()
+    queued = pool.submit("pid")
+    give_up(pool)
+    assert isinstance(running.exception(LONG), TaskStoppedError)
+    assert queued.cancelled()
+    assert log.lines() == ["setup", "cleaned up", "teardown"]
+
+
+@pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
+def test_a_generator_is_closed_when_a_pool_is_given_up(
+    new_pool: NewPool, profile: str, log: Log, give_up: Callable[[snakepit.Pool], None]
+) -> None:
+    pool = new_pool(profile, adapter_args={"log": log}, **one_worker(profile))
+    stream = pool.stream("endless")
+    next(stream)
+    give_up(pool)
+    assert log.lines() == ["setup", "cleaned up", "teardown"]
+
+
+def test_a_worker_that_cannot_be_stopped_is_ended_when_a_pool_is_given_up(
+    new_pool: NewPool, log: Log, gates: Gates
+) -> None:
+    graces = {"flag": 0.0, "interrupt": 0.05, "terminate": 0.05}
+    pool = new_pool(adapter_args={"log": log}, stop_grace=graces)
+    pool.await_ready(LONG)
+    started = gates("started")
+    running = pool.submit("stay", {"started": started})
+    started.wait()
+    pool.stop(cancel_calls=True)
+    assert isinstance(running.exception(LONG), TaskStoppedError)
+    # The other worker's.
+    assert log.lines().count("teardown") == 1
+
+
+@pytest.mark.parametrize("workers", ["process", "thread"])
+def test_a_late_call_has_its_place_until_force_is_used(
+    new_pool: NewPool, gates: Gates, workers: str
+) -> None:
+    threads = {"threads_per_worker": 1} if workers == "thread" else {}
+    graces = {"flag": 0.1, "interrupt": 0.3, "terminate": 0.1}
+    pool = new_pool(profile=workers, pool_size=1, queue_timeout=0.1, stop_grace=graces, **threads)
+    pool.await_ready(LONG)
+    started = gates("started")
+    late = pool.submit("stay", {"started": started}, timeout=0.5)
+    with pytest.raises(TaskTimeoutError):
+        late.result(LONG)
+    with pytest.raises(QueueTimeoutError):
+        pool.execute("pid")
+    # The successor serves as soon as it is there; nobody waits for the call.
+    wait_until(lambda: pool.stats().busy == 0 and pool.stats().ready == 1)
+    assert pool.execute("increment") == 1
+
+
 def test_a_pool_shows_where_its_workers_are(new_pool: NewPool, profile: str, gates: Gates) -> None:
     pool = new_pool(profile, name="shown", **one_worker(profile))
     assert pool.dump().workers == () and pool.worker_pids() == []
@@ -434,10 +533,81 @@ def test_options_that_make_no_sense_are_named(options: dict[str, Any], words: st
         snakepit.Pool(Unsafe, **options)
 
 
-def test_workers_start_in_batches(new_pool: NewPool) -> None:
-    pool = new_pool(pool_size=3, startup_batch_size=1, startup_batch_delay_ms=30)
+PAUSE = 0.15  # seconds
+
+
+def starts_of(pool: snakepit.Pool) -> list[float]:
+    """When the processes of its workers began, in seconds since boot, in order."""
     pool.await_ready(LONG)
-    assert len(pool.list_workers()) == 3
+    found: dict[int, float] = {}
+
+    def all_answered() -> bool:
+        calls = [pool.submit("born_at") for _ in range(4 * pool.get_stats()["workers"])]
+        found.update(call.result(LONG) for call in calls)
+        return len(found) == pool.get_stats()["workers"]
+
+    wait_until(all_answered)
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("start_method", ["template", "fork", "spawn"])
+def test_workers_start_in_batches(new_pool: NewPool, start_method: str) -> None:
+    pool = new_pool(
+        adapter=Newborn,
+        pool_size=3,
+        startup_batch_size=1,
+        startup_batch_delay_ms=PAUSE * 1000,
+        start_method=start_method,
+    )
+    first, second, third = starts_of(pool)
+    assert min(second - first, third - second) > 0.9 * PAUSE
+
+
+def test_workers_of_a_batch_start_together(new_pool: NewPool) -> None:
+    pool = new_pool(
+        adapter=Newborn, pool_size=4, startup_batch_size=2, startup_batch_delay_ms=PAUSE * 1000
+    )
+    first, second, third, fourth = starts_of(pool)
+    assert third - second > 0.9 * PAUSE
+    assert max(second - first, fourth - third) < third - second
+
+
+def test_workers_of_several_threads_start_in_batches(new_pool: NewPool) -> None:
+    pool = new_pool(
+        adapter=Newborn,
+        profile="thread",
+        pool_size=2,
+        threads_per_worker=2,
+        startup_batch_size=1,
+        startup_batch_delay_ms=PAUSE * 1000,
+    )
+    first, second = starts_of(pool)
+    assert second - first > 0.9 * PAUSE
+
+
+def test_no_more_workers_start_at_once_than_the_machine_can_take(
+    new_pool: NewPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snakepit.pool.pool.LEAST_STARTING", 1)
+    monkeypatch.setattr("snakepit.pool.pool.usable_cpus", lambda: 0.25)
+    # One at a time then: each begins when the one before is ready, which takes it a while.
+    first, second, third = starts_of(
+        new_pool(adapter=Newborn, pool_size=3, adapter_args={"seconds": PAUSE})
+    )
+    assert min(second - first, third - second) > 0.9 * PAUSE
+    # Who says how many start together has it so.
+    first, second, third = starts_of(
+        new_pool(adapter=Newborn, pool_size=3, adapter_args={"seconds": 1}, startup_batch_size=3)
+    )
+    assert third - first < 1
+
+
+def test_forked_workers_have_their_environment_before_the_adapter_is_made(
+    new_pool: NewPool,
+) -> None:
+    pool = new_pool(adapter=Surrounded, start_method="fork", adapter_env={"COLOUR": "red"})
+    assert pool.execute("seen") == ["red", "red", "red", "red"]
+    assert "COLOUR" not in os.environ
 
 
 def test_errors_travel(new_pool: NewPool) -> None:
