@@ -19,7 +19,7 @@ from snakepit._core.atomics cimport cas32, fence, load32, load64, now_ns, store3
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, lowest_bit
 from snakepit._core.layout cimport (
-    LANE_READY, LANE_STARTING, LANE_VACANT, MAX_LANES, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE,
+    LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, MAX_LANES, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE,
     ORDER_SERVE, PRIORITIES, Lane,
 )
 from snakepit._core.queue cimport ring_length
@@ -83,6 +83,15 @@ cdef class Roster:
             if load32(&first[i].state) == LANE_READY and load32(&first[i].retire) != ORDER_HOLD:
                 return True
         return False
+
+    def has_left(self, uint32_t lane) -> bool:
+        """Whether the worker claims nothing any more on any of its lanes, and has only to end."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            if load32(&first[i].state) != LANE_RETIRING:
+                return False
+        return True
 
     def holds(self, uint32_t lane) -> bool:
         """Whether the worker is a spare that serves nowhere."""

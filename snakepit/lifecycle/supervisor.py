@@ -24,6 +24,7 @@ from snakepit import errors
 from snakepit.lifecycle.burial import Burial
 from snakepit.lifecycle.health import Health, HealthPolicy
 from snakepit.lifecycle.ladder import Ladder
+from snakepit.lifecycle.leaving import Leaving
 from snakepit.lifecycle.preparation import Preparation
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
@@ -70,6 +71,7 @@ class Supervisor:
         self.ladder = Ladder(pool, self)
         self.recycler = Recycler(pool, self, recycling)
         self.health = Health(pool, self, health)
+        self.leaving = Leaving(pool, self)
         self.preparation = Preparation(pool, self, self._poller)
         self.last_look = 0.0
 
@@ -164,12 +166,17 @@ class Supervisor:
         if when is not None and now >= when:
             self.last_look = now
             self.recycler.look(now)
+        when = self.leaving.next_look()
+        if when is not None and now >= when:
+            self.leaving.look(now)
 
     def _patience(self) -> float | None:
         """Milliseconds until the next thing to do, or to look whether there is; None for ever."""
         if self._notes:
             return 0
-        times = [self.health.next_look(), self.recycler.next_look()]
+        times = [
+            self.health.next_look(), self.recycler.next_look(), self.leaving.next_look()
+        ]  # fmt: skip
         if self._timers:
             times.append(self._timers[0][0])
         if self._not_before or self._batch_at:
@@ -327,6 +334,7 @@ class Supervisor:
         worker = self.workers.get(lane)
         if worker is not None and worker.pid == pid:
             worker.expected = True
+            self.leaving.note(worker)
         if spare:
             self.start_failed(error, spare=True)
             return
