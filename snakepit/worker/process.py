@@ -17,7 +17,6 @@ from typing import Any
 from snakepit._core.constants import MAIL_FAILED, MAIL_READY, MAIL_WORN
 from snakepit.worker import signals
 
-
 LINGER = 1.0  # seconds that threads left by tasks have to end with a worker that is replaced
 
 

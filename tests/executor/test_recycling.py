@@ -12,7 +12,7 @@ import pytest
 
 import snakepit
 from snakepit import errors
-from snakepit.lifecycle import leaving
+from snakepit.lifecycle import leaving, supervisor
 from snakepit.lifecycle.recycling import RecyclingPolicy, own_memory, resident_memory
 from tests.conftest import Make
 from tests.support import new_executor, results, send_signal, wait_until
@@ -302,6 +302,37 @@ def test_worker_goes_on_while_its_successor_cannot_start(
     broken.path.unlink()
     wait_until(lambda: executor.worker_pids() not in ([], [pid]), "the replacement")
     assert executor.submit(os.getpid).result(60) != pid
+
+
+def test_crashed_worker_is_replaced_while_spares_are_put_off(
+    make: Make, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_BACKOFF", 3600.0)
+    dying = gate("dying")
+
+    def prepare() -> None:
+        if dying.is_open():
+            dying.path.unlink()
+            os._exit(3)
+
+    executor = make(1, initializer=prepare)
+    pid = executor.submit(os.getpid).result(60)
+    supervising = executor._pool.supervisor  # type: ignore[union-attr]
+    told = threading.Event()
+
+    def fail() -> None:
+        for _ in range(20):
+            supervising.start_failed(RuntimeError("no licence left"), spare=True)
+        told.set()
+
+    supervising.tell(fail)
+    assert told.wait(60)
+    dying.open()
+    assert send_signal(pid)
+    wait_until(lambda: pid not in executor.worker_pids(), "the burial")
+    # The first replacement dies while it starts, and the second serves.
+    assert executor.submit(os.getpid).result(60) != pid
+    assert executor.lifecycle_stats().crashes == 2
 
 
 @pytest.mark.parametrize("options", [{"worker_ttl": 0.02}, {"max_tasks_per_child": 1}])
