@@ -11,4 +11,5 @@ cdef class Roster:
     cdef readonly uint32_t threads      # lanes of one worker
 
     cdef Lane *first_of(self, uint32_t lane) noexcept nogil
+    cdef bint counts(self, Lane *lane) noexcept nogil
     cdef bint swap_orders(self, uint32_t lane, uint32_t old, uint32_t new) noexcept

@@ -19,7 +19,7 @@ from snakepit._core.atomics cimport cas32, fence, load32, load64, now_ns, store3
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, lowest_bit
 from snakepit._core.layout cimport (
-    LANE_READY, LANE_STARTING, LANE_VACANT, MAX_LANES, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE,
+    LANE_READY, LANE_RETIRING, LANE_STARTING, LANE_VACANT, MAX_LANES, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE,
     ORDER_SERVE, PRIORITIES, Lane,
 )
 from snakepit._core.queue cimport ring_length
@@ -44,26 +44,36 @@ cdef class Roster:
                 some = True
         return some
 
+    cdef bint counts(self, Lane *lane) noexcept nogil:
+        """Whether a lane serves or is starting to.
+
+        Of several threads, one that was told to end is not counted on: its worker goes on. A whole worker keeps its place
+        until it has ended, so that no more tasks run than there are workers.
+        """
+        cdef uint32_t state = load32(&lane.state)
+        cdef uint32_t order = load32(&lane.retire)
+        if state != LANE_STARTING and state != LANE_READY:
+            return False
+        return order != ORDER_HOLD and (self.threads == 1 or order != ORDER_RETIRE)
+
     def census(self) -> tuple[int, int]:
         """How many lanes serve or are starting to, and how many are held as spares."""
         cdef uint32_t i, state, serving = 0, held = 0
         for i in range(self.control.n_lanes):
             state = load32(&self.control.lanes[i].state)
-            if state == LANE_STARTING or state == LANE_READY:
-                if load32(&self.control.lanes[i].retire) == ORDER_HOLD:
-                    held += 1
-                else:
-                    serving += 1
+            if self.counts(&self.control.lanes[i]):
+                serving += 1
+            elif ((state == LANE_STARTING or state == LANE_READY)
+                    and load32(&self.control.lanes[i].retire) == ORDER_HOLD):
+                held += 1
         return serving, held
 
     def serving(self, uint32_t lane) -> int:
         """How many lanes of a worker serve or are starting to."""
         cdef Lane *first = self.first_of(lane)
-        cdef uint32_t i, state, count = 0
+        cdef uint32_t i, count = 0
         for i in range(self.threads):
-            state = load32(&first[i].state)
-            if (state == LANE_STARTING or state == LANE_READY) and load32(&first[i].retire) != ORDER_HOLD:
-                count += 1
+            count += self.counts(&first[i])
         return count
 
     def held(self, uint32_t lane) -> int:
@@ -92,6 +102,15 @@ cdef class Roster:
             if load32(&first[i].state) == LANE_READY and load32(&first[i].retire) != ORDER_HOLD:
                 count += 1
         return count
+
+    def has_left(self, uint32_t lane) -> bool:
+        """Whether the worker claims nothing any more on any of its lanes, and has only to end."""
+        cdef Lane *first = self.first_of(lane)
+        cdef uint32_t i
+        for i in range(self.threads):
+            if load32(&first[i].state) != LANE_RETIRING:
+                return False
+        return True
 
     def holds(self, uint32_t lane) -> bool:
         """Whether the worker is a spare that serves nowhere."""
@@ -143,6 +162,11 @@ cdef class Roster:
             self.ring(lane)
         return count
 
+    def give_up_held(self, uint32_t lane) -> None:
+        """Have a worker that serves in part keep none of its lanes for later: they end."""
+        if self.swap_orders(lane, ORDER_HOLD, ORDER_RETIRE):
+            self.ring(lane)
+
     def send_away(self, uint32_t lane) -> bool:
         """End a spare that nobody needs; False if it serves by now, on whatever lanes."""
         cdef bint told = self.swap_orders(lane, ORDER_HOLD, ORDER_RETIRE)
@@ -184,6 +208,11 @@ cdef class Roster:
         if some:
             self.ring(lane)
         return some
+
+    def offer_again(self, uint32_t lane) -> None:
+        """As `offer`, of the lanes that have gone back to serving; the others know already."""
+        if self.swap_orders(lane, ORDER_SERVE, ORDER_EXCHANGE):
+            self.ring(lane)
 
     def ring(self, uint32_t lane) -> None:
         """Wake a worker's lanes, asleep or about to sleep, to look around; `heartbeat` shows whether they did."""

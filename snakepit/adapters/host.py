@@ -19,11 +19,14 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from snakepit._core.constants import MAIL_UNFIT
 from snakepit.adapters.adapter import Adapter, has_call_hooks, has_health, marks_of
 from snakepit.errors import AdapterError
+
+if TYPE_CHECKING:
+    from snakepit._core.lane import WorkerLane
 
 logger = logging.getLogger("snakepit")
 
@@ -228,6 +231,12 @@ def join(spec: AdapterSpec) -> None:
     if has_health(type(host.adapter)):
         context.home_lane().examiner = host.examine
     context.at_end.append(lambda: _leave(host, spec.teardown_grace))
+    context.at_end_of_lane.append(lambda lane: _leave_lane(host, lane))
+
+
+def _leave_lane(host: Host, lane: WorkerLane) -> None:
+    if host.residence is not None:
+        host.residence.hand_in_of(lane)
 
 
 def _leave(host: Host, grace: float) -> None:

@@ -37,6 +37,7 @@ class Guest:
     key: int
     name: str
     tenure: int
+    lane: int
     version: int  # calls in all its life, the one that runs included
     saved: int  # of these, what the owner has a snapshot of
     saved_at: float  # monotonic
@@ -141,7 +142,7 @@ class Residence:
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
                 raise self._error("restore", name, problem) from error
-        guest = Guest(key, name, tenure, version, version, time.monotonic())
+        guest = Guest(key, name, tenure, lane.index, version, version, time.monotonic())
         with self._lock:
             self._guests[key] = guest
         return guest
@@ -179,7 +180,7 @@ class Residence:
             details={"adapter": self._spec.name, "step": step, "session": session},
         )
 
-    # -- at the end of the worker ------------------------------------------------------------------
+    # -- at the end of the worker, and of each of its threads --------------------------------------
 
     def hand_in(self, lane: WorkerLane) -> None:
         """Give the owner what it lacks, of a worker that runs no more calls.
@@ -187,27 +188,52 @@ class Residence:
         Nobody waits for a pool's sessions when that ends. A snapshot that hangs is given up with
         the worker, and those sessions go on from their last one.
         """
-        unsaved = [guest for guest in self._guests.values() if guest.saved < guest.version]
+        with self._lock:
+            guests = list(self._guests.values())
+        unsaved = [guest for guest in guests if guest.saved < guest.version]
         if not unsaved or lane.dismissed:
             return
         late = threading.Timer(LONGEST_HAND_IN, os._exit, (0,))
         late.daemon = True
         late.start()
         try:
-            batch: list[list[Any]] = []
-            size = 0
-            for guest in unsaved:
-                enclosed, _error = self._snapshot(guest)
-                batch.append(enclosed)
-                size += len(enclosed[3] or b"")
-                if size >= MOST_BYTES:
-                    lane.ask("keep_sessions", batch)
-                    batch, size = [], 0
-            lane.ask("keep_sessions", batch)
-        except Exception:
-            logger.exception("snakepit: sessions of a worker that leaves could not be saved")
+            self._hand_in(lane, unsaved)
         finally:
             late.cancel()
+
+    def hand_in_of(self, lane: WorkerLane) -> None:
+        """Give the owner what it lacks of the sessions of one lane, which runs no more calls.
+
+        Others of the worker may for long yet. A snapshot that hangs is given up with the worker.
+        """
+        with self._lock:
+            guests = [guest for guest in self._guests.values() if guest.lane == lane.index]
+        unsaved = [guest for guest in guests if guest.saved < guest.version]
+        if not unsaved or lane.dismissed:
+            return
+        try:
+            self._hand_in(lane, unsaved)
+        except BaseException:
+            # Even a snapshot that exits: the tasks of other threads have nothing to do with it.
+            logger.exception("snakepit: sessions of a thread that leaves could not be saved")
+
+    def _hand_in(self, lane: WorkerLane, unsaved: list[Guest]) -> None:
+        try:
+            batch: list[Guest] = []
+            enclosed: list[list[Any]] = []
+            size = 0
+            for guest in unsaved:
+                batch.append(guest)
+                enclosed.append(self._snapshot(guest)[0])
+                size += len(enclosed[-1][3] or b"")
+                if size >= MOST_BYTES or guest is unsaved[-1]:
+                    lane.ask("keep_sessions", enclosed)
+                    for each, told in zip(batch, enclosed, strict=True):
+                        if told[3] is not None:
+                            self._note_saved(each)
+                    batch, enclosed, size = [], [], 0
+        except Exception:
+            logger.exception("snakepit: sessions of a worker that leaves could not be saved")
 
 
 def dumps_state(state: Any) -> bytes:

@@ -159,7 +159,8 @@ class Burial:
 
     def _count(self, worker: Worker, served: bool, completed: int, autopsy: Autopsy) -> None:
         """Draw the conclusions from a worker's end: was it a crash, a failed start, one of many?"""
-        self._supervisor.recycler.buried(worker, at_ease=autopsy.exit_code == 0)
+        at_ease = autopsy.exit_code == 0 or worker.left_at is not None
+        self._supervisor.recycler.buried(worker, at_ease=at_ease)
         if worker.expected or self._supervisor.ending:
             self.tainted.clear(worker.lane)
         elif not served:

@@ -87,6 +87,10 @@ class Recycler:
         # Spares at once; staggered, and a few lanes are left for workers on their way out.
         places = pool.lanes // pool.threads
         self._most_spares = max(1, min(pool.size, (places - pool.size) // 2))
+        # Of several threads, so many workers may be left in part, with calls that go on: one place
+        # more is for the spare that takes the rest over.
+        self._places = places
+        self._most_in_part = max(1, places - pool.size - 1)
 
     # -- what is due -------------------------------------------------------------------------------
 
@@ -121,6 +125,9 @@ class Recycler:
         """Make a worker due, and let it exchange at once if a spare is ready."""
         if worker.due is None or (worker.due == "tasks" and reason != "tasks"):
             worker.due = reason
+        if worker.due != "tasks" and not self._roster.holds(worker.lane):
+            # The rest of its lanes would let one another in, and it would never end.
+            self._roster.give_up_held(worker.lane)
         if self._spare_is_ready():
             self._offer(worker)
 
@@ -209,6 +216,10 @@ class Recycler:
             for spare in spares:
                 if serving < capacity:
                     serving += self._let_in(spare, capacity - serving)
+            # Lanes that found no spare serve again, and nobody else would tell them of the next.
+            for worker in workers.values():
+                if worker.due is not None and self._spare_is_ready(besides=worker):
+                    self._offer(worker, again=True)
             spares = [spare for spare in spares if self._roster.holds(spare.lane)]
         else:
             spares = []
@@ -221,7 +232,30 @@ class Recycler:
             # One that is still starting will be ready soon; then we look again.
             if spare.ready and self._send_away(spare):
                 spare.expected = True
-        return True if len(spares) < wanted else None
+        if len(spares) >= wanted:
+            return None
+        if not held and len(workers) >= self._places:
+            self._make_room()
+        return True
+
+    def _make_room(self) -> None:
+        """Let one due worker go without a successor, where all others wait for its place.
+
+        Nobody who runs a call, and only where no place is about to be free: a worker of one thread
+        never.
+        """
+        workers = self._supervisor.workers.values()
+        if not all(worker.ready and self._roster.serving(worker.lane) for worker in workers):
+            return
+        idle = [
+            worker
+            for worker in workers
+            if worker.due not in (None, "tasks") and not self._roster.running(worker.lane)
+        ]
+        if idle:
+            least = min(idle, key=lambda worker: self._roster.serving(worker.lane))
+            least.draining = True
+            self._roster.retire(least.lane)
 
     def _wanted_spares(self) -> int:
         threads = self._pool.threads
@@ -250,9 +284,9 @@ class Recycler:
             return True
         return False
 
-    def _spare_is_ready(self) -> bool:
+    def _spare_is_ready(self, besides: Worker | None = None) -> bool:
         return any(
-            worker.ready and self._roster.held(worker.lane)
+            worker.ready and worker is not besides and self._roster.held(worker.lane)
             for worker in self._supervisor.workers.values()
         )
 
@@ -265,10 +299,35 @@ class Recycler:
         elif self._spare_is_ready():
             self._offer(worker)
 
-    def _offer(self, worker: Worker) -> None:
+    def _offer(self, worker: Worker, *, again: bool = False) -> None:
         # One with a hard limit ends by itself when it has reached that, and not before.
-        if worker.due not in (None, "tasks") and self._roster.serves(worker.lane):
+        if worker.due in (None, "tasks") or not self._roster.serves(worker.lane):
+            return
+        if self._would_stay(worker):
+            return
+        worker.offered = True
+        if again:
+            self._roster.offer_again(worker.lane)
+        else:
             self._roster.offer(worker.lane)
+
+    def _would_stay(self, worker: Worker) -> bool:
+        """Whether a worker would be left in part with its calls, and too many are already.
+
+        They would hold all places, and none be left for the spare that takes over from them.
+        """
+        threads, roster = self._pool.threads, self._roster
+        if threads == 1 or roster.serving(worker.lane) < threads or not roster.running(worker.lane):
+            return False
+
+        def stays(other: Worker) -> bool:
+            if other is worker or other.due is None or other.draining:
+                return False
+            if other.offered and roster.running(other.lane):
+                return True
+            return 0 < roster.serving(other.lane) < threads
+
+        return sum(map(stays, self._supervisor.workers.values())) >= self._most_in_part
 
     def buried(self, worker: Worker, *, at_ease: bool) -> None:
         """A worker is gone; `at_ease`: because it ended by itself."""

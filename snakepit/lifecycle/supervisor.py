@@ -24,6 +24,7 @@ from snakepit import errors
 from snakepit.lifecycle.burial import Burial
 from snakepit.lifecycle.health import Health, HealthPolicy
 from snakepit.lifecycle.ladder import Ladder
+from snakepit.lifecycle.leaving import Leaving
 from snakepit.lifecycle.preparation import Preparation
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
@@ -54,6 +55,7 @@ class Supervisor:
         self.restarts = 0
         self.started = False  # the first workers exist
         self._failed_starts = 0
+        self._failed_spares = 0
         self._started = 0
         self._batch_at = 0.0  # when the next batch of first workers may start
         self._notes: deque[Callable[[], None]] = deque()
@@ -65,11 +67,13 @@ class Supervisor:
         self._poller = select.poll()
         self._by_sentinel: dict[int, Worker] = {}
         self._not_before = 0.0
+        self._no_spare_before = 0.0
         self.ending = False
         self.burial = Burial(pool, self)
         self.ladder = Ladder(pool, self)
         self.recycler = Recycler(pool, self, recycling)
         self.health = Health(pool, self, health)
+        self.leaving = Leaving(pool, self)
         self.preparation = Preparation(pool, self, self._poller)
         self.last_look = 0.0
 
@@ -165,16 +169,23 @@ class Supervisor:
         if when is not None and now >= when:
             self.last_look = now
             self.recycler.look(now)
+        when = self.leaving.next_look()
+        if when is not None and now >= when:
+            self.leaving.look(now)
 
     def _patience(self) -> float | None:
         """Milliseconds until the next thing to do, or to look whether there is; None for ever."""
         if self._notes:
             return 0
-        times = [self.health.next_look(), self.recycler.next_look()]
+        times = [
+            self.health.next_look(), self.recycler.next_look(), self.leaving.next_look()
+        ]  # fmt: skip
         if self._timers:
             times.append(self._timers[0][0])
         if self._not_before or self._batch_at:
             times.append(max(self._not_before, self._batch_at))
+        if self._no_spare_before:
+            times.append(self._no_spare_before)
         when = min((time for time in times if time is not None), default=None)
         if when is None:
             return None
@@ -184,10 +195,16 @@ class Supervisor:
 
     def _start_missing(self) -> None:
         """Start what is missing, as many as there are lanes for."""
-        if time.monotonic() < max(self._not_before, self._batch_at):
+        now = time.monotonic()
+        if self._no_spare_before <= now:
+            self._no_spare_before = 0.0
+        if now < max(self._not_before, self._batch_at):
             return
         self._not_before = self._batch_at = 0.0
         while (spare := self.recycler.next_start()) is not None:
+            # Who should be replaced goes on; who is missing is not waited for because of that.
+            if spare and self._no_spare_before:
+                return
             if self.preparation.is_awaited(spare=spare):
                 return
             firsts = range(0, self._pool.lanes, self._pool.threads)
@@ -288,19 +305,24 @@ class Supervisor:
     ) -> None:
         """A worker could not be started, or died while it was: try again later, or give up.
 
-        For want of a spare no pool is broken: who should have been replaced goes on. `hopeless`:
-        it would fail again, so a pool that has no worker yet does not try.
+        For want of a spare no pool is broken, and no other worker waits: who should have been
+        replaced goes on. `hopeless`: it would fail again, so a pool that has no worker yet does not
+        try.
         """
-        self._failed_starts += 1
-        backoff = min(0.05 * 2**self._failed_starts, LONGEST_BACKOFF)
-        self._not_before = time.monotonic() + backoff
         if spare:
+            self._failed_spares += 1
+            backoff = min(0.05 * 2**self._failed_spares, LONGEST_BACKOFF)
+            self._no_spare_before = time.monotonic() + backoff
             logger.warning(
                 "snakepit pool %s: a worker to take over from another cannot be started, "
                 "tried again in %.3g s: %s: %s",
                 self._pool.name, backoff, type(error).__name__, error,
             )  # fmt: skip
-        elif self._failed_starts >= MOST_FAILED_STARTS or (hopeless and not self.workers):
+            return
+        self._failed_starts += 1
+        backoff = min(0.05 * 2**self._failed_starts, LONGEST_BACKOFF)
+        self._not_before = time.monotonic() + backoff
+        if self._failed_starts >= MOST_FAILED_STARTS or (hopeless and not self.workers):
             times = (
                 "" if self._failed_starts == 1
                 else f"{self._failed_starts} in a row failed, the last with "
@@ -320,8 +342,8 @@ class Supervisor:
         # It may be dead and buried by now, and its lane another's.
         if worker is not None and worker.pid == pid:
             worker.ready = True
-            self._failed_starts = 0
-            self._not_before = 0.0
+            self._failed_starts = self._failed_spares = 0
+            self._not_before = self._no_spare_before = 0.0
             self.recycler.ready(worker)
         self._pool.note_ready()
 
@@ -335,6 +357,7 @@ class Supervisor:
         worker = self.workers.get(lane)
         if worker is not None and worker.pid == pid:
             worker.expected = True
+            self.leaving.note(worker)
         if spare:
             self.start_failed(error, spare=True)
             return

@@ -57,8 +57,10 @@ class Worker:
         self.born = time.monotonic()
         self.spare = False  # started to take over from another
         self.due: str | None = None  # why it shall be replaced
+        self.offered = False  # told to let a spare take over from it
         self.ends_at: float | None = None  # when it is too old
         self.tasks_when_weighed = -1
+        self.left_at: float | None = None  # when it was seen to have nothing left but to end
         self.stuck = False  # ended because it gave no sign of life
         self.unfit = False  # its adapter says that it is not fit for more
 

@@ -22,6 +22,8 @@ INTERRUPT_SIGNAL = signal.SIGURG
 
 # What an orderly end of this worker runs first; its tasks are over then.
 at_end: list[Callable[[], object]] = []
+# What a lane that ends runs first, in a worker with several: the others may go on.
+at_end_of_lane: list[Callable[[WorkerLane], object]] = []
 
 _context_of: Any = None
 
@@ -61,6 +63,12 @@ def run_at_end() -> None:
     """Run what `at_end` holds, the last first."""
     while at_end:
         at_end.pop()()
+
+
+def run_at_end_of_lane(lane: WorkerLane) -> None:
+    """Run what `at_end_of_lane` holds, in the thread of that lane."""
+    for step in at_end_of_lane:
+        step(lane)
 
 
 def running_lane() -> WorkerLane:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
 import sys
+import threading
+import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing import reduction
@@ -13,6 +16,8 @@ from typing import Any
 
 from snakepit._core.constants import MAIL_FAILED, MAIL_READY, MAIL_WORN
 from snakepit.worker import signals
+
+LINGER = 1.0  # seconds that threads left by tasks have to end with a worker that is replaced
 
 
 class PassedDescriptor:
@@ -53,7 +58,16 @@ class WorkerSpec:
 
 
 def worker_main(spec: WorkerSpec) -> None:
-    """Join the pool, run the initializer, then tasks until told to end."""
+    """Join the pool, run the initializer, then tasks until told to end; then end in time."""
+    code = 1
+    try:
+        _join_and_serve(spec)
+        code = 0
+    finally:
+        _end_in_time(code)
+
+
+def _join_and_serve(spec: WorkerSpec) -> None:
     from snakepit._core.arena import Arena
     from snakepit._core.channel import Channel
     from snakepit._core.control import Control
@@ -114,6 +128,31 @@ def _end(lane: Any) -> None:
 
         become_idle()
     end_descendants()
+
+
+def _end_in_time(code: int) -> None:
+    """Have this process end soon, whatever threads tasks have left in it.
+
+    The interpreter would wait for each of them, and who comes next waits for our place. At the end
+    of the pool nobody does, and its owner sees to the time.
+    """
+    from snakepit.worker.context import home_lane
+
+    if threading.active_count() == 1 or home_lane().dismissed:
+        return
+    with contextlib.suppress(RuntimeError):  # No room for another thread: the owner ends us.
+        threading.Thread(target=_end_late, args=(code,), daemon=True).start()
+
+
+def _end_late(code: int) -> None:
+    from multiprocessing import util
+
+    from snakepit.worker.priority import become_ordinary
+
+    become_ordinary()
+    time.sleep(LINGER)
+    util._flush_std_streams()  # type: ignore[attr-defined]
+    os._exit(code)
 
 
 def run_initializer(spec: WorkerSpec, lane: Any) -> bool:

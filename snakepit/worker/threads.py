@@ -109,6 +109,7 @@ class Crew:
                 self._life.notify_all()
                 self._life.wait_for(lambda: self._begun)
             self._run_tasks(lane)
+            context.run_at_end_of_lane(lane)
         except BaseException:
             # Nothing of a task's comes here. A worker that has lost a thread is of no use, and its
             # owner learns of it by its end alone.

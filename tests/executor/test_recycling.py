@@ -5,12 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from multiprocessing import util
 from typing import Any
 
 import pytest
 
 import snakepit
 from snakepit import errors
+from snakepit.lifecycle import leaving, supervisor
 from snakepit.lifecycle.recycling import RecyclingPolicy, own_memory, resident_memory
 from tests.conftest import Make
 from tests.support import new_executor, results, send_signal, wait_until
@@ -25,6 +27,17 @@ KEPT: list[bytes] = []
 def keep(size: int) -> int:
     """Leak so many bytes of touched memory."""
     KEPT.append(b"x" * size)
+    return os.getpid()
+
+
+def leave_thread() -> int:
+    """Start a thread that outlives every test, and that the interpreter would wait for."""
+    threading.Thread(target=threading.Event().wait).start()
+    return os.getpid()
+
+
+def hang_at_exit() -> int:
+    util.Finalize(None, threading.Event().wait, exitpriority=10)
     return os.getpid()
 
 
@@ -144,6 +157,52 @@ def test_worker_that_was_starting_when_all_were_to_be_replaced(make: Make, gate:
     wait_until(exchanged, "the first exchange, and the next spare")
     release.open()
     wait_until(lambda: recycled(executor, "manual") == 2, "the second exchange")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_tasks_per_child": 1}])
+def test_threads_of_tasks_do_not_keep_the_place_of_their_worker(
+    make: Make, options: dict[str, Any]
+) -> None:
+    executor = make(1, **options)
+    pids = set()
+    for _ in range(5):
+        pids.add(executor.submit(leave_thread).result(60))
+        if not options:
+            executor.recycle_worker(timeout=60)
+    assert len(pids) == 5
+    assert executor.lifecycle_stats().crashes == 0
+    executor.terminate_workers()
+
+
+def test_spare_that_fails_and_leaves_a_thread_gives_its_place_back(
+    make: Make, gate: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = gate("broken")
+
+    def prepare() -> None:
+        if broken.is_open():
+            leave_thread()
+            raise RuntimeError("no licence left")
+
+    executor = make(1, initializer=prepare)
+    pid = executor.submit(os.getpid).result(60)
+    broken.open()
+    executor.recycle_worker(wait=False)
+    # More than there are lanes for.
+    wait_until(lambda: caplog.text.count("no licence left") >= 4, "several tries")
+    broken.path.unlink()
+    wait_until(lambda: executor.worker_pids() not in ([], [pid]), "the replacement")
+
+
+def test_process_that_does_not_end_is_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "LEAVE_GRACE", 0.05)
+    monkeypatch.setattr(leaving, "LOOK", 0.05)
+    executor = make(1)
+    pid = executor.submit(hang_at_exit).result(60)
+    executor.recycle_worker(timeout=60)
+    assert executor.submit(os.getpid).result(60) != pid
+    stats = executor.lifecycle_stats()
+    assert (stats.crashes, stats.recycled["manual"]) == (0, 1)
 
 
 def test_unknown_worker_cannot_be_replaced(make: Make) -> None:
@@ -269,6 +328,37 @@ def test_worker_goes_on_while_its_successor_cannot_start(
     broken.path.unlink()
     wait_until(lambda: executor.worker_pids() not in ([], [pid]), "the replacement")
     assert executor.submit(os.getpid).result(60) != pid
+
+
+def test_crashed_worker_is_replaced_while_spares_are_put_off(
+    make: Make, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_BACKOFF", 3600.0)
+    dying = gate("dying")
+
+    def prepare() -> None:
+        if dying.is_open():
+            dying.path.unlink()
+            os._exit(3)
+
+    executor = make(1, initializer=prepare)
+    pid = executor.submit(os.getpid).result(60)
+    supervising = executor._pool.supervisor  # type: ignore[union-attr]
+    told = threading.Event()
+
+    def fail() -> None:
+        for _ in range(20):
+            supervising.start_failed(RuntimeError("no licence left"), spare=True)
+        told.set()
+
+    supervising.tell(fail)
+    assert told.wait(60)
+    dying.open()
+    assert send_signal(pid)
+    wait_until(lambda: pid not in executor.worker_pids(), "the burial")
+    # The first replacement dies while it starts, and the second serves.
+    assert executor.submit(os.getpid).result(60) != pid
+    assert executor.lifecycle_stats().crashes == 2
 
 
 @pytest.mark.parametrize("options", [{"worker_ttl": 0.02}, {"max_tasks_per_child": 1}])

@@ -611,3 +611,27 @@ def test_a_session_that_ends_in_the_store_ends_here(new_pool: NewPool) -> None:
 def test_bad_options_are_named(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(options))):
         snakepit.Pool(Ledger, **options)
+
+
+def test_session_moves_when_its_thread_leaves_a_worker_that_goes_on(
+    new_pool: NewPool, gate: Gates
+) -> None:
+    pool = new_pool(
+        adapter=Ledger, pool_size=1, profile="thread", threads_per_worker=2,
+        affinity="strict_queue", snapshot_every=None,
+    )  # fmt: skip
+    pool.await_ready(LONG)
+    # Both at once, so that each has a thread of its own.
+    moving_on, let_go = keep_running(pool, gate, "moves", 0)
+    staying, release = keep_running(pool, gate, "stays", 0)
+    let_go.open()
+    home = moving_on.result(LONG)
+    worker = worker_of(pool, home)
+    engine(pool).recycle(None, False, None)
+    wait_until(lambda: engine(pool).roster.serving(worker) == 1, "the first exchange")
+    assert append(pool, "moves", 1) == [0, 1]
+    assert where(pool, "moves") != home
+    assert not staying.done()
+    release.open()
+    assert staying.result(LONG) == home
+    assert append(pool, "stays", 1) == [0, 1]

@@ -374,6 +374,65 @@ def test_worker_is_replaced_as_a_whole_without_a_gap(make: Make, gate: Any) -> N
     wait_until(lambda: executor.lifecycle_stats().recycled["manual"] == 1)
 
 
+@pytest.mark.parametrize(("most_in_part", "serving"), [(None, [1, 4]), (99, [1, 1])])
+def test_workers_with_long_calls_do_not_keep_others_from_being_replaced(
+    make: Make, gate: Any, most_in_part: int | None, serving: list[int]
+) -> None:
+    """However many are left in part; that should be few, or there is no place for a spare."""
+    executor = make(2, 4)
+    executor.wait_ready(60)
+    pool: Any = executor._pool
+    if most_in_part is not None:
+        pool.supervisor.recycler._most_in_part = most_in_part
+    release = gate("release")
+    held = hold_all(executor, gate, 2, release)
+    before = {worker.id: worker.pid for worker in executor.lifecycle_stats().workers}
+    executor.recycle_worker(wait=False)
+    wait_until(lambda: sorted(map(pool.roster.serving, before)) == serving, "the first exchanges")
+    second = set(executor.worker_pids()) - set(before.values())
+    executor.recycle_worker(wait=False)
+    wait_until(lambda: not second & set(executor.worker_pids()), "their own replacement")
+    assert set(before.values()) <= set(executor.worker_pids())
+    release.open()
+    assert {pid for pid, _ in results(held)} == set(before.values())
+    wait_until(lambda: not set(before.values()) & set(executor.worker_pids()), "the others'")
+    executor.recycle_worker(timeout=60)
+    assert executor.lifecycle_stats().crashes == 0
+
+
+def test_worker_that_serves_in_part_is_replaced(make: Make, gate: Any) -> None:
+    """Its own lanes that are held do not take over from one another."""
+    executor = make(1, 2)
+    executor.wait_ready(60)
+    roster: Any = executor._pool.roster  # type: ignore[union-attr]
+    release, let_go = gate("release"), gate("let-go")
+    (long,) = hold_all(executor, gate, 1, release)
+    (first,) = executor.lifecycle_stats().workers
+    executor.recycle_worker(wait=False)
+
+    def in_part() -> list[int]:
+        ids = [w.id for w in executor.lifecycle_stats().workers if w.pid != first.pid]
+        return [id for id in ids if (roster.serving(id), roster.held(id)) == (1, 1)]
+
+    (second,) = wait_until(in_part, "the first exchange")
+    started = gate("started")
+    short = executor.submit(tasks.whereabouts, started, let_go)
+    started.wait()
+    executor.recycle_worker(second, wait=False)
+    wait_until(
+        lambda: [w for w in executor.lifecycle_stats().workers if w.state == "spare"], "the spare"
+    )
+    let_go.open()
+    pid, _ = short.result(60)
+    assert pid != first.pid
+    wait_until(lambda: pid not in executor.worker_pids(), "the exchange with the spare")
+    assert not long.done()
+    release.open()
+    assert long.result(60)[0] == first.pid
+    wait_until(lambda: len(executor.lifecycle_stats().workers) == 1, "the end of the first")
+    assert roster.census() == (2, 0)
+
+
 def test_calls_of_all_threads_count_towards_the_limit(make: Make) -> None:
     executor = make(1, 2, worker_max_requests=10)
 
