@@ -183,6 +183,7 @@ class SessionDesk:
             "id": self._id,
             "metadata": lambda session_id: self.session(session_id).metadata,
             "tools": self._tools,
+            "swap": self._swap,
         }
         for name in METHODS:
             found[name] = self._caller(name)
@@ -195,6 +196,9 @@ class SessionDesk:
 
     def _caller(self, name: str) -> Callable[..., Any]:
         return lambda session_id, *args: getattr(self.session(session_id), name)(*args)
+
+    def _swap(self, session_id: str | None, *args: Any) -> list[Any]:
+        return self.session(session_id)._swap_variable(*args)
 
     def _id(self, session_id: str | None) -> str | None:
         return None if session_id is None else str(session_id)
