@@ -71,6 +71,11 @@ class Session(Lease):
         """Replace the metadata by `function(metadata)`, as `SessionStore.update_session` does."""
         self._store._update(self, function)
 
+    def _rested(self) -> float:
+        """Return for how many seconds nobody has used it; math.inf once it has ended."""
+        rested: float = self.ttl + self._store._clock() - self._expires
+        return rested
+
     # -- variables ---------------------------------------------------------------------------------
 
     def register_variable(
