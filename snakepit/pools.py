@@ -363,6 +363,32 @@ class Pool:
         """
         return self._submit(tool, args, timeout, session, affinity, priority)
 
+    def execute_program_command(
+        self,
+        session_id: str,
+        command: str,
+        args: Mapping[str, Any] = NO_NAMES,
+        *,
+        timeout: float | str | None = None,
+        affinity: AffinityMode | None = None,
+        priority: Priority | None = None,
+    ) -> Any:
+        """Run a tool in a session, which keeps the programs that it makes; return its value.
+
+        "create_program": what the tool returns is kept in the session under its "program_id", or
+        that of `args`, in place of one of the same name. "execute_program": the program of
+        `args["program_id"]`, of the session or else a global one, is given to the tool as its
+        argument `program`, and "program_id" if it takes that. Any other tool runs as by `execute`,
+        whose terms these are.
+
+        Raises ToolNotFoundError, AdapterError when a tool is not made for this,
+        ProgramNotFoundError, and what `execute` raises.
+        """
+        from snakepit.pool.programs import run_command
+
+        terms = {"timeout": timeout, "affinity": affinity, "priority": priority}
+        return run_command(self, session_id, command, args, terms)
+
     def _submit(
         self, tool: str, args: Any, timeout: Any, session: Any, affinity: Any, priority: Any
     ) -> Future[Any]:

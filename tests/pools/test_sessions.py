@@ -13,7 +13,7 @@ import snakepit
 from snakepit import errors
 from snakepit.sessions.store import SessionStore
 from tests.executor.tasks import Gate
-from tests.pools.adapters import Counter
+from tests.pools.adapters import Counter, Naming, NoPrograms, Programs
 from tests.pools.conftest import WITH_PROCESSES
 from tests.pools.movers import Ledger
 from tests.support import LONG, send_signal, wait_until
@@ -157,6 +157,68 @@ def test_a_long_call_keeps_its_session_alive(new: NewPool, gates: Gates) -> None
         gates("release-c").open()
         call.result(LONG)
         pool.stop()
+
+
+# -- programs --------------------------------------------------------------------------------------
+
+
+def test_programs_are_kept_and_supplied(new: NewPool) -> None:
+    pool = new(Programs)
+    run = pool.execute_program_command
+    made = run("s", "create_program", {"signature": "question -> answer"})
+    assert made["program_id"] == "answer"
+    assert pool.session("s").get_program("answer") == made
+    args = {"program_id": "answer", "value": 3}
+    found = run("s", "execute_program", args, timeout=LONG, affinity="strict_queue")
+    assert found == ("question -> answer", 3)
+    assert args == {"program_id": "answer", "value": 3}
+    # Under a name of the caller's, in place of the one that was there.
+    for signature in ("a -> b", "c -> d"):
+        run("s", "create_program", {"signature": signature, "program_id": "mine"})
+        args = {"program_id": "mine", "value": 1}
+        assert run("s", "execute_program", args) == (signature, 1)
+    assert pool.session("s").list_programs() == ["answer", "mine"]
+    assert run("s", "session_id") == "s"
+    pool.session_store.store_global_program("all", {"signature": "for all"})
+    assert run("t", "execute_program", {"program_id": "all", "value": 2}) == ("for all", 2)
+
+
+def test_errors_about_programs_say_what_is_missing(new: NewPool) -> None:
+    pool = new(Programs)
+    run = pool.execute_program_command
+    run("s", "create_program", {"signature": "a -> answer"})
+    submitted = pool.get_stats()["submitted"]
+    with pytest.raises(errors.ProgramNotFoundError, match=r"did you mean 'answer'.*create_program"):
+        run("s", "execute_program", {"program_id": "answr", "value": 1})
+    with pytest.raises(errors.ProgramNotFoundError, match="it has none"):
+        run("other", "execute_program", {"program_id": "answer", "value": 1})
+    for args, wanted in (
+        ({"value": 1}, "'program_id' .* is missing"),
+        ({"program_id": 3, "value": 1}, "must be a string, not 3"),
+        ({"program_id": "answer", "program": 1, "value": 1}, "leave it out"),
+        ({"program_id": "answer"}, "value"),
+        ({"program_id": "answer", "valu": 1}, "valu"),
+        ([], "."),
+    ):
+        with pytest.raises(errors.ToolArgumentError, match=wanted):
+            run("s", "execute_program", args)  # type: ignore[arg-type]
+    assert pool.get_stats()["submitted"] == submitted
+    for signature, wanted in (("number", "a 'int' without"), ("nameless", "a 'dict' without")):
+        with pytest.raises(errors.AdapterError, match=wanted):
+            run("s", "create_program", {"signature": signature})
+    with pytest.raises(TypeError, match="session_id"):
+        run(None, "create_program", {"signature": "a -> b"})  # type: ignore[arg-type]
+
+
+def test_adapters_that_are_not_made_for_programs_are_told(new_pool: NewPool) -> None:
+    pool = new_pool(adapter=Naming)
+    pool.session("s").store_program("p", 5)
+    assert pool.execute_program_command("s", "execute_program", {"program_id": "p"}) == (5, "p")
+    with pytest.raises(errors.ToolNotFoundError, match="returns a dict with 'program_id'"):
+        pool.execute_program_command("s", "create_program", {})
+    pool = new_pool(adapter=NoPrograms)
+    with pytest.raises(errors.AdapterError, match="takes no parameter 'program'"):
+        pool.execute_program_command("s", "execute_program", {"program_id": "p", "value": 1})
 
 
 # -- executors -------------------------------------------------------------------------------------
