@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import signal
 import sys
 import threading
@@ -45,6 +46,13 @@ class PoolView:
         self._pool = pool
         self._terms = terms
         self._executor = executor  # kept: an executor that nobody holds closes its pool
+        # What begins the time to live of its session anew, with each call.
+        self._use_session: Callable[[], object] | None = None
+        if terms.session:
+            # A worker is kept for a strict session: the store is to tell when that ends.
+            uses = pool.uses
+            use = uses.use if terms.affinity else uses.use_known
+            self._use_session = functools.partial(use, str(terms.session.name))  # type: ignore[attr-defined]
 
     def __reduce__(self) -> NoReturn:
         from snakepit.pool.travel import refuse_to_travel
@@ -52,7 +60,13 @@ class PoolView:
         refuse_to_travel("a view of an executor", self._pool.name)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue the call `fn(*args, **kwargs)` and return its future. Raises PoolShutdownError."""
+        """Queue the call `fn(*args, **kwargs)` and return its future.
+
+        Raises PoolShutdownError; SessionQuotaError if it is of a strict session that would be one
+        too many.
+        """
+        if self._use_session is not None:
+            self._use_session()
         return self._pool.submit(fn, args, kwargs, self._terms)
 
     @with_hints
@@ -67,6 +81,8 @@ class PoolView:
         progress: bool = False,
     ) -> Iterator[Any]:
         """Call `fn` with the items of the iterables; return an iterator (see `Executor.map`)."""
+        if self._use_session is not None:
+            self._use_session()
         return start_map(
             self._pool,
             self._terms,
@@ -83,6 +99,8 @@ class PoolView:
         self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]:
         """Queue the call and return the stream of what it yields (see `Executor.stream`)."""
+        if self._use_session is not None:
+            self._use_session()
         return self._pool.stream(fn, args, kwargs, self._terms)
 
 
@@ -275,7 +293,8 @@ class Executor(concurrent.futures.Executor):
         and nowhere else, and wait for it; "strict_fail_fast": WorkerBusyError if it is busy.
         The first strict call of a session goes to whichever worker is free. When that worker dies
         or is replaced, strict calls of the session, those that wait included, fail with
-        SessionWorkerUnavailableError until `forget_session`. With profile "local", the worker is
+        SessionWorkerUnavailableError until `forget_session`. They make their session in the store,
+        with whose end the worker is forgotten. With profile "local", the worker is
         this process: any thread serves.
         `cancel_running`: `cancel()` also stops a call that runs; None: as the executor has it.
 
@@ -310,8 +329,8 @@ class Executor(concurrent.futures.Executor):
     def forget_session(self, session: str) -> bool:
         """Forget which worker a session is strictly bound to: its next call begins it anew.
 
-        To be called for sessions that have ended, of which a pool keeps 1,048,576 at most, and to
-        begin one again whose worker was lost. What is queued for that worker still runs there.
+        To begin one again whose worker was lost; of sessions that end in the store it is forgotten
+        by itself. What is queued for that worker still runs there.
         False when there is nothing to forget. Raises TypeError.
         """
         from snakepit.pool.terms import session_key

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -80,9 +79,6 @@ if TYPE_CHECKING:
     from snakepit.sessions.tools import HostTool
 
 __all__ = ["Pool"]
-
-MOST_SESSION_KEYS = 65_536
-RENEWAL = 1.0  # seconds for which a use of a session counts for those that follow
 
 
 class Pool:
@@ -232,8 +228,7 @@ class Pool:
         self._plans: dict[str, Plan] = {}
         self._life = threading.RLock()  # a signal handler may start or stop the pool
         self._stopped = False
-        # Keys of sessions, each with when its session's time to live is to be renewed next.
-        self._session_keys: dict[str, tuple[int, float]] = {}
+        self._use_session = self._engine.uses.use
         # Dropped without `stop`, the pool still ends once its calls are done.
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
@@ -345,11 +340,13 @@ class Pool:
 
         `args`: its arguments by name. `timeout`: seconds for waiting and running together (None:
         the tool's, else the pool's; math.inf: any time), then TaskTimeoutError. `session`: calls of
-        one session go to the worker that ran it last, as `affinity` (None: the pool's) says.
-        `priority`: of what waits, higher goes first.
+        one session go to the worker that ran it last, as `affinity` (None: the pool's) says; it is
+        made when it is new, and its time to live begins anew. `priority`: of what waits, higher
+        goes first.
 
         Raises, before a worker is taken: ToolNotFoundError, ToolArgumentError, PoolSaturatedError,
-        PoolShutdownError, PoolNotReadyError. QueueTimeoutError when no worker was free in time.
+        PoolShutdownError, PoolNotReadyError, SessionQuotaError. QueueTimeoutError when no worker
+        was free in time.
         """
         return self._submit(tool, args, timeout, session, affinity, priority).result()
 
@@ -368,6 +365,32 @@ class Pool:
         Its `cancel()` also stops the call while it runs.
         """
         return self._submit(tool, args, timeout, session, affinity, priority)
+
+    def execute_program_command(
+        self,
+        session_id: str,
+        command: str,
+        args: Mapping[str, Any] = NO_NAMES,
+        *,
+        timeout: float | str | None = None,
+        affinity: AffinityMode | None = None,
+        priority: Priority | None = None,
+    ) -> Any:
+        """Run a tool in a session, which keeps the programs that it makes; return its value.
+
+        "create_program": what the tool returns is kept in the session under its "program_id", or
+        that of `args`, in place of one of the same name. "execute_program": the program of
+        `args["program_id"]`, of the session or else a global one, is given to the tool as its
+        argument `program`, and "program_id" if it takes that. Any other tool runs as by `execute`,
+        whose terms these are.
+
+        Raises ToolNotFoundError, AdapterError when a tool is not made for this,
+        ProgramNotFoundError, and what `execute` raises.
+        """
+        from snakepit.pool.programs import run_command
+
+        terms = {"timeout": timeout, "affinity": affinity, "priority": priority}
+        return run_command(self, session_id, command, args, terms)
 
     def _submit(
         self, tool: str, args: Any, timeout: Any, session: Any, affinity: Any, priority: Any
@@ -394,7 +417,7 @@ class Pool:
             timeout_ns = int((checked_span("timeout", timeout, None) or 0) * 1e9)
         return self._engine.submit_numbered(  # type: ignore[union-attr]
             number, values, named, timeout_ns, self._patience_ns, 1,
-            0 if session is None else self._number_of(session),
+            0 if session is None else self._use_session(session),
         )  # fmt: skip
 
     def _submit_otherwise(
@@ -423,7 +446,7 @@ class Pool:
             if asked is not None:
                 changes["timeout"] = checked_span("command_timeout", asked, None)
         if session is not None:
-            changes["session"] = self._number_of(session)
+            changes["session"] = self._use_session(session)
             changes |= affinity_terms(chosen, session)
         if priority is not None:
             if priority not in PRIORITIES:
@@ -605,19 +628,6 @@ class Pool:
         return self.session(session_id).register_tool(
             name, function, description, parameters, exposed
         )
-
-    def _number_of(self, session: str) -> int:
-        """Return the number by which the scheduler knows a session, whose use this is."""
-        now = time.monotonic()
-        key, renew_at = self._session_keys.get(session, (0, 0.0))
-        if now >= renew_at:
-            # Not at each call: that would cost as much as the rest of it.
-            key = session_key(session)
-            self._engine.desk.renew(session)
-            if len(self._session_keys) >= MOST_SESSION_KEYS:
-                self._session_keys.clear()
-            self._session_keys[session] = key, now + RENEWAL
-        return key
 
     # -- looking, and changing workers -------------------------------------------------------------
 

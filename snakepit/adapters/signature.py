@@ -149,6 +149,10 @@ class Signature:
         hint = did_you_mean(name, self._known) or f"; it takes {self}"
         return self._error(f"it has no argument {name!r}{hint}", name, "unknown")
 
+    def takes(self, name: str) -> bool:
+        """Whether a call may give an argument of this name."""
+        return self._open or name in self._known
+
     def _error(self, what: str, argument: str | None, problem: str) -> ToolArgumentError:
         return ToolArgumentError(
             f"tool {self._tool!r} of {self._adapter}: {what}",

@@ -63,7 +63,7 @@ class Affinity:
         if verdict == TABLE_FULL:
             return SessionWorkerUnavailableError(
                 f"pool {self._pool!r} cannot keep the worker of another session ({session!r}): it "
-                "keeps 1048576, or memory is used up; forget_session() those that have ended",
+                "keeps 1048576, or memory is used up; forget_session() those that are over",
                 details=details,
             )
         return SessionWorkerUnavailableError(

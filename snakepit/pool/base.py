@@ -51,6 +51,10 @@ class BasePool:
         plain = set(tasks).difference(calls.values())
         return sum(future.stop() for future in (*calls, *plain))
 
+    def _is_under_way(self, session: int, tasks: Iterable[Future[Any]]) -> bool:
+        """Whether a session has calls, of which `tasks` are queued or run."""
+        return bool(tasks or (self.calls and self.calls.of_session(session)))
+
     # -- readiness ---------------------------------------------------------------------------------
 
     def _await_ready(self, ready: Callable[[], int], timeout: float | None, what: str) -> None:

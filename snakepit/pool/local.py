@@ -29,6 +29,7 @@ from snakepit.pool.local_deadlines import LocalDeadlines
 from snakepit.pool.local_threads import InnerFuture, LocalThreads, here
 from snakepit.pool.sessions import SessionDesk
 from snakepit.pool.terms import Terms, session_name
+from snakepit.pool.uses import SessionUses
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import GuardedCall
@@ -68,6 +69,11 @@ class LocalPool(BasePool):
         self._threads = LocalThreads(self, config, self._life)
         self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
         self.desk = SessionDesk(config.session_store, lambda key: None, lambda key: None)
+        self.uses = SessionUses(
+            self.desk,
+            lambda key: self._is_under_way(key, self.queue.tasks_of_session(key)),
+            self.timekeeper.after,
+        )
         self.queue.limit(config.max_queue_size)
 
     # -- calls -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ whether its state is saved.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from snakepit._core import moving
 from snakepit.errors import (
     AdapterError,
+    SessionError,
     SessionNotFoundError,
     SessionWorkerUnavailableError,
     WorkerBusyError,
@@ -139,6 +141,7 @@ class Mover:
         if name is None:
             raise SessionNotFoundError("the call that asks belongs to no session that is in use")
         with self._lock:
+            known = key in self._kept
             kept = self._kept.setdefault(key, Kept(str(name)))
             if tenure < kept.tenure:
                 raise SessionNotFoundError(f"session {kept.name!r} has gone on elsewhere")
@@ -151,6 +154,10 @@ class Mover:
             self._unsaved.discard(key)
             self.moved += bool(again)
             answer = [kept.name, kept.version, kept.state]
+        if not known:
+            # It may have been deleted since the call was made: its end is to drop what is kept.
+            with contextlib.suppress(SessionError):
+                self._engine.desk.session(str(name))
         if lost:
             logger.warning(
                 "snakepit pool %s: session %r goes on from its snapshot after call %d; what %d "

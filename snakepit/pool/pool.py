@@ -32,6 +32,7 @@ from snakepit.pool.memory import own_arena
 from snakepit.pool.nested import NestedTasks
 from snakepit.pool.process_life import ProcessLife
 from snakepit.pool.terms import Terms
+from snakepit.pool.uses import SessionUses
 from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ class ProcessPool(ProcessLife):
         self.roster = Roster(control)
         self.graces = config.graces
         self.supervisor = Supervisor(self, config.recycling, config.health)
+        self.uses = SessionUses(
+            self.asks.desk,
+            lambda key: self._is_under_way(key, tasks_of_session(self.scheduler, key)),
+            self.supervisor.after,
+        )
         self.max_queue_size = config.max_queue_size
         self.queue_timeout = config.queue_timeout
         self._deadlines = SweptDeadlines(self) if config.limited else ProcessDeadlines(self)

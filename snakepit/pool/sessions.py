@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import weakref
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from snakepit.errors import (
     HostToolNotFoundError,
     PoolShutdownError,
-    SessionError,
     SessionNotFoundError,
 )
 from snakepit.options import did_you_mean
@@ -80,6 +78,7 @@ class SessionDesk:
         # Re-entrant: a signal handler may come here in the middle.
         self._lock = threading.RLock()
         self._forget: list[Callable[[], None]] = []
+        self.on_ended: Callable[[str], object] | None = None  # who else hears of a session's end
         self._closed = False
         self.handlers = self._make_handlers()
         # Sessions that workers asked about, by their keys; what ended is found out when it is used.
@@ -130,6 +129,8 @@ class SessionDesk:
 
     def _ended(self, session: str) -> None:
         self._note_end(session_number(session))
+        if self.on_ended is not None:
+            self.on_ended(session)
 
     def close(self) -> None:
         """Close a store that was made here; leave one that was given."""
@@ -158,11 +159,9 @@ class SessionDesk:
             raise PoolShutdownError("the pool has been shut down, and its sessions with it")
         return self.store.ensure_session(session_id)
 
-    def renew(self, session_id: str) -> None:
-        """Have a session's time to live begin again, if it is one of the store's."""
-        if self._store is not None:
-            with contextlib.suppress(SessionError):
-                self._store.get_session(session_id)
+    def find(self, session_id: str) -> Session | None:
+        """Use a session and return it; None if there is none."""
+        return None if self._store is None else self._store._find(session_id)
 
     def know(self, key: int) -> None:
         """Know a session by its key from now on, made when it is new; not one that has no name."""
@@ -183,6 +182,7 @@ class SessionDesk:
             "id": self._id,
             "metadata": lambda session_id: self.session(session_id).metadata,
             "tools": self._tools,
+            "swap": self._swap,
         }
         for name in METHODS:
             found[name] = self._caller(name)
@@ -195,6 +195,9 @@ class SessionDesk:
 
     def _caller(self, name: str) -> Callable[..., Any]:
         return lambda session_id, *args: getattr(self.session(session_id), name)(*args)
+
+    def _swap(self, session_id: str | None, *args: Any) -> list[Any]:
+        return self.session(session_id)._swap_variable(*args)
 
     def _id(self, session_id: str | None) -> str | None:
         return None if session_id is None else str(session_id)

@@ -59,7 +59,7 @@ class Terms:
 
     timeout: float | None = None
     priority: int = 1
-    session: int = 0
+    session: SessionKey | int = 0
     cancel_running: bool = False
     nested: bool = False  # submitted by a task, from whatever thread
     retry: RetryPolicy | None = None

@@ -71,6 +71,11 @@ class Session(Lease):
         """Replace the metadata by `function(metadata)`, as `SessionStore.update_session` does."""
         self._store._update(self, function)
 
+    def _rested(self) -> float:
+        """Return for how many seconds nobody has used it; math.inf once it has ended."""
+        rested: float = self.ttl + self._store._clock() - self._expires
+        return rested
+
     # -- variables ---------------------------------------------------------------------------------
 
     def register_variable(
@@ -120,7 +125,15 @@ class Session(Lease):
 
         Raises VersionConflictError if it is at another, beside what `set_variable` raises.
         """
-        return self._used().variables.compare_and_set(name, expected_version, value)
+        return self._used().variables.compare_and_set(name, expected_version, value)[1]
+
+    def _swap_variable(self, name: str, expected_version: int, value: Any) -> list[Any]:
+        """Do as `compare_and_set_variable`; return [the kept value], [] if that is `value`.
+
+        For workers, which have the value that they sent.
+        """
+        kept, _ = self._used().variables.compare_and_set(name, expected_version, value)
+        return [] if kept is value else [kept]
 
     def update_variable(self, name: str, function: Callable[[Any], Any]) -> Any:
         """Set a variable to `function(value)`, atomically, and return its new value.

@@ -221,17 +221,18 @@ class VariableTable:
             if version is not None:
                 return version
 
-    def compare_and_set(self, name: str, expected: int, value: Any) -> int:
-        """Set a variable if its version is the expected one; return the new one.
+    def compare_and_set(self, name: str, expected: int, value: Any) -> tuple[Any, int]:
+        """Set a variable if its version is the expected one; return the kept value and its version.
 
         Raises VersionConflictError.
         """
         if isinstance(expected, bool) or not isinstance(expected, int):
             raise TypeError(f"expected_version must be a whole number, not {expected!r}")
         record = self.read(name)
-        version = None
+        version = kept = None
         if record.version == expected:
-            version = self._replace(record, self._accept(record, value))
+            kept = self._accept(record, value)
+            version = self._replace(record, kept)
             if version is None:
                 record = self.read(name)
         if version is None:
@@ -245,7 +246,7 @@ class VariableTable:
                     "actual": record.version,
                 },
             )
-        return version
+        return kept, version
 
     def update(self, name: str, function: Callable[[Any], Any]) -> Any:
         """Set a variable to `function(value)` and return what it is then.

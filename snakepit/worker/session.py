@@ -119,19 +119,21 @@ class SessionContext:
         return version
 
     def update_variable(self, name: str, function: Callable[[Any], Any]) -> Any:
-        """Set a variable to `function(value)`, atomically, and return what the function returned.
+        """Set a variable to `function(value)`, atomically, and return its new value.
 
-        The function runs here; if the variable is set meanwhile, it runs again, on the value that
-        there is then.
+        That is the value that was checked and is kept: 3.0 where the function returned 3 for a
+        float. The function runs here; if the variable is set meanwhile, it runs again, on the value
+        that there is then.
         """
         while True:
             value, version = self._ask("read", name)
             value = function(value)
             try:
-                self._ask("compare_and_set_variable", name, version, value)
+                kept = self._ask("swap", name, version, value)
             except VersionConflictError:
                 continue
-            return value
+            # Empty where it is what was sent, which need not travel back.
+            return kept[0] if kept else value
 
     def delete_variable(self, name: str) -> None:
         """Remove a variable; its watches end. Raises VariableNotFoundError."""

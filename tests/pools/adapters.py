@@ -394,3 +394,42 @@ class Surrounded(snakepit.Adapter):
     @tool
     def seen(self) -> list[str | None]:
         return [*self.noted, os.environ.get("COLOUR")]
+
+
+class Programs(snakepit.Adapter):
+    """Makes programs, and executes them wherever it is asked to."""
+
+    __thread_safe__ = True
+
+    @tool
+    def create_program(self, signature: str, program_id: str | None = None) -> Any:
+        if signature == "number":
+            return 7
+        made = {"signature": signature}
+        if program_id is None and signature != "nameless":
+            made["program_id"] = signature.split(" -> ")[1]
+        return made
+
+    @tool
+    def execute_program(self, program: Any, value: int) -> Any:
+        return program["signature"], value
+
+    @tool
+    def session_id(self) -> str | None:
+        return None if self.session is None else self.session.id
+
+
+class Naming(snakepit.Adapter):
+    """Takes the id of the program beside it; makes none."""
+
+    @tool
+    def execute_program(self, program: Any, program_id: str) -> Any:
+        return program, program_id
+
+
+class NoPrograms(snakepit.Adapter):
+    """Has a tool of the name that cannot be given a program."""
+
+    @tool
+    def execute_program(self, value: int) -> int:
+        return value

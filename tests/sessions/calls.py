@@ -47,6 +47,11 @@ def metadata() -> dict[str, Any]:
     return here().metadata
 
 
+def update_to(name: str, value: Any) -> Any:
+    """Update a variable to a value; return what `update_variable` says it is."""
+    return here().update_variable(name, lambda _: value)
+
+
 def increment(name: str, times: int) -> None:
     for _ in range(times):
         here().update_variable(name, lambda value: value + 1)

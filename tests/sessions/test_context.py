@@ -138,6 +138,24 @@ def test_errors_of_the_store_arrive(view: Any) -> None:
     assert conflict.value.details["actual"] == 1
 
 
+def test_an_update_returns_the_value_that_is_kept(view: Any, executor: snakepit.Executor) -> None:
+    session = executor.session("s")
+    session.register_variable("rate", "float", 1.0)
+    session.register_variable("unit", "embedding", [1.0, 0.0], {"normalise": True})
+    for rate in (
+        view.submit(calls.update_to, "rate", 3).result(LONG),
+        session.get_variable("rate"),
+    ):
+        assert type(rate) is float
+        assert rate == 3
+    unit = view.submit(calls.update_to, "unit", [3.0, 4.0]).result(LONG)
+    assert np.allclose(unit, [0.6, 0.8])
+    assert np.array_equal(unit, session.get_variable("unit"))
+    assert view.submit(calls.update_to, "x", 2**70).result(LONG) == 2**70
+    with pytest.raises(errors.VariableError):
+        view.submit(calls.update_to, "x", 1.5).result(LONG)
+
+
 def test_updates_of_many_callers_lose_none(view: Any, executor: snakepit.Executor) -> None:
     futures = [view.submit(calls.increment, "x", 50) for _ in range(4)]
     futures += [view.submit(calls.increment_in_threads, "x", 4, 25)]

@@ -1,0 +1,126 @@
+"""The sessions that calls name: made in the pool's store, and kept there while the calls go on.
+
+call names a session --> an entry of it? --> its lease is used: the time to live begins anew
+                           | none, or over
+                           +--> fetched from the store, or made there --> an entry
+look, a quarter of a time to live later: of each entry that has rested for as long,
+    calls under way --> its lease is used
+    none            --> the entry is dropped; the next call begins with the store again
+
+So a call pays for one use of a lease, and a call that runs for longer than the time to live does
+not lose its session. When the last entry is gone, the looks end. They run in the thread of the pool
+that does such things, which may be busy while the pool starts: not for times to live of an instant.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from snakepit.errors import SessionError
+from snakepit.pool.terms import SessionKey, session_key
+
+if TYPE_CHECKING:
+    from snakepit.pool.sessions import SessionDesk
+    from snakepit.sessions.session import Session
+
+__all__ = ["SessionUses"]
+
+LOOKS = 4  # in a time to live
+LONGEST_PAUSE, SHORTEST_PAUSE = 900.0, 0.005  # seconds between two looks
+
+
+class SessionUses:
+    """Uses the sessions that the calls of a pool name.
+
+    `under_way(key)`: whether a call of a session is queued or runs. `after(seconds, note)`: have
+    `note()` run then, or not at all if the pool has ended.
+    """
+
+    def __init__(
+        self,
+        desk: SessionDesk,
+        under_way: Callable[[int], bool],
+        after: Callable[[float, Callable[[], None]], None],
+    ) -> None:
+        self._desk = desk
+        self._under_way = under_way
+        self._after = after
+        # No lock: each step is one of the dict's own, and an entry that is dropped too soon costs
+        # its next call a look into the store. A signal handler may come here at any time.
+        self._entries: dict[str, tuple[SessionKey, Callable[[], object], Session]] = {}
+        self._next_look = float("inf")
+        desk.on_ended = self._drop
+
+    def use(self, name: str) -> SessionKey:
+        """Use a session, made when it is new; return its key.
+
+        Raises SessionQuotaError, PoolShutdownError when the pool has ended, TypeError for a name
+        that is no string, ValueError for one that is empty.
+        """
+        entry = self._entries.get(name)
+        if entry is not None:
+            try:
+                entry[1]()
+                return entry[0]
+            except SessionError:
+                pass  # it has ended
+        key = session_key(name)
+        self._enter(name, key, self._desk.owned(name))
+        return key
+
+    def use_known(self, name: str) -> None:
+        """Use a session if there is one."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            try:
+                entry[1]()
+                return
+            except SessionError:
+                self._entries.pop(name, None)
+        session = self._desk.find(name)
+        if session is not None:
+            self._enter(name, session_key(name), session)
+
+    def _enter(self, name: str, key: SessionKey, session: Session) -> None:
+        self._entries[name] = key, session._used_metadata, session
+        pause = min(max(session.ttl / LOOKS, SHORTEST_PAUSE), LONGEST_PAUSE)
+        when = time.monotonic() + pause
+        if when < self._next_look:
+            self._next_look = when
+            self._after(pause, self._look)
+
+    def _drop(self, name: str) -> None:
+        """Forget a session that has ended."""
+        self._entries.pop(name, None)
+
+    def _look(self) -> None:
+        """Keep the sessions whose calls are under way, and drop the entries of those that rest."""
+        if time.monotonic() < self._next_look:
+            return  # another look was asked for, sooner, and has asked for the next
+        self._next_look = float("inf")
+        pause = LONGEST_PAUSE
+        for name, entry in list(self._entries.items()):
+            key, use, session = entry
+            if session._rested() >= session.ttl / LOOKS:
+                # Used so long ago, no call of it is between that and the queue.
+                kept = self._under_way(key)
+                if kept:
+                    try:
+                        use()
+                    except SessionError:
+                        kept = False
+                if not kept:
+                    self._remove(name, entry)
+                    continue
+            pause = min(pause, session.ttl / LOOKS)
+        if self._entries:
+            pause = max(pause, SHORTEST_PAUSE)
+            self._next_look = min(self._next_look, time.monotonic() + pause)
+            self._after(pause, self._look)
+
+    def _remove(self, name: str, entry: Any) -> None:
+        # Another of the name may have come meanwhile.
+        if self._entries.get(name) is entry:
+            self._entries.pop(name, None)
