@@ -44,6 +44,7 @@ __all__ = [
     "SessionStoreError",
     "SessionWorkerUnavailableError",
     "SnakepitError",
+    "StreamReadError",
     "TaskInterrupt",
     "TaskStoppedError",
     "TaskTimeoutError",
@@ -142,6 +143,32 @@ class ArenaFullError(SnakepitError, MemoryError):
 
     `details`: wanted, in_use, budget (bytes).
     """
+
+
+class StreamReadError(SnakepitError, RuntimeError):
+    """A stream was to be read that has ended, or that another thread or task is reading.
+
+    `details`: pool, tool or function, problem ("ended", "busy").
+    """
+
+    @classmethod
+    def ended(cls, stream: str, details: dict[str, Any]) -> StreamReadError:
+        """Make the error of a stream that was read to its end, or closed."""
+        return cls(
+            f"the stream of {stream} has ended: it was read to its end, or closed, and gives each "
+            "chunk once; call stream() again for another, or keep the chunks in a list",
+            details={**details, "problem": "ended"},
+        )
+
+    @classmethod
+    def busy(cls, stream: str, details: dict[str, Any]) -> StreamReadError:
+        """Make the error of a stream that has a reader already."""
+        return cls(
+            f"the stream of {stream} is being read already, by another thread or task, or under "
+            "this very call; a stream has one reader: let that one pass the chunks on, for "
+            "instance through a queue.Queue or an asyncio.Queue",
+            details={**details, "problem": "busy"},
+        )
 
 
 class CircuitOpenError(SnakepitError, RuntimeError):

@@ -55,6 +55,8 @@ class LocalConfig:
 class LocalPool(BasePool):
     """Runs calls on `config.size` threads of this process; nothing is pickled."""
 
+    runs_in_threads = True
+
     def __init__(self, config: LocalConfig) -> None:
         super().__init__(config.name, config.size)
         self.capacity = config.size
