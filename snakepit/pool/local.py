@@ -325,7 +325,8 @@ class LocalPool(BasePool):
         if self.queue.forked:
             return
         self.close(cancel_futures=True)
-        for future in self.queue.tasks_of_session(0):
+        # What was late has failed, and may run on.
+        for future in (*self.queue.tasks_of_session(0), *self.deadlines.ledger.running()):
             self._ladder.stop_task(future)
             if sig == signal.SIGKILL:
                 self._ladder.hurry(future)
@@ -344,7 +345,8 @@ class LocalPool(BasePool):
         """Read the counters."""
         from snakepit.pool.stats import PoolStats
 
-        return PoolStats.read(self.queue, self.size, self._threads.ready)
+        corrections = self.deadlines.ledger.corrections()
+        return PoolStats.read(self.queue, self.size, self._threads.ready, corrections=corrections)
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Threads have no life of their own to tell of."""

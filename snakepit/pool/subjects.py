@@ -41,9 +41,15 @@ class Subject:
             self.details["function"] = name
             self.what = repr(name)
 
+    @staticmethod
+    def text_of(details: dict[str, Any]) -> str:
+        """Return the text of the subject that the details of an error name."""
+        tool, function = details.get("tool"), details.get("function")
+        what = f"tool {tool!r}" if tool is not None else "" if function is None else repr(function)
+        return f"the task{f' ({what})' if what else ''} of pool {details.get('pool')!r}"
+
     def __str__(self) -> str:
-        what = f" ({self.what})" if self.what else ""
-        return f"the task{what} of pool {self.details['pool']!r}"
+        return Subject.text_of(self.details)
 
 
 def subject_of(pool: Any, task: Any) -> Subject:
