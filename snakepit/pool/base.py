@@ -68,7 +68,18 @@ class BasePool:
         if self._closed:
             raise errors.PoolShutdownError.of(self.name)
         if not done:
-            raise TimeoutError(f"{ready()} of {self.size} {what} were ready after {timeout:g} s")
+            count = ready()
+            raise errors.ReadyTimeoutError(
+                f"{count} of {self.size} {what} of pool {self.name!r} were ready after "
+                f"{timeout:g} s; give await_ready() or wait_ready() more time, or do without: "
+                "calls run on those that are ready",
+                details={
+                    "pool": self.name,
+                    "ready": count,
+                    "size": self.size,
+                    "timeout": timeout,
+                },
+            )
 
     def _why_broken(self) -> errors.PoolNotReadyError:
         assert self.broken is not None

@@ -69,7 +69,9 @@ class LocalPool(BasePool):
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._threads = LocalThreads(self, config, self._life)
         self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
-        self.desk = SessionDesk(config.session_store, lambda key: None, lambda key: None)
+        self.desk = SessionDesk(
+            config.session_store, lambda key: None, lambda key: None, pool=config.name
+        )
         self.queue.limit(config.max_queue_size)
 
     # -- calls -------------------------------------------------------------------------------------
@@ -262,7 +264,8 @@ class LocalPool(BasePool):
         with self._life:
             if self.broken is None:
                 self.broken = errors.PoolNotReadyError(
-                    f"the initializer of pool {self.name!r} raised {type(error).__name__}: {error}"
+                    f"the initializer of pool {self.name!r} raised {type(error).__name__}: {error}",
+                    details={"pool": self.name},
                 )
                 self.broken.__cause__ = error
             self._life.notify_all()
