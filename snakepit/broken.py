@@ -28,8 +28,8 @@ else:
 class WorkerCrashedError(SnakepitError, BrokenProcessPool):
     """The worker died while it ran this task. The pool replaced the worker and goes on.
 
-    `details`: worker, pid, exit_code (negative: the signal), signal (its name or None), task,
-    autopsy (plain values; see `autopsy`).
+    `details`: pool, tool or function, worker, pid, exit_code (negative: the signal), signal (its
+    name or None), task (its number), autopsy (plain values; see `autopsy`).
     """
 
     @property
@@ -44,7 +44,8 @@ class WorkerCrashedError(SnakepitError, BrokenProcessPool):
 class PoolNotReadyError(SnakepitError, BrokenProcessPool):
     """The pool cannot start workers: the initializer raised, they die at once, or never get ready.
 
-    `__cause__` says why.
+    `__cause__` says why. `details`: pool; where an adapter is at fault, adapter and step (see
+    `AdapterError`); of what was raised in a worker, traceback.
     """
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "PoolShutdownError",
     "ProgramNotFoundError",
     "QueueTimeoutError",
+    "ReadyTimeoutError",
     "RemoteError",
     "RemoteTraceback",
     "SessionError",
@@ -44,6 +45,7 @@ __all__ = [
     "SessionStoreError",
     "SessionWorkerUnavailableError",
     "SnakepitError",
+    "StreamReadError",
     "TaskInterrupt",
     "TaskStoppedError",
     "TaskTimeoutError",
@@ -86,7 +88,9 @@ def __getattr__(name: str) -> Any:
 class TaskTimeoutError(SnakepitError, TimeoutError):
     """The task did not end within its deadline.
 
-    `details`: timeout, waited, ran (seconds), phase ("queued", "decoding", "running", "encoding").
+    `details`: pool, tool or function (where it is known), timeout, waited, ran (seconds), phase
+    ("queued", "decoding", "running", "encoding"), worker (of one that ran on it), session (of a
+    strict call).
     """
 
 
@@ -144,6 +148,39 @@ class ArenaFullError(SnakepitError, MemoryError):
     """
 
 
+class ReadyTimeoutError(SnakepitError, TimeoutError):
+    """Not all workers of the pool were ready in time; they go on getting so.
+
+    `details`: pool, ready and size (numbers of workers), timeout (seconds).
+    """
+
+
+class StreamReadError(SnakepitError, RuntimeError):
+    """A stream was to be read that has ended, or that another thread or task is reading.
+
+    `details`: pool, tool or function, problem ("ended", "busy").
+    """
+
+    @classmethod
+    def ended(cls, stream: str, details: dict[str, Any]) -> StreamReadError:
+        """Make the error of a stream that was read to its end, or closed."""
+        return cls(
+            f"the stream of {stream} has ended: it was read to its end, or closed, and gives each "
+            "chunk once; call stream() again for another, or keep the chunks in a list",
+            details={**details, "problem": "ended"},
+        )
+
+    @classmethod
+    def busy(cls, stream: str, details: dict[str, Any]) -> StreamReadError:
+        """Make the error of a stream that has a reader already."""
+        return cls(
+            f"the stream of {stream} is being read already, by another thread or task, or under "
+            "this very call; a stream has one reader: let that one pass the chunks on, for "
+            "instance through a queue.Queue or an asyncio.Queue",
+            details={**details, "problem": "busy"},
+        )
+
+
 class CircuitOpenError(SnakepitError, RuntimeError):
     """A circuit breaker refused the call, which did not run.
 
@@ -158,7 +195,10 @@ class CircuitOpenError(SnakepitError, RuntimeError):
 
 
 class EncodeError(SnakepitError, pickle.PicklingError, TypeError):
-    """An argument, function or result cannot be pickled. `__cause__` is the pickler's own error."""
+    """An argument, function or result cannot be pickled. `__cause__` is the pickler's own error.
+
+    `details`, of a result: function (its qualified name).
+    """
 
 
 class DecodeError(SnakepitError, pickle.UnpicklingError):
@@ -219,7 +259,7 @@ def saturation_error(pool: str, limit: int) -> PoolSaturatedError:
 class QueueTimeoutError(TaskTimeoutError):
     """No worker was free for the call within the pool's `queue_timeout`; it never ran.
 
-    `details`: timeout (that limit), waited, ran (0.0), phase ("queued").
+    `details`: pool, tool or function, timeout (that limit), waited, ran (0.0), phase ("queued").
     """
 
 

@@ -433,7 +433,7 @@ class Executor(concurrent.futures.Executor):
         """Start the workers and wait until all are ready.
 
         `timeout`: seconds, or text such as "30s"; None: for ever. Raises PoolNotReadyError,
-        TimeoutError after `timeout`, and PoolShutdownError when the executor is shut down.
+        ReadyTimeoutError after `timeout`, and PoolShutdownError when the executor is shut down.
         """
         self._pool.await_ready(checked_wait("timeout", timeout))
 

@@ -243,13 +243,16 @@ class Pool:
         """
         with self._life:
             if self._stopped:
-                raise PoolShutdownError(f"pool {self.name!r} was stopped; make another")
+                raise PoolShutdownError(
+                    f"pool {self.name!r} was stopped; make another", details={"pool": self.name}
+                )
             if not self._plans:
                 try:
                     self._calls.start(self._engine, self._all_plans.values())  # type: ignore[arg-type]
                 except AdapterError as error:
                     raise errors.PoolNotReadyError(
-                        f"pool {self.name!r} cannot start: {error}", details=error.details
+                        f"pool {self.name!r} cannot start: {error}",
+                        details={**error.details, "pool": self.name},
                     ) from error
                 self._engine.start()
                 if self._fitness is not None:
@@ -260,7 +263,7 @@ class Pool:
     def await_ready(self, timeout: float | str | None = 15.0) -> None:
         """Start the workers and wait until all of them can take calls (`Executor.wait_ready`).
 
-        Raises PoolNotReadyError, and TimeoutError after `timeout`: seconds, or text such as "30s";
+        Raises PoolNotReadyError, and ReadyTimeoutError after `timeout`: seconds, or "30s";
         None: waits for ever.
         """
         seconds = checked_wait("timeout", timeout)

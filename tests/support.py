@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import snakepit
+from snakepit.errors import StreamReadError
 from snakepit.resources import usable_cpus
 
 LONG = 60.0
@@ -39,6 +40,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "local": {"profile": "local"},
 }
 """What to pass to `Executor` for each kind of executor."""
+
+
+def is_over(stream: snakepit.Stream[Any]) -> bool:
+    """Whether a stream gives no chunk any more, and says so to a loop that begins."""
+    nothing = object()
+    if next(stream, nothing) is not nothing:
+        return False
+    with pytest.raises(StreamReadError, match=r"has ended.*call stream\(\) again"):
+        iter(stream)
+    return True
 
 
 def wait_until(condition: Callable[[], Any], what: str = "", timeout: float = LONG) -> Any:

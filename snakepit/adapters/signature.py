@@ -2,14 +2,18 @@
 
 What a hint can be checked by is settled once: a class, or several, or an object that `isinstance`
 takes. Of a generic (`list[int]`) only the outer type is checked: to look at each element would cost
-more than the call. An int is fine where a float is asked for. A hint that cannot be resolved is not
-checked.
+more than the call. A hint that cannot be resolved is not checked.
+
+Numbers are what they are in Python: an int is fine where a float is asked for, and a bool is an
+int. Those of other libraries (`numpy.int64`, `numpy.float32`, `fractions.Fraction`) are given to
+the tool as the int, float or complex that its hint asks for.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -64,7 +68,9 @@ class Signature:
         named: list[Parameter] = []
         hints = _hints(function)
         # Without the first, which is `self`.
-        for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        first, *others = inspect.signature(function).parameters.values()
+        self._taken = first.name if first.kind is first.POSITIONAL_OR_KEYWORD else None
+        for parameter in others:
             if parameter.kind is parameter.VAR_KEYWORD:
                 self._open = True
             elif parameter.kind is not parameter.VAR_POSITIONAL:
@@ -97,19 +103,30 @@ class Signature:
                 raise self._error(f"names are strings, not {name!r}", None, "usage")
             if name not in self._known and not self._open:
                 raise self._unknown(name)
+            if name == self._taken:
+                raise self._error(
+                    f"argument {name!r} would meet its own parameter of this name; give it another "
+                    f"name, or declare that one positional-only, as in ({name}, /, ...)",
+                    name,
+                    "unknown",
+                )
+        given = dict(arguments)
         for parameter in self.parameters:
             if parameter.name in arguments:
                 value = arguments[parameter.name]
                 if parameter.kind is not None and not isinstance(value, parameter.kind):
-                    raise self._error(
-                        f"argument {parameter.name!r} must be {parameter.type}, "
-                        f"not {_shortened(value)} ({type(value).__name__})",
-                        parameter.name,
-                        "type",
-                    )
+                    number = _plain_number(value, parameter.kind)
+                    if number is None:
+                        raise self._error(
+                            f"argument {parameter.name!r} must be {parameter.type}, "
+                            f"not {_shortened(value)} ({type(value).__name__})",
+                            parameter.name,
+                            "type",
+                        )
+                    given[parameter.name] = number
             elif parameter.required:
                 raise self._missing(parameter)
-        return dict(arguments)
+        return given
 
     def by_name(self, values: tuple[Any, ...]) -> dict[str, Any]:
         """Return by name what came by position."""
@@ -191,6 +208,18 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
         None if required else parameter.default,
         kind,
     )
+
+
+def _plain_number(value: Any, kind: Any) -> int | float | complex | None:
+    """Return a number of another library as one of Python that fits `kind`; None: none does."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if int in kinds and isinstance(value, numbers.Integral):
+        return int(value)
+    if float in kinds and isinstance(value, numbers.Real):
+        return float(value)
+    if complex in kinds and isinstance(value, numbers.Complex):
+        return complex(value)
+    return None
 
 
 def _text(hint: Any) -> str:

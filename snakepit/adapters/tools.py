@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import threading
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class Tool:
 def find_adapter(adapter: type[Adapter] | str) -> type[Adapter]:
     """Return the class that a user named: itself, "package.module:Class" or "package.module.Class".
 
-    Raises AdapterError.
+    Raises AdapterError, also for one that has no tools or declares them wrongly.
     """
     found: Any = _import(adapter) if isinstance(adapter, str) else adapter
     if not (isinstance(found, type) and issubclass(found, Adapter)):
@@ -58,6 +59,7 @@ def find_adapter(adapter: type[Adapter] | str) -> type[Adapter]:
                 "instance; put @classmethod above it",
                 details={"adapter": name_of_adapter(found), "step": "declare"},
             )
+    tools_of(found)  # whose declarations are to be found wrong before anything is made
     return found
 
 
@@ -111,9 +113,25 @@ def tools_of(cls: type[Adapter]) -> dict[str, Tool]:
         tools = _known.get(cls)
     if tools is None:
         tools = {name: _read(cls, name) for name in cls.supported_commands()}
+        if not tools:
+            _check_empty(cls)
         with _lock:
             tools = _known.setdefault(cls, tools)
     return tools
+
+
+def _check_empty(cls: type[Adapter]) -> None:
+    """Refuse an adapter without tools, which a forgotten @tool makes; warn of one that means it."""
+    problem = (
+        f"{cls.__qualname__} has no tools, so that no call could be made of its pool: mark the "
+        "methods that callers may run with @snakepit.tool"
+    )
+    own = inspect.getattr_static(cls, "supported_commands").__func__
+    if own is inspect.getattr_static(Adapter, "supported_commands").__func__:
+        details = {"adapter": name_of_adapter(cls), "step": "declare"}
+        raise AdapterError(problem, details=details)
+    # It says so itself, by a `supported_commands` of its own.
+    warnings.warn(problem, RuntimeWarning, stacklevel=5)
 
 
 def _read(cls: type[Adapter], name: str) -> Tool:

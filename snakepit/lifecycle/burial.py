@@ -130,8 +130,13 @@ class Burial:
         self._pool.scheduler.fail_elsewhere(task, self._epitaph(worker, task, autopsy))
 
     def _epitaph(self, worker: Worker, task: Task, autopsy: Autopsy) -> Exception:
+        # Lazily: most pools never bury a worker.
+        from snakepit.pool.subjects import subject_of
+
+        subject = subject_of(self._pool, task)
         where = f"worker {worker.lane} (pid {worker.pid}) of pool {self._pool.name!r}"
         details: dict[str, Any] = {
+            **subject.details,
             "worker": worker.lane,
             "pid": worker.pid,
             "exit_code": autopsy.exit_code,
@@ -140,7 +145,8 @@ class Burial:
             "autopsy": autopsy.as_data(),
         }
         stopped = f"the task was stopped on request; {where} was ended for it"
-        crashed = f"{where} {autopsy.summary()} while it ran the task"
+        what = f" ({subject.what})" if subject.what else ""
+        crashed = f"{where} {autopsy.summary()} while it ran the task{what}"
         if len(worker.lanes) > 1:
             details["threads"] = len(worker.lanes)
             stopped += (

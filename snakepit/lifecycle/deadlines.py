@@ -18,12 +18,22 @@ from snakepit.errors import QueueTimeoutError, TaskTimeoutError
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
+    from snakepit.pool.local import LocalPool
     from snakepit.pool.pool import ProcessPool
+    from snakepit.pool.subjects import Subject
 
 logger = logging.getLogger("snakepit")
 
 UNDECIDED = 0.05  # seconds between looks at a late call whose outcome is on its way
 LEAST_PURGE = 1024  # entries below which nobody looks for those of calls that are done
+
+
+def subject_of(pool: ProcessPool | LocalPool, task: Future[Any]) -> Subject:
+    """Return the names for the error of a task, before it is settled."""
+    # Lazily: most pools are never late.
+    from snakepit.pool import subjects
+
+    return subjects.subject_of(pool, task)
 
 
 class Deadlines:
@@ -109,21 +119,25 @@ class ProcessDeadlines(Deadlines):
 
     def _end(self, future: Future[Any], timeout: float, started: float) -> None:
         scheduler = self._pool.scheduler
+        subject = subject_of(self._pool, future)
+        details = {**subject.details, "timeout": timeout}
+        if future.session_name is not None:
+            details["session"] = future.session_name
         waited = time.monotonic() - started
         if scheduler.cancel_queued(future):
             error = TaskTimeoutError(
-                f"the task did not start within its timeout of {timeout:g} s: "
+                f"{subject} did not start within its timeout of {timeout:g} s: "
                 f"{self._why_queued(future)}",
-                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued"},
+                details={**details, "waited": waited, "ran": 0.0, "phase": "queued"},
             )
             scheduler.fail(future, error)
             return
         phase = phase_of(scheduler, future)
         if not phase and self._pool.asks.has_lent(future):
             error = TaskTimeoutError(
-                f"the task did not end within its timeout of {timeout:g} s; it runs on a worker "
+                f"{subject} did not end within its timeout of {timeout:g} s; it runs on a worker "
                 "that waits for a host tool, which is not ended for it",
-                details={"timeout": timeout, "waited": waited, "ran": 0.0, "phase": "running"},
+                details={**details, "waited": waited, "ran": 0.0, "phase": "running"},
             )
             scheduler.fail(future, error)
             return
@@ -133,12 +147,17 @@ class ProcessDeadlines(Deadlines):
             self.look_again(future, timeout, started, UNDECIDED)
             return
         ran = min(scheduler.seconds_running(future), waited)
+        lane = scheduler.lane_of_task(future)
+        worker = lane - lane % self._pool.threads
+        where = f" on worker {worker}" if lane >= 0 else ""
+        if lane >= 0:
+            details["worker"] = worker
         self._pool.supervisor.ladder.stop_task(future)
         doing = {"decoding": ", still decoding its arguments", "encoding": ", encoding its result"}
         error = TaskTimeoutError(
-            f"the task did not end within its timeout of {timeout:g} s: "
-            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s{doing.get(phase, '')}",
-            details={"timeout": timeout, "waited": waited - ran, "ran": ran, "phase": phase},
+            f"{subject} did not end within its timeout of {timeout:g} s: "
+            f"it waited {waited - ran:.3g} s and ran {ran:.3g} s{where}{doing.get(phase, '')}",
+            details={**details, "waited": waited - ran, "ran": ran, "phase": phase},
         )
         scheduler.fail(future, error)
 
@@ -196,29 +215,37 @@ class SweptDeadlines(ProcessDeadlines):
         elif self._pool.scheduler.cancel_queued(future):
             pool = self._pool
             starting = None if pool.ready_workers() else pool.supervisor.preparation.why_queued()
-            error = queue_timeout_error(pool.name, pool.queue_timeout or 0.0, starting)
+            error = queue_timeout_error(
+                subject_of(pool, future), pool.queue_timeout or 0.0, starting
+            )
             pool.scheduler.fail(future, error)
         elif deadline and not future.done():
             # It was taken at this very moment, and has until its deadline.
             self._watch(future, deadline, future.timeout_ns)
 
 
-def queue_timeout_error(pool: str, limit: float, starting: str | None = None) -> QueueTimeoutError:
+def queue_timeout_error(
+    subject: Subject, limit: float, starting: str | None = None
+) -> QueueTimeoutError:
     """Return the error of a call that no worker took in time; `starting`: why there was none."""
+    call = f"the call ({subject.what})" if subject.what else "the call"
     if starting is None:
         text = (
-            f"no worker of pool {pool!r} was free for the call within queue_timeout={limit:g} s, "
-            "so it never ran; give the pool more workers, or its calls more patience"
+            f"no worker of pool {subject.details['pool']!r} was free for {call} within "
+            f"queue_timeout={limit:g} s, so it never ran; give the pool more workers, or its calls "
+            "more patience"
         )
     else:
         text = (
-            f"the call never ran: within queue_timeout={limit:g} s {starting}; wait for the "
+            f"{call} never ran: within queue_timeout={limit:g} s {starting}; wait for the "
             "workers with await_ready() before the first call, or give calls more patience"
         )
     return QueueTimeoutError(
         text,
-        details={"timeout": limit, "waited": limit, "ran": 0.0, "phase": "queued"},
-    )
+        details={
+            **subject.details, "timeout": limit, "waited": limit, "ran": 0.0, "phase": "queued"
+        },
+    )  # fmt: skip
 
 
 class Timekeeper:

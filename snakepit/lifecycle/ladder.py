@@ -210,19 +210,19 @@ class ThreadLadder:
         self.give_up(task)
 
     def give_up(self, task: Any) -> None:
-        """Fail a task that goes on, and replace its thread."""
+        """Fail a task that goes on, unless it has, being late; and replace its thread."""
         runner = self._pool.queue.leave_behind(task)
         if runner is None:
             return
         fate = self._fate(runner)
-        error = self._pool.deadlines.late_error(
-            task, f"it could not be stopped: {fate}"
-        ) or TaskStoppedError(
+        if runner.left_behind and runner.replace is not None:
+            runner.replace()
+        if self._pool.deadlines.left_behind(task, fate):
+            return
+        error = TaskStoppedError(
             f"the task was stopped on request, but goes on: {fate}",
             details={"task": task.number, "left_behind": runner.left_behind},
         )
-        if runner.left_behind and runner.replace is not None:
-            runner.replace()
         self._pool.queue.fail(task, error)
 
     def _fate(self, runner: Runner) -> str:

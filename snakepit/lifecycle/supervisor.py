@@ -331,7 +331,7 @@ class Supervisor:
                 errors.PoolNotReadyError(
                     f"pool {self._pool.name!r} cannot start workers: {times}"
                     f"{type(error).__name__}: {error}",
-                    details=getattr(error, "details", {}),
+                    details={**getattr(error, "details", {}), "pool": self._pool.name},
                 ),
                 error,
             )
@@ -361,14 +361,15 @@ class Supervisor:
         if spare:
             self.start_failed(error, spare=True)
             return
-        self._break(
-            errors.PoolNotReadyError(
+        if isinstance(error, errors.AdapterError):
+            problem = f"pool {self._pool.name!r} cannot start: {error}"
+        else:
+            problem = (
                 f"the initializer of pool {self._pool.name!r} raised "
-                f"{type(error).__name__}: {error}",
-                details={"traceback": text},
-            ),
-            error,
-        )
+                f"{type(error).__name__}: {error}"
+            )
+        details = {**getattr(error, "details", {}), "pool": self._pool.name, "traceback": text}
+        self._break(errors.PoolNotReadyError(problem, details=details), error)
 
     def _break(self, error: errors.PoolNotReadyError, cause: BaseException) -> None:
         if self._pool.broken is None:

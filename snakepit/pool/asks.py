@@ -46,7 +46,9 @@ class Asks:
         known: dict[int, Session] = {}
         self._answerer = Answerer(pool.scheduler, self._respond, explain, self._quick, known)
         pool.scheduler.mailbox.on_ask = self._answerer.answer
-        self.desk = SessionDesk(store, self._answerer.note_change, pool.forget_session, known)
+        self.desk = SessionDesk(
+            store, self._answerer.note_change, pool.forget_session, known, pool=pool.name
+        )
         self.handlers: dict[str, Callable[..., Any]] = dict(self.desk.handlers)
         self.slow_handlers: dict[str, Callable[..., Any]] = {}
         self._crew = Crew(f"snakepit-{pool.name}-tools")

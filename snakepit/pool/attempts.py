@@ -310,8 +310,11 @@ class GuardedCall(Future[Any]):
             return error
         if isinstance(error, TaskTimeoutError):
             # The attempt only knows what was left for it.
+            from snakepit.pool.subjects import Subject
+
             late = TaskTimeoutError(
-                f"the task did not end within its timeout of {self.terms.timeout:g} s, "
+                f"{Subject.text_of(error.details)} did not end within its timeout of "
+                f"{self.terms.timeout:g} s, "
                 f"in which {self._attempts} attempts were made",
                 details={
                     **error.details,

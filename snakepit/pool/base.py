@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from snakepit import errors
@@ -21,6 +22,10 @@ class BasePool:
     `life` is notified when a worker is ready, when there is no hope of that, when one ends, and
     when the pool is closed.
     """
+
+    runs_in_threads = False  # of this process
+    # Of a pool of adapters whose tools are called as they are: their names, by their identity.
+    tool_names: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
@@ -67,7 +72,18 @@ class BasePool:
         if self._closed:
             raise errors.PoolShutdownError.of(self.name)
         if not done:
-            raise TimeoutError(f"{ready()} of {self.size} {what} were ready after {timeout:g} s")
+            count = ready()
+            raise errors.ReadyTimeoutError(
+                f"{count} of {self.size} {what} of pool {self.name!r} were ready after "
+                f"{timeout:g} s; give await_ready() or wait_ready() more time, or do without: "
+                "calls run on those that are ready",
+                details={
+                    "pool": self.name,
+                    "ready": count,
+                    "size": self.size,
+                    "timeout": timeout,
+                },
+            )
 
     def _why_broken(self) -> errors.PoolNotReadyError:
         assert self.broken is not None

@@ -222,6 +222,22 @@ class FunctionRegistry:
             self.streamed[function] = known[1], published
         return known[1], published
 
+    def find(self, published: Published) -> Any:
+        """Return the function that has this number, also for streaming it; None when it is gone."""
+        for number, (_, stream) in list(self._streams.items()):
+            if stream is published:
+                known = [snapshot.published for snapshot in list(self._snapshots.values())]
+                known += self.importable.values()
+                for each in known:
+                    if each is not None and each.number == number:
+                        return self.find(each)
+        if published.target is not None:
+            return published.target
+        for snapshot in list(self._snapshots.values()):
+            if snapshot.published is published:
+                return snapshot.function()
+        return None
+
     def name_class(self, cls: type) -> tuple[Any, ...] | None:
         """Return what arguments reduce a class of the main module to, or None for "by value"."""
         published = self._classes.get(cls)

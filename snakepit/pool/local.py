@@ -56,6 +56,8 @@ class LocalConfig:
 class LocalPool(BasePool):
     """Runs calls on `config.size` threads of this process; nothing is pickled."""
 
+    runs_in_threads = True
+
     def __init__(self, config: LocalConfig) -> None:
         super().__init__(config.name, config.size)
         self.capacity = config.size
@@ -68,7 +70,9 @@ class LocalPool(BasePool):
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._threads = LocalThreads(self, config, self._life)
         self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
-        self.desk = SessionDesk(config.session_store, lambda key: None, lambda key: None)
+        self.desk = SessionDesk(
+            config.session_store, lambda key: None, lambda key: None, pool=config.name
+        )
         self.uses = SessionUses(
             self.desk,
             lambda key: self._is_under_way(key, self.queue.tasks_of_session(key)),
@@ -266,7 +270,8 @@ class LocalPool(BasePool):
         with self._life:
             if self.broken is None:
                 self.broken = errors.PoolNotReadyError(
-                    f"the initializer of pool {self.name!r} raised {type(error).__name__}: {error}"
+                    f"the initializer of pool {self.name!r} raised {type(error).__name__}: {error}",
+                    details={"pool": self.name},
                 )
                 self.broken.__cause__ = error
             self._life.notify_all()
@@ -331,7 +336,8 @@ class LocalPool(BasePool):
         if self.queue.forked:
             return
         self.close(cancel_futures=True)
-        for future in self.queue.tasks_of_session(0):
+        # What was late has failed, and may run on.
+        for future in (*self.queue.tasks_of_session(0), *self.deadlines.ledger.running()):
             self._ladder.stop_task(future)
             if sig == signal.SIGKILL:
                 self._ladder.hurry(future)
@@ -354,7 +360,8 @@ class LocalPool(BasePool):
         """Read the counters."""
         from snakepit.pool.stats import PoolStats
 
-        return PoolStats.read(self.queue, self.size, self._threads.ready)
+        corrections = self.deadlines.ledger.corrections()
+        return PoolStats.read(self.queue, self.size, self._threads.ready, corrections=corrections)
 
     def lifecycle_stats(self) -> LifecycleStats:
         """Threads have no life of their own to tell of."""

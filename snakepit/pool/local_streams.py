@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit._core.interrupts import HELD, stop_requested
 from snakepit._core.stream import NOT_YET
-from snakepit.errors import PoolShutdownError, TaskInterrupt
+from snakepit.errors import PoolShutdownError, StreamReadError, TaskInterrupt
 from snakepit.pool.streams import Stream, check_streamable, check_terms, other_threads
 from snakepit.worker.streaming import chunks_of, close_chunks
 
@@ -159,13 +159,11 @@ class LocalStream(Stream[T]):
     def _is_over(self) -> bool:
         return self._over
 
+    _has_ended = _is_over
+
     def _begin(self) -> ChunkBuffer:
         if not self._reading.acquire(blocking=False):
-            raise RuntimeError(
-                "the stream is being read already, by another thread or task, or under this very "
-                "call; a stream has one reader: let that one pass the chunks on, for instance "
-                "through a queue.Queue"
-            )
+            raise StreamReadError.busy(*self._subject())
         assert self._buffer is not None
         self._buffer.reader = threading.get_ident()
         return self._buffer
@@ -270,4 +268,6 @@ def open_local_stream(
     if nested:
         # Every thread of the pool may be waiting for streams of its own.
         pool.run_beside(future)
-    return LocalStream(buffer, future, on_worker=nested)
+    stream: LocalStream[Any] = LocalStream(buffer, future, on_worker=nested)
+    stream._function = function
+    return stream

@@ -195,6 +195,10 @@ class ProcessPool(ProcessLife):
             self._deadlines.add(future, terms.timeout)
         return future
 
+    def function_of(self, definition: Published) -> Any:
+        """Return the function that has a number, None when it is gone: for messages."""
+        return self._functions.find(definition)
+
     def number(self, function: Any) -> Published | None:
         """Give a number to what pickles as the same thing for ever (see `submit_numbered`)."""
         return self._functions.adopt(function)

@@ -58,7 +58,7 @@ def quickest() -> dict[str, Callable[..., Any]]:
 class SessionDesk:
     """Keeps the store, made when first wanted unless it is given, and answers for its sessions.
 
-    `known`: where to keep the sessions that workers ask about, by their keys.
+    `known`: where to keep the sessions that workers ask about, by their keys. `pool`: its name.
 
     `note_change(key)` is called after each change of a session's variables, before anybody hears of
     it, `note_end(key)` when a session has ended.
@@ -70,7 +70,10 @@ class SessionDesk:
         note_change: Callable[[int], object],
         note_end: Callable[[int], object],
         known: dict[int, Session] | None = None,
+        *,
+        pool: str,
     ) -> None:
+        self._pool = pool
         self._given = store
         self._store: SessionStore | None = None
         self._note_change = note_change
@@ -98,12 +101,19 @@ class SessionDesk:
 
             with self._lock:
                 if self._closed:
-                    raise PoolShutdownError("the pool has been shut down, and its sessions with it")
+                    raise self._shut_down()
                 if self._store is None:
                     self._adopt(SessionStore())
                 store = self._store
         assert store is not None
         return store
+
+    def _shut_down(self) -> PoolShutdownError:
+        return PoolShutdownError(
+            f"pool {self._pool!r} has been shut down, and its sessions with it; make another, with "
+            "a session_store of yours for sessions that outlive it",
+            details={"pool": self._pool},
+        )
 
     def _adopt(self, store: SessionStore) -> None:
         # The store may be used by several pools and outlive them.
@@ -156,7 +166,7 @@ class SessionDesk:
     def owned(self, session_id: str) -> Session:
         """Return a session for the owner. Raises PoolShutdownError once the store is closed."""
         if self._closed:
-            raise PoolShutdownError("the pool has been shut down, and its sessions with it")
+            raise self._shut_down()
         return self.store.ensure_session(session_id)
 
     def find(self, session_id: str) -> Session | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from snakepit.lifecycle.recycling import REASONS, resident_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from snakepit._core.roster import Roster
     from snakepit.lifecycle.supervisor import Supervisor
 
@@ -39,10 +41,13 @@ class PoolStats:
 
     @classmethod
     def read(
-        cls, queue: Any, workers: int, ready: int, supervisor: Any = None, lanes: int | None = None
-    ) -> PoolStats:
-        """Read the counters of a scheduler or local queue."""
+        cls, queue: Any, workers: int, ready: int, supervisor: Any = None, lanes: int | None = None,
+        corrections: Mapping[str, int] | None = None,
+    ) -> PoolStats:  # fmt: skip
+        """Read the counters of a scheduler or local queue; `corrections` are added to them."""
         counts = queue.counts()
+        for name, number in (corrections or {}).items():
+            counts[name] += number
         return cls(
             workers=workers,
             ready=ready,

@@ -7,11 +7,13 @@ local pool, a buffer. The call's future ends the stream: by its error, or its en
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
+from snakepit import errors
 from snakepit._core.stream import NOT_YET, ChunkReader, ChunkRing, Rings
 from snakepit.errors import ArenaFullError, EncodeError
 from snakepit.pool.futures import Future
@@ -49,7 +51,10 @@ class Stream(Generic[T]):
     In order, each once. A chunk that is there is given out, whatever became of the call after it;
     then the call's error is raised, or the iteration ends. At most `max_chunks` and `max_bytes`
     (see `Executor.options`) are in flight: a slow reader slows the call. One thread (or task of
-    asyncio) reads; RuntimeError tells another that comes meanwhile.
+    asyncio) reads; StreamReadError, a RuntimeError, tells another that comes meanwhile.
+
+    A loop can go on where another was left. One that begins (`iter`, `aiter`, `for_each`) with a
+    stream that was read to its end, or closed, gets StreamReadError.
 
     `close()`, leaving `with`, and dropping the stream end its generator in the worker, so that its
     `finally` blocks run.
@@ -57,9 +62,27 @@ class Stream(Generic[T]):
 
     _turns = 0
     _awaited = False
+    _function: Any = None  # that yields the chunks
 
     def __iter__(self) -> Self:
+        self._refuse_if_over()
         return self
+
+    def _refuse_if_over(self) -> None:
+        if self._has_ended():
+            raise errors.StreamReadError.ended(*self._subject())
+
+    def _has_ended(self) -> bool:
+        """Whether the stream was read to its end, or closed."""
+        raise NotImplementedError
+
+    def _subject(self) -> tuple[str, dict[str, Any]]:
+        from snakepit.pool.subjects import subject_of_function
+
+        pool = self.future.context
+        subject = subject_of_function(pool, self._function)
+        what = subject.what or "a call"
+        return f"{what} of pool {pool.name!r}", subject.details
 
     if TYPE_CHECKING:
 
@@ -101,8 +124,9 @@ class Stream(Generic[T]):
         """Call `callback` with each chunk, and close the stream.
 
         Returns True at the end of the stream, False when the callback returned `snakepit.HALT`.
-        Raises what the stream or the callback raises.
+        Raises what the stream or the callback raises, and TypeError for what cannot be called.
         """
+        check_callback(self, callback)
         with self:
             for chunk in self:
                 if callback(chunk) is HALT:
@@ -123,14 +147,12 @@ class Stream(Generic[T]):
     # -- asyncio -----------------------------------------------------------------------------------
 
     def __aiter__(self) -> Self:
+        self._refuse_if_over()
         return self
 
     async def __anext__(self) -> T:
         if self._awaited:
-            raise RuntimeError(
-                "the stream is being read already, by another task; a stream has one reader: let "
-                "that one pass the chunks on, for instance through an asyncio.Queue"
-            )
+            raise errors.StreamReadError.busy(*self._subject())
         self._awaited = True
         try:
             while True:
@@ -201,6 +223,10 @@ class ProcessStream(ChunkReader, Stream[T]):
     """A stream from a worker process."""
 
     # Without an `__init__`: what there is to keep, its base keeps.
+
+    def _has_ended(self) -> bool:
+        # Whoever reads the end lets go of the ring, and so does `close`; nobody else can see it.
+        return not any(type(each) is ChunkRing for each in gc.get_referents(self))
 
     def close(self) -> None:
         ring = self.end_reading()
@@ -287,13 +313,24 @@ class ProcessStreams:
         else:
             if terms is not None and terms.timeout is not None:
                 self._deadlines.add(future, terms.timeout)
-        return ProcessStream(ring, future)
+        stream: ProcessStream[Any] = ProcessStream(ring, future)
+        stream._function = function
+        return stream
 
 
 def other_threads() -> list[int]:
     """Return the identifiers of the threads that go on while this one waits."""
     me = threading.get_ident()
     return [each.ident for each in threading.enumerate() if each.ident not in (None, me)]
+
+
+def check_callback(stream: Stream[Any], callback: object) -> None:
+    """Refuse, and close the stream, where what is to be called with chunks cannot be."""
+    if not callable(callback):
+        stream.close()
+        raise TypeError(
+            f"the callback must be callable with a chunk, such as print, not {callback!r}"
+        )
 
 
 def check_streamable(function: Callable[..., Any]) -> None:

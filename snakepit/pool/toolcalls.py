@@ -156,15 +156,18 @@ class LocalCalls:
         self.host: Host | None = None
         self._ending = threading.RLock()
 
-    def start(self, _engine: Any, plans: Iterable[Plan]) -> None:
+    def start(self, engine: Any, plans: Iterable[Plan]) -> None:
         """Make the instance. Raises AdapterError."""
         preload_class(self._cls, self._spec)
         self.host = Host(self._cls, self._spec)
         # The program may end without a stop; the threads have ended by then.
         atexit.register(self.end)
+        names: dict[int, str] = {}
         for plan in plans:
             plan.target = plan.moving = self.host.tool(plan.name)
             plan.packed = _unpacking(plan.target)
+            names |= {id(plan.target): plan.name, id(plan.packed): plan.name}
+        engine.tool_names = names
 
     def end(self) -> None:
         """Tear the instance down, once; the threads have ended."""

@@ -86,7 +86,7 @@ def _run_call(
     else:
         if lane.interrupted:
             children.end_those_since(lane.claimed_ns, of_process=lane.alone)
-        _answer(lane, result, 1)
+        _answer(lane, result, 1, None, function)
 
 
 def _run_chunk(lane: WorkerLane, kind: int, function: Callable[..., Any], items: list[Any]) -> None:
@@ -98,7 +98,7 @@ def _run_chunk(lane: WorkerLane, kind: int, function: Callable[..., Any], items:
     else:
         if lane.interrupted:
             children.end_those_since(lane.claimed_ns)
-        _answer(lane, results, len(results), results)
+        _answer(lane, results, len(results), results, function)
 
 
 def _call_each(
@@ -131,7 +131,9 @@ def call_chunk(function: Callable[..., Any], kind: int, items: list[Any]) -> lis
     return list(map(function, items) if kind == CALL_EACH else starmap(function, items))
 
 
-def _answer(lane: WorkerLane, value: Any, items: int, chunk: list[Any] | None = None) -> None:
+def _answer(
+    lane: WorkerLane, value: Any, items: int, chunk: list[Any] | None, function: Any
+) -> None:
     try:
         lane.encode(value, False, items)
     except BaseException as error:
@@ -140,7 +142,21 @@ def _answer(lane: WorkerLane, value: Any, items: int, chunk: list[Any] | None = 
             from snakepit.pool.travel import unpicklable_item
 
             error = unpicklable_item(error, chunk, "result")
+        if isinstance(error, EncodeError):
+            error = _named(error, function)
         answer_error(lane, error)
+
+
+def _named(error: EncodeError, function: Any) -> EncodeError:
+    """Return the error of a result that cannot be pickled with the name of what returned it."""
+    name = getattr(function, "__qualname__", None)
+    if name is None or str(getattr(function, "__module__", "")).startswith("snakepit."):
+        return error
+    named = EncodeError(
+        f"{error}; it is in what {name!r} returned", details={**error.details, "function": name}
+    )
+    named.__cause__ = error.__cause__
+    return named
 
 
 def answer_error(lane: WorkerLane, error: BaseException, done: list[Any] | None = None) -> None:

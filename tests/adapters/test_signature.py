@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Annotated, Any, Literal, NewType, Optional, TypedDict
 
+import numpy
 import pytest
 
+import snakepit
 from snakepit.adapters.signature import Signature, kind_of
 from snakepit.adapters.tools import find_adapter, tools_of
 from snakepit.errors import AdapterError, ToolArgumentError
@@ -185,3 +188,73 @@ def test_a_hook_that_runs_without_an_instance_must_be_a_class_method() -> None:
 
     with pytest.raises(AdapterError, match="class method"):
         find_adapter(Wrong)
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "arrives"),
+    [
+        ("int", numpy.int64(3), 3),
+        ("int", numpy.uint8(3), 3),
+        ("int", True, True),
+        ("int | None", numpy.int64(3), 3),
+        ("float", numpy.float32(0.5), 0.5),
+        ("float", numpy.float64(0.5), numpy.float64(0.5)),
+        ("float", numpy.int64(3), 3),
+        ("float", Fraction(1, 2), 0.5),
+        ("complex", numpy.complex64(1j), 1j),
+        ("complex", numpy.float32(0.5), 0.5),
+    ],
+)
+def test_numbers_of_other_libraries_arrive_as_those_of_python(
+    hint: str, given: Any, arrives: Any
+) -> None:
+    def method(self: Any, value: Any) -> Any: ...
+
+    method.__annotations__["value"] = hint
+    value = Signature("method", "Cls", method).check({"value": given})["value"]
+    assert value == arrives and type(value) is type(arrives)
+
+
+@pytest.mark.parametrize(
+    ("hint", "given"),
+    [("int", numpy.float32(3)), ("int", Fraction(1, 2)), ("bool", numpy.int64(1)), ("str", 1)],
+)
+def test_numbers_that_do_not_fit_are_refused(hint: str, given: Any) -> None:
+    def method(self: Any, value: Any) -> Any: ...
+
+    method.__annotations__["value"] = hint
+    with pytest.raises(ToolArgumentError, match="argument 'value' must be"):
+        Signature("method", "Cls", method).check({"value": given})
+
+
+def test_an_argument_that_would_meet_the_tools_own_first_parameter_is_refused() -> None:
+    def usual(self: Any, **more: Any) -> Any: ...
+
+    def careful(self: Any, /, **more: Any) -> Any: ...
+
+    with pytest.raises(ToolArgumentError, match=r"'self'.*positional-only") as caught:
+        Signature("usual", "Cls", usual).check({"self": 1})
+    assert caught.value.details == {"tool": "usual", "argument": "self", "problem": "unknown"}
+    assert Signature("careful", "Cls", careful).check({"self": 1}) == {"self": 1}
+
+
+class Forgetful(snakepit.Adapter):
+    def greet(self, name: str) -> str:
+        return f"Hello, {name}"
+
+
+class Bare(snakepit.Adapter):
+    @classmethod
+    def supported_commands(cls) -> list[str]:
+        return []
+
+
+def test_an_adapter_without_tools_is_refused() -> None:
+    with pytest.raises(AdapterError, match=r"Forgetful has no tools.*@snakepit\.tool") as caught:
+        find_adapter(Forgetful)
+    assert caught.value.details["step"] == "declare"
+
+
+def test_an_adapter_that_says_that_it_has_no_tools_is_warned_of() -> None:
+    with pytest.warns(RuntimeWarning, match="Bare has no tools"):
+        assert find_adapter(Bare) is Bare

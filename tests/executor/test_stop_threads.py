@@ -111,23 +111,78 @@ def late_error(executor: snakepit.Executor, work: Any, *args: Any) -> errors.Tas
 
 
 @pytest.mark.parametrize("stuck", [False, True], ids=["interrupted", "left behind"])
-def test_the_error_of_a_late_task_says_what_was_done(gate: Any, stuck: bool) -> None:
+def test_a_late_task_fails_at_its_deadline_and_its_thread_is_seen_to_after_that(
+    gate: Any, stuck: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     started, release = threading.Event(), threading.Event()
     with local(stop_grace=HURRIED if stuck else PATIENT) as executor:
         if stuck:
             error = late_error(executor, blocked, started, release)
         else:
             error = late_error(executor, tasks.spin, gate("started"))
-        assert ("left behind" if stuck else "interrupted") in str(error)
+        assert "is being stopped" in str(error) and "left behind" not in str(error)
+        name = "tests.executor.test_stop_threads.blocked" if stuck else "tests.executor.tasks.spin"
+        assert f"the task ('{name}') of pool 'default' did not end within" in str(error)
         assert error.details["timeout"] == 0.1 and error.details["ran"] > 0
+        assert error.details["pool"] == "default" and error.details["function"] == name
         expect_capacity(executor, gate, workers=1)
+        if stuck:
+            wait_until(lambda: "left behind" in caplog.text, "the log")
+        wait_until(lambda: executor.stats().busy == 0, "the thread to be seen to")
+        stats = executor.stats()
+        assert stats.submitted == stats.completed + stats.failed + stats.cancelled
+    release.set()
+
+
+def hold(started: tasks.Gate, release: tasks.Gate) -> None:
+    started.open()
+    release.wait()
+
+
+def test_a_late_task_need_not_end_for_its_error(gate: Any) -> None:
+    with local(stop_grace={"flag": 60.0}) as executor:
+        started = gate("started")
+        release = gate("release")
+        error = late_error(executor, hold, started, release)
+        assert error.details["phase"] == "running" and error.details["ran"] < 30
+        # It has failed, and has its thread still.
+        assert executor.stats().busy == 1
+        failed = executor.stats().failed
+        release.open()
+        wait_until(lambda: executor.stats().busy == 0, "the task to end")
+        wait_until(lambda: executor.stats().failed == failed, "the counters")
+        assert executor.stats().completed == 0, "a late call counts as failed, also if it returns"
+
+
+def test_killing_the_workers_hurries_what_was_late(gate: Any) -> None:
+    started, release = threading.Event(), threading.Event()
+    executor = local(stop_grace={"flag": 60.0})
+    late_error(executor, blocked, started, release)
+    executor.kill_workers()
+    executor.shutdown(wait=True)
     release.set()
 
 
 def test_a_late_task_that_returns_when_asked_is_late_all_the_same(gate: Any) -> None:
     with local(stop_grace={"flag": 60.0}) as executor:
-        error = late_error(executor, until_asked, gate("started"))
-        assert "ended by itself" in str(error)
+        late_error(executor, until_asked, gate("started"))
+        wait_until(lambda: executor.stats().busy == 0, "the task to end")
+        assert executor.stats().completed == 0
+
+
+def test_a_call_that_never_ran_in_time_counts_as_failed() -> None:
+    started, release = threading.Event(), threading.Event()
+    with local() as executor:
+        running = executor.submit(blocked, started, release)
+        assert started.wait(60)
+        late = executor.options(timeout=0.05).submit(tasks.square, 1)
+        error = wait_for_error(late)
+        assert isinstance(error, errors.TaskTimeoutError) and error.details["phase"] == "queued"
+        assert "the task ('tests.executor.tasks.square') of pool 'default' did not" in str(error)
+        stats = executor.stats()
+        assert (stats.failed, stats.cancelled) == (1, 0)
+        release.set()
+        running.result(60)
 
 
 def test_cancel_running_reads_as_cancelled_at_once(gate: Any) -> None:

@@ -138,6 +138,10 @@ class Counter(snakepit.Adapter):
     def count_to(self, last: int) -> Iterator[int]:
         yield from range(1, last + 1)
 
+    @tool
+    def anything(self, **more: Any) -> dict[str, Any]:
+        return more
+
 
 class Hooked(snakepit.Adapter):
     """Has a say in each of its calls."""

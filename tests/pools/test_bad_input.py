@@ -278,7 +278,9 @@ def test_stream_that_is_abandoned_ends_its_generator(pool: snakepit.Pool, tmp_pa
 
 def test_stream_is_consumed_once(pool: snakepit.Pool) -> None:
     stream = pool.stream("count", {"up_to": 5})
-    assert [list(stream), list(stream)] == [[0, 1, 2, 3, 4], []]
+    assert list(stream) == [0, 1, 2, 3, 4]
+    with pytest.raises(errors.StreamReadError, match="tool 'count' of pool 'mine' has ended"):
+        list(stream)
     halves = pool.stream("count", {"up_to": 5})
     for chunk in halves:
         if chunk == 1:

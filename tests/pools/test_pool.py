@@ -94,6 +94,8 @@ def test_bad_calls_take_no_worker(new_pool: NewPool, profile: str) -> None:
     assert isinstance(unknown.value, LookupError)
     with pytest.raises(ToolArgumentError, match="'by'"):
         pool.execute("increment", {"by": "x"})
+    with pytest.raises(ToolArgumentError, match="'self'"):
+        pool.execute("anything", {"self": 1})
     with pytest.raises(ToolArgumentError, match="stream"):
         pool.execute("count_to", {"last": 3})
     with pytest.raises(ToolArgumentError, match="execute"):

@@ -140,7 +140,7 @@ def test_second_task_is_told(executor: snakepit.Executor, gate: GateMaker) -> No
         stream = executor.stream(tasks.gated, [release])
         step = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.01)
-        with pytest.raises(RuntimeError, match="by another task"):
+        with pytest.raises(RuntimeError, match="by another thread or task"):
             await anext(stream)
         release.open()
         assert await step == 0

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import snakepit
-from snakepit.errors import DecodeError, EncodeError, PoolShutdownError
+from snakepit.errors import DecodeError, EncodeError, PoolShutdownError, StreamReadError
 from tests.executor import tasks as calls
 from tests.executor.tasks import Gate, Log
+from tests.support import is_over
 
 from . import tasks
 
@@ -124,7 +125,7 @@ def test_chunk_is_there_before_the_next_is_made(
     for expected in range(4):
         gates[expected].open()
         assert next(stream) == expected
-    assert list(stream) == []
+    assert is_over(stream)
 
 
 def test_slow_reader_slows_the_generator(executor: snakepit.Executor, log: Log) -> None:
@@ -166,7 +167,7 @@ def test_error_after_chunks_arrives_after_them(executor: snakepit.Executor) -> N
         for chunk in stream:
             seen.append(chunk)
     assert seen == list(range(150))
-    assert list(stream) == []
+    assert is_over(stream)
 
 
 @pytest.mark.processes
@@ -175,7 +176,7 @@ def test_chunk_that_cannot_be_pickled_is_named(executor: snakepit.Executor) -> N
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(EncodeError, match=r"chunk 3 of the stream: cannot pickle a lock"):
         next(stream)
-    assert list(stream) == []
+    assert is_over(stream)
 
 
 @pytest.mark.processes
@@ -186,7 +187,7 @@ def test_chunk_that_cannot_be_rebuilt_is_named_and_ends_the_stream(
     assert next(stream) == 1
     with pytest.raises(DecodeError, match="chunk 1 of the stream cannot be rebuilt"):
         next(stream)
-    assert list(stream) == []
+    assert is_over(stream)
 
 
 @pytest.mark.processes
@@ -196,13 +197,45 @@ def test_arguments_that_cannot_be_pickled_are_the_streams_error(
     stream = executor.stream(tasks.values_of, threading.Lock())
     with pytest.raises(EncodeError):
         next(stream)
-    assert list(stream) == []
+    assert is_over(stream)
 
 
-def test_second_iteration_after_the_end_gives_nothing(executor: snakepit.Executor) -> None:
+def test_loop_over_a_stream_that_was_read_is_an_error(executor: snakepit.Executor) -> None:
     stream = executor.stream(tasks.count, 3)
-    assert [list(stream), list(stream), list(stream)] == [[0, 1, 2], [], []]
+    assert list(stream) == [0, 1, 2]
+    for again in (list, lambda stream: stream.for_each(print), aiter):
+        with pytest.raises(StreamReadError, match=r"has ended.*call stream\(\) again") as caught:
+            again(stream)
+        assert "'tests.streams.tasks.count' of pool 'default'" in str(caught.value)
+        assert isinstance(caught.value, RuntimeError)
+        assert caught.value.details == {
+            "pool": "default",
+            "function": "tests.streams.tasks.count",
+            "problem": "ended",
+        }
+    assert next(stream, None) is None
     assert stream.done() and not stream.cancelled()
+
+
+def test_first_loop_over_a_stream_that_ended_meanwhile_is_none(executor: snakepit.Executor) -> None:
+    for number in (0, 3):
+        stream = executor.stream(tasks.count, number)
+        assert stream.future.result(60) == number
+        assert list(stream) == list(range(number))
+
+
+def test_loop_over_a_stream_whose_error_was_raised_is_an_error(executor: snakepit.Executor) -> None:
+    stream = executor.stream(tasks.fail_after, 1, ValueError("x"))
+    with pytest.raises(ValueError, match="x"):
+        list(stream)
+    assert is_over(stream)
+
+
+def test_callback_must_be_callable(executor: snakepit.Executor) -> None:
+    stream = executor.stream(tasks.count, 10**6)
+    with pytest.raises(TypeError, match=r"callback must be callable.*None"):
+        stream.for_each(None)  # type: ignore[arg-type]
+    assert is_over(stream)
 
 
 def test_second_loop_goes_on_where_the_first_stopped(executor: snakepit.Executor) -> None:
@@ -222,7 +255,7 @@ def test_second_reader_is_told(executor: snakepit.Executor, gate: GateMaker) -> 
                 stream.poll()
         release.open()
         assert first.result(60) == 0
-    assert list(stream) == []
+    assert is_over(stream)
 
 
 def test_stream_can_be_passed_to_another_thread(executor: snakepit.Executor) -> None:
@@ -247,7 +280,7 @@ def test_halt_ends_the_stream(executor: snakepit.Executor, log: Log) -> None:
 
     stream = executor.stream(tasks.logging, log, 10**6)
     assert stream.for_each(callback) is False
-    assert seen == list(range(8)) and list(stream) == []
+    assert seen == list(range(8)) and is_over(stream)
     executor.shutdown()
     assert log.lines() == ["closed", "finally"]
 
