@@ -39,19 +39,20 @@ from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
     PROFILES_OF_THREADS,
     affinity_terms,
+    check_no_processes,
     check_thread_safety,
     checked_affinity,
     checked_batches,
     checked_shape,
 )
 from snakepit.pool.terms import (
-    PRIORITIES,
     AffinityMode,
     CallTerms,
     Priority,
     StreamTerms,
     Terms,
     bounded_terms,
+    checked_priority,
     checked_terms,
     session_key,
 )
@@ -180,10 +181,19 @@ class Pool:
         self._patience_ns = int((self._limits.queue_timeout or 0) * 1e9)
         size, threads = checked_shape(profile, pool_size, threads_per_worker, capacity_strategy)
         shared = profile != "process" and threads > 1
-        if shared:
-            check_thread_safety(self.adapter, thread_safety, profile)
+        check_thread_safety(self.adapter, thread_safety, profile, shared=shared)
         graces = Graces.checked(stop_grace)
         local = profile == "local"
+        if local:
+            check_no_processes(
+                **options,
+                adapter_env=adapter_env,
+                startup_batch_size=startup_batch_size,
+                startup_batch_delay_ms=startup_batch_delay_ms,
+                snapshot_every=snapshot_every,
+                snapshot_memory_mb=snapshot_memory_mb,
+                health_interval=health_interval,
+            )
         spec = adapter_spec(
             self.adapter, adapter_args, local=local, shared=shared, grace=graces.terminate
         )
@@ -422,12 +432,12 @@ class Pool:
         if session is not None:
             changes["session"] = self._number_of(session)
             changes |= affinity_terms(chosen, session)
+        elif affinity is not None and affinity != "hint":
+            raise ValueError(
+                f"affinity={affinity!r} is to a session's worker: give session as well"
+            )
         if priority is not None:
-            if priority not in PRIORITIES:
-                raise ValueError(
-                    f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}"
-                )
-            changes["priority"] = PRIORITIES[priority]
+            changes["priority"] = checked_priority(priority)
         return replace(terms, **changes) if changes else terms
 
     def _plan(self, tool: Any) -> Plan:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from snakepit.config.exceptions import with_classes
 from snakepit.config.references import is_reference
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
-from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds
+from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds, did_you_mean
 from snakepit.pool.limits import checked_every
 
 __all__ = ["nearest"]
@@ -32,8 +31,7 @@ def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
 
     `likeness`: from 0 to 1, how much alike they must be; more where there are many names.
     """
-    near = get_close_matches(name, list(known), n=1, cutoff=likeness)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(name, known, likeness)
 
 
 def is_never(value: object) -> bool:
