@@ -677,7 +677,11 @@ class Pool:
         return dump_pool(self._engine, stacks=stacks, timeout=timeout)
 
     def recycle_worker(
-        self, worker_id: int | None = None, *, wait: bool = True, timeout: float | None = None
+        self,
+        worker_id: int | None = None,
+        *,
+        wait: bool = True,
+        timeout: float | str | None = None,
     ) -> None:
         """Replace one worker (`id` in `list_workers`), or all (see `Executor.recycle_worker`)."""
         if timeout is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from snakepit.config.exceptions import with_classes
@@ -152,7 +153,7 @@ def environment(name: str, value: Any) -> dict[str, str]:
         key, *values = pair
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
             raise ValueError(f"{name}: {key!r} cannot be the name of an environment variable")
-        if len(values) != 1 or not isinstance(values[0], str | int | float):
+        if len(values) != 1 or not isinstance(values[0], str | int | float | os.PathLike):
             raise ValueError(f"{name}: {key} must be text or a number, not {values!r}")
         plain = values[0]
         # As shells and most libraries write it, not as Python does.
@@ -190,6 +191,30 @@ def snapshot_every(_name: str, value: Any) -> int | str | None:
     """A number of calls, or a time with a unit."""
     checked_every(value)
     return value if isinstance(value, str) else int(value)
+
+
+def inline_threshold(name: str, value: Any) -> int:
+    """A number of bytes, from 0 on."""
+    return 0 if value == 0 and not isinstance(value, bool) else count_up_to(1 << 20)(name, value)
+
+
+def context(name: str, value: Any) -> BaseContext:
+    """A multiprocessing context, which only a program can give."""
+    if not isinstance(value, BaseContext):
+        raise ValueError(
+            f"{name} must be a multiprocessing context, not {value!r}; start_method names one as "
+            "text"
+        )
+    return value
+
+
+def session_store(name: str, value: Any) -> Any:
+    """A store of sessions, which only a program can give."""
+    import snakepit
+
+    if not isinstance(value, snakepit.SessionStore):
+        raise ValueError(f"{name} must be a snakepit.SessionStore, not {value!r}")
+    return value
 
 
 def thread_safety(name: str, value: Any) -> str | None:
