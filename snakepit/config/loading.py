@@ -41,6 +41,7 @@ __all__ = [
     "get_pool_config",
     "get_pool_configs",
     "load_config",
+    "look_at",
     "normalize_pool_config",
     "thread_profile",
     "validate_pool_config",
@@ -114,6 +115,14 @@ def load_config(source: ConfigSource = None, **overrides: Any) -> Config:
 
     Raises ConfigError with all problems, one a line; TypeError for another kind of source.
     """
+    return _unless_wrong(*look_at(source, **overrides))
+
+
+def look_at(source: ConfigSource = None, **overrides: Any) -> tuple[Config, list[str]]:
+    """Return what could be read of a configuration, and all that is wrong with it, a line each.
+
+    As `load_config`. Of a pool that is wrong the name and the adapter are there, if those are good.
+    """
     problems: list[str] = []
     layers: list[Layer] = []
     file: Path | None = None
@@ -143,7 +152,7 @@ def _checked(
     problems: list[str],
     *,
     searched: bool = False,
-) -> Config:
+) -> tuple[Config, list[str]]:
     merged = merge(layers, single)
     process = _validated(ProcessSettings, merged.process, "", problems)
     pools: list[PoolSettings] = []
@@ -155,21 +164,28 @@ def _checked(
                 'give it one: adapter = "package.module:Class"'
             )
         # Without one, the other settings are still checked.
-        items = {"adapter": Item(MISSING_ADAPTER, "", ()), **items}
-        pool = _validated(PoolSettings, items, name, problems)
-        if pool is not None:
+        whole = {"adapter": Item(MISSING_ADAPTER, "", ()), **items}
+        pool = _validated(PoolSettings, whole, name, problems)
+        if pool is None and "adapter" in items:
+            pool = _validated(PoolSettings, {"adapter": items["adapter"]}, name, [])
+        if pool is not None and "adapter" in items:
             pools.append(pool)
     if not merged.pools and merged.pooling and not problems:
         problems.append(_nothing(file, searched))
-    if problems or process is None:
-        # What stands outside of the pools is checked with each of them.
-        raise ConfigError.of(list(dict.fromkeys(problems)))
     provenance = {key: item.place for key, item in merged.process.items()}
     for name, items in merged.pools.items():
         provenance.update({f"pools.{name}.{key}": item.place for key, item in items.items()})
     if not merged.pooling:
         pools = []
-    return Config(tuple(pools), process, file, MappingProxyType(provenance))
+    config = Config(tuple(pools), process or ProcessSettings(), file, MappingProxyType(provenance))
+    # What stands outside of the pools is checked with each of them.
+    return config, list(dict.fromkeys(problems))
+
+
+def _unless_wrong(config: Config, problems: list[str]) -> Config:
+    if problems:
+        raise ConfigError.of(problems)
+    return config
 
 
 def _nothing(file: Path | None, searched: bool) -> str:
@@ -259,7 +275,7 @@ def validate_pool_config(pool: Mapping[str, Any]) -> PoolSettings:
     problems: list[str] = []
     data = {"pools": [{"name": DEFAULT_POOL, **pool}]}
     layer = layer_of(from_arguments(data), problems)
-    return _checked([layer], DEFAULT_POOL, None, problems).pools[0]
+    return _unless_wrong(*_checked([layer], DEFAULT_POOL, None, problems)).pools[0]
 
 
 def normalize_pool_config(pool: Mapping[str, Any] | PoolSettings) -> dict[str, Any]:

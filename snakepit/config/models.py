@@ -159,6 +159,19 @@ class PoolSettings(BaseModel):
             check_together(*given)
         except ValueError as error:
             problems.append(("queue_timeout", str(error)))
+        interval, patience = self.heartbeat_interval, self.heartbeat_timeout
+        if self.profile != "local" and interval is not None and interval > patience:
+            problems.append(
+                (
+                    "heartbeat_interval",
+                    f"heartbeat_timeout ({patience:g} s) must be at least heartbeat_interval "
+                    f"({interval:g} s): no worker can answer more often than it is looked at",
+                )
+            )
+        if self.preload and (self.mp_context or self.start_method not in (None, "template")):
+            problems.append(("preload", "preload needs start_method='template'"))
+        if self.mp_context and self.start_method is not None:
+            problems.append(("mp_context", "give mp_context or start_method, not both"))
         for key in (*FOR_PROCESSES, *FOR_THREADS):
             why = misfit(key, self.profile) if key in self.model_fields_set else None
             # What is off or empty asks for nothing.

@@ -208,6 +208,9 @@ def test_all_that_contradicts_itself_is_named_beside_what_is_wrong(write: Write)
         adapter = "service:Api"
         pool_size = 2000
         threads_per_worker = 5
+        heartbeat = { interval = "1m", timeout = 30 }
+        start_method = "spawn"
+        preload = ["json"]
         """
     )
     assert [line.split(": ")[:2] for line in problems_of(path)] == [
@@ -220,6 +223,8 @@ def test_all_that_contradicts_itself_is_named_beside_what_is_wrong(write: Write)
         ["snakepit.toml:14", "pools[1].queue_timeout"],
         ["snakepit.toml:11", "pools[1].threads_per_worker"],
         ["snakepit.toml:18", "pools[2].pool_size"],
+        ["snakepit.toml:20", "pools[2].heartbeat.interval"],
+        ["snakepit.toml:22", "pools[2].preload"],
         ["snakepit.toml:19", "pools[2].threads_per_worker"],
     ]
     with pytest.raises(ValueError, match=r"pool_size must be .*; threads_per_worker is for"):
