@@ -356,7 +356,8 @@ class Pool:
         `priority`: of what waits, higher goes first.
 
         Raises, before a worker is taken: ToolNotFoundError, ToolArgumentError, PoolSaturatedError,
-        PoolShutdownError, PoolNotReadyError. QueueTimeoutError when no worker was free in time.
+        PoolShutdownError, PoolNotReadyError; ValueError for an empty `session`, and for a strict
+        `affinity` without one. QueueTimeoutError when no worker was free in time.
         """
         return self._submit(tool, args, timeout, session, affinity, priority).result()
 

@@ -265,6 +265,14 @@ def validate_pool_config(pool: Mapping[str, Any]) -> PoolSettings:
 
     Without a name it is `default`. The environment is left out.
     """
+    _check_dict(pool)
+    problems: list[str] = []
+    data = {"pools": [{"name": DEFAULT_POOL, **pool}]}
+    layer = layer_of(from_arguments(data), problems)
+    return _unless_wrong(*_checked([layer], DEFAULT_POOL, None, problems)).pools[0]
+
+
+def _check_dict(pool: object) -> None:
     if not isinstance(pool, Mapping):
         raise ConfigError.of(
             [
@@ -272,10 +280,6 @@ def validate_pool_config(pool: Mapping[str, Any]) -> PoolSettings:
                 f"not {shortened(pool)}; load_config() takes the path of a file"
             ]
         )
-    problems: list[str] = []
-    data = {"pools": [{"name": DEFAULT_POOL, **pool}]}
-    layer = layer_of(from_arguments(data), problems)
-    return _unless_wrong(*_checked([layer], DEFAULT_POOL, None, problems)).pools[0]
 
 
 def normalize_pool_config(pool: Mapping[str, Any] | PoolSettings) -> dict[str, Any]:
@@ -288,7 +292,8 @@ def normalize_pool_config(pool: Mapping[str, Any] | PoolSettings) -> dict[str, A
 
 
 def thread_profile(pool: Mapping[str, Any] | PoolSettings) -> bool:
-    """Whether a pool's workers are processes of several threads."""
+    """Whether a pool's workers are processes of several threads. Raises ConfigError."""
     if isinstance(pool, PoolSettings):
         return pool.profile == "thread"
+    _check_dict(pool)
     return "thread" in (pool.get("profile"), pool.get("worker_profile"))

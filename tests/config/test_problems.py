@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from snakepit.config import PoolSettings, load_config, validate_pool_config
+from snakepit.config import (
+    PoolSettings,
+    load_config,
+    normalize_pool_config,
+    thread_profile,
+    validate_pool_config,
+)
 from snakepit.config.models import FOR_PROCESSES
 from snakepit.errors import ConfigError, SnakepitError
 
@@ -232,8 +238,10 @@ def test_all_that_contradicts_itself_is_named_beside_what_is_wrong(write: Write)
 
 
 def test_settings_of_a_pool_that_are_no_dict() -> None:
-    with pytest.raises(ConfigError, match=r"are a dict, .* not 'x'; load_config\(\) takes"):
-        validate_pool_config("x")  # type: ignore[arg-type]
+    uses: tuple[Any, ...] = (validate_pool_config, normalize_pool_config, thread_profile)
+    for use in uses:
+        with pytest.raises(ConfigError, match=r"are a dict, .* not 'x'; load_config\(\) takes"):
+            use("x")
 
 
 def test_name_outside_of_pools(monkeypatch: pytest.MonkeyPatch) -> None:
