@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from snakepit.api import get_pool as get_pool
     from snakepit.api import get_stats as get_stats
     from snakepit.api import list_workers as list_workers
+    from snakepit.api import recycle_worker as recycle_worker
     from snakepit.api import run_as_script as run_as_script
     from snakepit.api import start as start
     from snakepit.api import stop as stop
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from snakepit.worker.context import cancelled as cancelled
     from snakepit.worker.context import current_pool as current_pool
     from snakepit.worker.context import current_session as current_session
+    from snakepit.worker.session import SessionContext as SessionContext
 
 __version__ = "0.5.0"
 
@@ -66,6 +68,7 @@ _HOMES = {
     "PythonVersion": "snakepit.diagnostics.python_version",
     "RetryPolicy": "snakepit.pool.retry",
     "Session": "snakepit.sessions.session",
+    "SessionContext": "snakepit.worker.session",
     "SessionStore": "snakepit.sessions.store",
     "Stream": "snakepit.pool.streams",
     "ShowcaseAdapter": "snakepit.adapters.showcase",
@@ -85,6 +88,7 @@ _HOMES = {
     "get_pool": "snakepit.api",
     "get_stats": "snakepit.api",
     "list_workers": "snakepit.api",
+    "recycle_worker": "snakepit.api",
     "run_as_script": "snakepit.api",
     "share": "snakepit.pool.memory",
     "shared_array": "snakepit.pool.memory",

@@ -13,7 +13,7 @@ import difflib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from snakepit.errors import PoolExistsError, PoolNotFoundError
@@ -21,6 +21,7 @@ from snakepit.pool.terms import CallWays, StreamWays
 from snakepit.pools import Pool
 
 if TYPE_CHECKING:
+    from snakepit.config import Config
     from snakepit.pool.streams import Stream
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "get_pool",
     "get_stats",
     "list_workers",
+    "recycle_worker",
     "run_as_script",
     "start",
     "stop",
@@ -55,8 +57,22 @@ class StreamInPool(StreamWays, total=False):
     timeout: float | str | None
 
 
-# Names of `Pool` for what configurations call otherwise.
-_OTHER_NAMES = {"worker_profile": "profile", "thread_safety_checks": "thread_safety"}
+# Of these options of `Pool` None is the default; in a configuration it would be no limit.
+_NOT_SAID_BY_NONE = frozenset(
+    {
+        "adapter",
+        "adapter_args",
+        "adapter_env",
+        "health_interval",
+        "max_queue_size",
+        "queue_timeout",
+        "start_timeout",
+        "stream_timeout",
+        "threads_per_worker",
+        "timeout",
+        "timeout_profile",
+    }
+)
 
 _pools: dict[str, Pool] = {}
 # Re-entrant: a signal handler may stop the pools. Never held while a pool starts or ends.
@@ -66,14 +82,20 @@ _lock = threading.RLock()
 def start(config: Any = None, **options: Any) -> dict[str, Pool]:
     """Start named pools and return them by name; the workers start in the background.
 
-    `config`: a dict, either of the options of one `Pool` with its `adapter` (its name is "default"
-    unless it says another), or {"pools": [such dicts]}; or a path of a TOML file, or a
-    `snakepit.config.Config`. `options`: more of the same, which win. Without either, the nearest
-    snakepit.toml or pyproject.toml is read (see `snakepit.config.load_config`). If one pool cannot
+    `config`: a dict of the settings of one pool with its `adapter` (its name is "default" unless it
+    says another), or {"pools": [such dicts]}; or a path of a TOML file, or a
+    `snakepit.config.Config`. `options`: more of the same, which win, also over what a pool says
+    itself. Without an adapter or pools in either, the nearest snakepit.toml or pyproject.toml is
+    read. All are read by `snakepit.config.load_config`, and variables SNAKEPIT_* win over them; in
+    a dict or in `options` there may also be objects, such as a class, a `RetryPolicy`, a
+    `session_store` or an `mp_context`, and None means what it means to `Pool`. If one pool cannot
     start, none does.
 
-    Raises PoolExistsError for a name that is taken, ConfigError for what is wrong in a file, and
-    what `Pool` raises.
+    Without the extra `config` a dict and `options` are those of `Pool`, by its names alone; for a
+    file, and where a variable SNAKEPIT_* sets an option, ModuleNotFoundError says what to install.
+
+    Raises PoolExistsError for a name that is taken, ConfigError (a ValueError) with all that is
+    wrong in the settings, and what `Pool` raises.
     """
     pools: list[Pool] = []
     try:
@@ -88,31 +110,71 @@ def start(config: Any = None, **options: Any) -> dict[str, Pool]:
 
 
 def _settings(config: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
-    nothing = config is None and not options
-    if nothing or isinstance(config, str | os.PathLike) or hasattr(config, "pools"):
-        # Lazily: what checks configurations is heavy, and an extra.
-        from snakepit.config import Config, load_config
+    """Return the adapter and the options of each pool."""
+    if config is not None and not isinstance(config, Mapping | str | os.PathLike):
+        from snakepit.config import Config
 
-        loaded = config if isinstance(config, Config) else load_config(config, **options)
-        loaded.apply_process_settings()
-        return [{"adapter": pool.adapter, **pool.to_options()} for pool in loaded.pools]
-    if config is not None and not isinstance(config, Mapping):
-        raise TypeError(f"start() takes a dict, a path or a Config, not {config!r}")
-    given = {**(config or {}), **options}
-    pools = given.pop("pools", None)
-    if pools is None:
-        return [given]
-    if isinstance(pools, Mapping | str) or not isinstance(pools, Iterable):
-        raise TypeError(f"pools is a list of dicts, one for each pool, not {pools!r}")
-    # What stands beside the list holds for each pool that does not say otherwise.
-    found = [{**given, **pool} for pool in pools]
-    if not found:
+        if not isinstance(config, Config):
+            raise TypeError(f"start() takes a dict, a path or a Config, not {config!r}")
+        if options:
+            raise TypeError(
+                f"a Config is complete, and start() takes no {next(iter(options))!r} beside it: "
+                "give that to load_config()"
+            )
+        return _of_config(config)
+    if isinstance(config, Mapping):
+        config = _said(config)
+    options = _said(options)
+    try:
+        # Lazily: what checks configurations is heavy, and an extra.
+        from snakepit.config import load_config
+    except ModuleNotFoundError:
+        if isinstance(config, str | os.PathLike) or not (config or options):
+            raise
+        return _options_of_pools(config or {}, options)
+    return _of_config(load_config(config, **options))
+
+
+def _of_config(config: Config) -> list[dict[str, Any]]:
+    config.apply_process_settings()
+    return [{"adapter": pool.adapter, **pool.to_options()} for pool in config.pools]
+
+
+def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what None says nothing of, also in pools."""
+    said = {k: v for k, v in settings.items() if v is not None or k not in _NOT_SAID_BY_NONE}
+    pools = said.get("pools")
+    if isinstance(pools, list | tuple):
+        said["pools"] = [_said(pool) if isinstance(pool, Mapping) else pool for pool in pools]
+    return said
+
+
+def _options_of_pools(
+    config: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Take a dict and keywords for options of `Pool`, where nothing can read a configuration."""
+    from snakepit.environment import PREFIX, PROCESS_SETTINGS, setting_variables
+
+    for variable in setting_variables():
+        if variable.removeprefix(PREFIX).lower() not in PROCESS_SETTINGS:
+            raise ModuleNotFoundError(
+                f"{variable} is set, and what reads it needs pydantic: "
+                "pip install 'snakepit-pool[config]', or unset it",
+                name="pydantic",
+            )
+    own = {**config, **options}.get("pools", [{}])
+    if not isinstance(own, list | tuple) or not all(isinstance(pool, Mapping) for pool in own):
+        raise TypeError(f"pools is a list of dicts, one for each pool, not {own!r}")
+    if not own:
         raise ValueError("pools is empty: name at least one pool, with its adapter")
-    return found
+    if "pools" in options:
+        found = [{**config, **options, **pool} for pool in own]
+    else:
+        found = [{**config, **pool, **options} for pool in own]
+    return [{name: pool[name] for name in pool if name != "pools"} for pool in found]
 
 
 def _new_pool(settings: dict[str, Any]) -> Pool:
-    settings = {_OTHER_NAMES.get(name, name): value for name, value in settings.items()}
     adapter = settings.pop("adapter", None)
     if adapter is None:
         raise ValueError(
@@ -262,6 +324,17 @@ def list_workers(pool: str | None = None) -> list[dict[str, Any]]:
     """Return the workers of a pool, or of all; each says its `pool` (see `Pool.list_workers`)."""
     pools = [get_pool(pool)] if pool is not None else [one for _, one in sorted(_pools.items())]
     return [{"pool": one.name, **worker} for one in pools for worker in one.list_workers()]
+
+
+def recycle_worker(
+    pool: str = "default",
+    worker_id: int | None = None,
+    *,
+    wait: bool = True,
+    timeout: float | str | None = None,
+) -> None:
+    """Replace a worker of a named pool (`id` in `list_workers`), or all (`Pool.recycle_worker`)."""
+    get_pool(pool).recycle_worker(worker_id, wait=wait, timeout=timeout)
 
 
 def run_as_script(

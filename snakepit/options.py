@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 LONGEST_TEXT = 100  # characters of a value in a message
+SHORTEST_BEGINNING = 3  # characters of a word by which it is known
 
 SECONDS = {
     "ms": 0.001,
@@ -176,9 +177,18 @@ def _checked(
     return amount
 
 
-def did_you_mean(value: object, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown word: the nearest known one, or nothing."""
+def did_you_mean(value: object, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return the end of a message about an unknown word: the nearest known one, or nothing.
+
+    `likeness`: from 0 to 1, how much alike they must be; more where there are many words. The
+    beginning of a word counts as near, too.
+    """
     from difflib import get_close_matches
 
-    near = get_close_matches(value, list(known), n=1) if isinstance(value, str) else []
+    if not isinstance(value, str):
+        return ""
+    words = list(known)
+    near = get_close_matches(value, words, n=1, cutoff=likeness)
+    if not near and len(value) >= SHORTEST_BEGINNING:
+        near = [word for word in words if word.startswith(value)]
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -38,19 +38,20 @@ from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
     PROFILES_OF_THREADS,
     affinity_terms,
+    check_no_processes,
     check_thread_safety,
     checked_affinity,
     checked_batches,
     checked_shape,
 )
 from snakepit.pool.terms import (
-    PRIORITIES,
     AffinityMode,
     CallTerms,
     Priority,
     StreamTerms,
     Terms,
     bounded_terms,
+    checked_priority,
     checked_terms,
     session_key,
 )
@@ -177,10 +178,19 @@ class Pool:
         self._patience_ns = int((self._limits.queue_timeout or 0) * 1e9)
         size, threads = checked_shape(profile, pool_size, threads_per_worker, capacity_strategy)
         shared = profile != "process" and threads > 1
-        if shared:
-            check_thread_safety(self.adapter, thread_safety, profile)
+        check_thread_safety(self.adapter, thread_safety, profile, shared=shared)
         graces = Graces.checked(stop_grace)
         local = profile == "local"
+        if local:
+            check_no_processes(
+                **options,
+                adapter_env=adapter_env,
+                startup_batch_size=startup_batch_size,
+                startup_batch_delay_ms=startup_batch_delay_ms,
+                snapshot_every=snapshot_every,
+                snapshot_memory_mb=snapshot_memory_mb,
+                health_interval=health_interval,
+            )
         spec = adapter_spec(
             self.adapter, adapter_args, local=local, shared=shared, grace=graces.terminate
         )
@@ -348,8 +358,8 @@ class Pool:
         goes first.
 
         Raises, before a worker is taken: ToolNotFoundError, ToolArgumentError, PoolSaturatedError,
-        PoolShutdownError, PoolNotReadyError, SessionQuotaError. QueueTimeoutError when no worker
-        was free in time.
+        PoolShutdownError, PoolNotReadyError, SessionQuotaError; ValueError for an empty `session`,
+        and for a strict `affinity` without one. QueueTimeoutError when no worker was free in time.
         """
         return self._submit(tool, args, timeout, session, affinity, priority).result()
 
@@ -451,12 +461,12 @@ class Pool:
         if session is not None:
             changes["session"] = self._use_session(session)
             changes |= affinity_terms(chosen, session)
+        elif affinity is not None and affinity != "hint":
+            raise ValueError(
+                f"affinity={affinity!r} is to a session's worker: give session as well"
+            )
         if priority is not None:
-            if priority not in PRIORITIES:
-                raise ValueError(
-                    f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}"
-                )
-            changes["priority"] = PRIORITIES[priority]
+            changes["priority"] = checked_priority(priority)
         return replace(terms, **changes) if changes else terms
 
     def _plan(self, tool: Any) -> Plan:
@@ -683,7 +693,11 @@ class Pool:
         return dump_pool(self._engine, stacks=stacks, timeout=timeout)
 
     def recycle_worker(
-        self, worker_id: int | None = None, *, wait: bool = True, timeout: float | None = None
+        self,
+        worker_id: int | None = None,
+        *,
+        wait: bool = True,
+        timeout: float | str | None = None,
     ) -> None:
         """Replace one worker (`id` in `list_workers`), or all (see `Executor.recycle_worker`)."""
         if timeout is not None:

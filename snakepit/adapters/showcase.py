@@ -13,12 +13,16 @@ from typing import Any, ClassVar, Literal
 
 from snakepit.adapters.adapter import Adapter, tool
 from snakepit.adapters.thread_safe import ThreadSafeAdapter, thread_safe_method
+from snakepit.errors import VariableError
 
 __all__ = ["ShowcaseAdapter", "ThreadedShowcaseAdapter"]
 
 
 class ShowcaseAdapter(Adapter):
-    """One tool for each feature; state that stays in its worker is `calls` and `cache`."""
+    """One tool for each feature; state that stays in its worker is `calls` and `cache`.
+
+    The notes of a strict session go with it where it moves; its visits are a variable of it.
+    """
 
     words: ClassVar[frozenset[str]] = frozenset()
 
@@ -26,6 +30,8 @@ class ShowcaseAdapter(Adapter):
         self.greeting = greeting
         self.calls: Counter[str] = Counter()
         self.cache: dict[str, Any] = {}
+        self.notes: dict[str, list[str]] = {}  # by session
+        self.worn = False
         self.started = 0.0
 
     @classmethod
@@ -38,6 +44,9 @@ class ShowcaseAdapter(Adapter):
 
     def teardown(self) -> None:
         self.cache.clear()
+
+    def health(self) -> bool:
+        return not self.worn
 
     def _count(self, name: str) -> None:
         self.calls[name] += 1
@@ -110,9 +119,73 @@ class ShowcaseAdapter(Adapter):
         return self.cache.get(key)
 
     @tool
+    def wear_out(self) -> None:
+        """Have this worker say that it is not fit for more, so that it is replaced."""
+        self.worn = True
+
+    @tool
     def fail(self, message: str = "as asked") -> None:
         """Raise ValueError, which the caller gets with the worker's traceback."""
         raise ValueError(message)
+
+    # -- what the hooks of calls do --------------------------------------------------------------
+
+    @tool
+    def greet(self, name: str) -> str:
+        """Greet somebody; the hooks see to the name and the sentence."""
+        return f"hello {name}"
+
+    def validate_command(self, command: str, args: dict[str, Any]) -> None:
+        if command == "greet" and not args["name"].strip():
+            raise ValueError("there is nobody to greet: name is blank")
+
+    def prepare_args(self, command: str, args: dict[str, Any]) -> dict[str, Any]:
+        return {"name": args["name"].strip().title()} if command == "greet" else args
+
+    def process_response(self, command: str, response: Any) -> Any:
+        return f"{response}!" if command == "greet" else response
+
+    @classmethod
+    def command_timeout(cls, command: str, args: dict[str, Any]) -> float | None:
+        # A second for each item, where that is more than the tool has anyway.
+        return max(60.0, len(args["items"])) if command == "batch_process" else None
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def _session(self) -> Any:
+        if self.session is None:
+            raise ValueError("this tool is for calls in a session: give session=…")
+        return self.session
+
+    @tool
+    def visit(self) -> int:
+        """Count the visits in a variable of the session, which owner and workers share."""
+        session = self._session()
+        if not session.list_variables("visits"):
+            try:
+                session.register_variable("visits", "integer", 0, {"min": 0})
+            except VariableError:
+                pass  # another worker was faster
+        visits: int = session.update_variable("visits", lambda count: count + 1)
+        return visits
+
+    @tool
+    def ask_host(self, name: str, value: Any = None) -> Any:
+        """Call a function that the owner registered for the session."""
+        return self._session().call_tool(name, value)
+
+    @tool
+    def note(self, text: str) -> list[str]:
+        """Add a note to those of the session, which its worker keeps; return them all."""
+        notes = self.notes.setdefault(self._session().id, [])
+        notes.append(text)
+        return list(notes)
+
+    def snapshot(self, session: str) -> list[str]:
+        return list(self.notes.get(session, ()))
+
+    def restore(self, session: str, state: list[str]) -> None:
+        self.notes[session] = state
 
     # -- work --------------------------------------------------------------------------------------
 
@@ -190,6 +263,12 @@ class ThreadedShowcaseAdapter(ThreadSafeAdapter, ShowcaseAdapter):
     def remember(self, key: str, value: Any = None) -> Any:
         """Return what all threads remember under a key, after remembering a value if given one."""
         return super().remember(key, value)
+
+    @tool
+    @thread_safe_method
+    def note(self, text: str) -> list[str]:
+        """Add a note to those of the session, which this instance keeps; return them all."""
+        return super().note(text)
 
     @tool
     def get_stats(self) -> dict[str, Any]:

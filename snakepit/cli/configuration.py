@@ -58,12 +58,20 @@ def _show(
 
 def check(file: Path | None, *, imported: bool) -> int:
     """Print what is wrong with a configuration to stderr and return the exit code."""
-    config = _load(file)
-    if config is None:
+    try:
+        from snakepit.config.adapters import adapter_problems
+        from snakepit.config.loading import look_at
+    except ModuleNotFoundError as error:
+        print(f"snakepit config: {error}", file=sys.stderr)
         return 1
-    from snakepit.config.adapters import adapter_problems
+    from snakepit.errors import ConfigError
 
-    problems = adapter_problems(config, imported=imported)
+    try:
+        config, problems = look_at(file)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    problems += adapter_problems(config, imported=imported)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from snakepit.config.exceptions import with_classes
 from snakepit.config.references import is_reference
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
-from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds
+from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds, did_you_mean
 from snakepit.pool.limits import checked_every
 
 __all__ = ["nearest"]
@@ -32,8 +32,7 @@ def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
 
     `likeness`: from 0 to 1, how much alike they must be; more where there are many names.
     """
-    near = get_close_matches(name, list(known), n=1, cutoff=likeness)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(name, known, likeness)
 
 
 def is_never(value: object) -> bool:
@@ -154,7 +153,7 @@ def environment(name: str, value: Any) -> dict[str, str]:
         key, *values = pair
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
             raise ValueError(f"{name}: {key!r} cannot be the name of an environment variable")
-        if len(values) != 1 or not isinstance(values[0], str | int | float):
+        if len(values) != 1 or not isinstance(values[0], str | int | float | os.PathLike):
             raise ValueError(f"{name}: {key} must be text or a number, not {values!r}")
         plain = values[0]
         # As shells and most libraries write it, not as Python does.
@@ -192,6 +191,30 @@ def snapshot_every(_name: str, value: Any) -> int | str | None:
     """A number of calls, or a time with a unit."""
     checked_every(value)
     return value if isinstance(value, str) else int(value)
+
+
+def inline_threshold(name: str, value: Any) -> int:
+    """A number of bytes, from 0 on."""
+    return 0 if value == 0 and not isinstance(value, bool) else count_up_to(1 << 20)(name, value)
+
+
+def context(name: str, value: Any) -> BaseContext:
+    """A multiprocessing context, which only a program can give."""
+    if not isinstance(value, BaseContext):
+        raise ValueError(
+            f"{name} must be a multiprocessing context, not {value!r}; start_method names one as "
+            "text"
+        )
+    return value
+
+
+def session_store(name: str, value: Any) -> Any:
+    """A store of sessions, which only a program can give."""
+    import snakepit
+
+    if not isinstance(value, snakepit.SessionStore):
+        raise ValueError(f"{name} must be a snakepit.SessionStore, not {value!r}")
+    return value
 
 
 def thread_safety(name: str, value: Any) -> str | None:

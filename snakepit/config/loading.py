@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -12,16 +12,19 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from snakepit.config.checks import nearest
-from snakepit.config.merging import Item, Layer, layer_of, merge
+from snakepit.config.merging import Item, Layer, layer_of, merge, name_of_single
 from snakepit.config.models import (
     DEFAULT_POOL,
+    PROFILES,
     TIMEOUT_SETTINGS,
+    Contradictions,
     PoolSettings,
     ProcessSettings,
+    fits,
+    misfit,
 )
 from snakepit.config.sources import (
     FILE,
-    PREFIX,
     PROJECT_FILE,
     find_file,
     from_arguments,
@@ -29,19 +32,23 @@ from snakepit.config.sources import (
     from_file,
     variable_part,
 )
+from snakepit.environment import PREFIX
 from snakepit.errors import ConfigError, PoolNotFoundError
+from snakepit.options import shortened
 
 __all__ = [
     "Config",
     "get_pool_config",
     "get_pool_configs",
     "load_config",
+    "look_at",
     "normalize_pool_config",
     "thread_profile",
     "validate_pool_config",
 ]
 
 DEFAULT = "default"
+MISSING_ADAPTER = "missing:Adapter"  # stands for one, so that the other settings can be checked
 
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | None
 Model = TypeVar("Model", bound=BaseModel)
@@ -103,9 +110,18 @@ def load_config(source: ConfigSource = None, **overrides: Any) -> Config:
     `source`: a TOML file, a dict, or None: the nearest snakepit.toml or pyproject.toml with a table
     [tool.snakepit], from the current folder upward, or the file that SNAKEPIT_CONFIG names. None is
     looked for if `overrides` say themselves which pools there are (`pools`, `adapter`).
-    `overrides`: settings that win over those of `source`. Variables SNAKEPIT_* win over both.
+    `overrides`: settings that win over those of `source`, also over a pool's own. Variables
+    SNAKEPIT_* win over both.
 
     Raises ConfigError with all problems, one a line; TypeError for another kind of source.
+    """
+    return _unless_wrong(*look_at(source, **overrides))
+
+
+def look_at(source: ConfigSource = None, **overrides: Any) -> tuple[Config, list[str]]:
+    """Return what could be read of a configuration, and all that is wrong with it, a line each.
+
+    As `load_config`. Of a pool that is wrong the name and the adapter are there, if those are good.
     """
     problems: list[str] = []
     layers: list[Layer] = []
@@ -121,19 +137,23 @@ def load_config(source: ConfigSource = None, **overrides: Any) -> Config:
     if file is not None:
         layers.append(layer_of(from_file(file), problems))
     if overrides:
-        layers.append(layer_of(from_arguments(overrides), problems))
-    layers.append(layer_of(from_environment(_pool_parts(layers), problems), problems))
-    return _checked(layers, file, problems)
+        layers.append(replace(layer_of(from_arguments(overrides), problems), wins=True))
+    single = name_of_single(layers, problems)
+    names = [name for layer in layers for name in layer.pools] or [single]
+    parts = {variable_part(name): name for name in names}
+    layers.append(layer_of(from_environment(parts, problems), problems))
+    return _checked(layers, single, file, problems, searched=source is None and file is None)
 
 
-def _pool_parts(layers: list[Layer]) -> dict[str, str]:
-    """The names of the pools, by what stands for them in a variable."""
-    names = [name for layer in layers for name in layer.pools] or [DEFAULT_POOL]
-    return {variable_part(name): name for name in names}
-
-
-def _checked(layers: list[Layer], file: Path | None, problems: list[str]) -> Config:
-    merged = merge(layers)
+def _checked(
+    layers: list[Layer],
+    single: str,
+    file: Path | None,
+    problems: list[str],
+    *,
+    searched: bool = False,
+) -> tuple[Config, list[str]]:
+    merged = merge(layers, single)
     process = _validated(ProcessSettings, merged.process, "", problems)
     pools: list[PoolSettings] = []
     for name, items in merged.pools.items():
@@ -144,27 +164,34 @@ def _checked(layers: list[Layer], file: Path | None, problems: list[str]) -> Con
                 'give it one: adapter = "package.module:Class"'
             )
         # Without one, the other settings are still checked.
-        items = {"adapter": Item("missing:Adapter", "", ()), **items}
-        pool = _validated(PoolSettings, items, name, problems)
-        if pool is not None:
+        whole = {"adapter": Item(MISSING_ADAPTER, "", ()), **items}
+        pool = _validated(PoolSettings, whole, name, problems)
+        if pool is None and "adapter" in items:
+            pool = _validated(PoolSettings, {"adapter": items["adapter"]}, name, [])
+        if pool is not None and "adapter" in items:
             pools.append(pool)
     if not merged.pools and merged.pooling and not problems:
-        problems.append(_nothing(file))
-    if problems or process is None:
-        # What stands outside of the pools is checked with each of them.
-        raise ConfigError.of(list(dict.fromkeys(problems)))
+        problems.append(_nothing(file, searched))
     provenance = {key: item.place for key, item in merged.process.items()}
     for name, items in merged.pools.items():
         provenance.update({f"pools.{name}.{key}": item.place for key, item in items.items()})
     if not merged.pooling:
         pools = []
-    return Config(tuple(pools), process, file, MappingProxyType(provenance))
+    config = Config(tuple(pools), process or ProcessSettings(), file, MappingProxyType(provenance))
+    # What stands outside of the pools is checked with each of them.
+    return config, list(dict.fromkeys(problems))
 
 
-def _nothing(file: Path | None) -> str:
+def _unless_wrong(config: Config, problems: list[str]) -> Config:
+    if problems:
+        raise ConfigError.of(problems)
+    return config
+
+
+def _nothing(file: Path | None, searched: bool) -> str:
     where = f"{file}: " if file is not None else ""
-    searched = "" if file is not None else f" ({FILE} and {PROJECT_FILE} were looked for)"
-    return f"{where}no pool is configured{searched}; name at least an adapter"
+    looked = f" ({FILE} and {PROJECT_FILE} were looked for)" if searched else ""
+    return f"{where}no pool is configured{looked}; name at least an adapter"
 
 
 def _validated(
@@ -176,16 +203,49 @@ def _validated(
     try:
         return model(**values)
     except ValidationError as error:
-        for problem in error.errors():
-            cause = problem.get("ctx", {}).get("error")
+        found = _problems_in(error)
+        wrong = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+    if wrong and model is PoolSettings:
+        found += _contradictions(values, wrong)
+    for key, message in found:
+        item = items.get(key)
+        line = f"pool {pool!r}: {key}: {message}" if item is None else item.problem(message)
+        problems.append(line)
+    return None
+
+
+def _problems_in(error: ValidationError) -> list[tuple[str, str]]:
+    """Each setting that is wrong, and why."""
+    found: list[tuple[str, str]] = []
+    for problem in error.errors():
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, Contradictions):
+            found += cause.problems
+        else:
             message = str(cause) if cause is not None else problem["msg"]
-            key = str(problem["loc"][0]) if problem["loc"] else message.partition(" ")[0]
-            item = items.get(key)
-            if item is None:
-                problems.append(f"pool {pool!r}: {key}: {message}")
-            else:
-                problems.append(item.problem(message))
-        return None
+            found.append((str(problem["loc"][0]), message))
+    return found
+
+
+def _contradictions(values: Mapping[str, Any], wrong: set[str]) -> list[tuple[str, str]]:
+    """Hold settings against each other although some, `wrong`, are not right by themselves.
+
+    pydantic does so only where all are; thus once more without them.
+    """
+    rest = {key: value for key, value in values.items() if key not in wrong}
+    rest["adapter"] = MISSING_ADAPTER
+    if "profile" in wrong:
+        # Nobody knows which settings mean something for the one that was meant.
+        rest = {key: rest[key] for key in rest if all(fits(key, known) for known in PROFILES)}
+        found = []
+    else:
+        profile = values.get("profile", "process")
+        found = [(key, why) for key in values if key in wrong and (why := misfit(key, profile))]
+    try:
+        PoolSettings(**rest)
+    except ValidationError as error:
+        found += _problems_in(error)
+    return found
 
 
 def get_pool_configs(source: ConfigSource = None, **overrides: Any) -> tuple[PoolSettings, ...]:
@@ -205,10 +265,21 @@ def validate_pool_config(pool: Mapping[str, Any]) -> PoolSettings:
 
     Without a name it is `default`. The environment is left out.
     """
+    _check_dict(pool)
     problems: list[str] = []
     data = {"pools": [{"name": DEFAULT_POOL, **pool}]}
     layer = layer_of(from_arguments(data), problems)
-    return _checked([layer], None, problems).pools[0]
+    return _unless_wrong(*_checked([layer], DEFAULT_POOL, None, problems)).pools[0]
+
+
+def _check_dict(pool: object) -> None:
+    if not isinstance(pool, Mapping):
+        raise ConfigError.of(
+            [
+                "the settings of one pool are a dict, such as {'adapter': 'package.module:Class'}, "
+                f"not {shortened(pool)}; load_config() takes the path of a file"
+            ]
+        )
 
 
 def normalize_pool_config(pool: Mapping[str, Any] | PoolSettings) -> dict[str, Any]:
@@ -221,7 +292,8 @@ def normalize_pool_config(pool: Mapping[str, Any] | PoolSettings) -> dict[str, A
 
 
 def thread_profile(pool: Mapping[str, Any] | PoolSettings) -> bool:
-    """Whether a pool's workers are processes of several threads."""
+    """Whether a pool's workers are processes of several threads. Raises ConfigError."""
     if isinstance(pool, PoolSettings):
         return pool.profile == "thread"
+    _check_dict(pool)
     return "thread" in (pool.get("profile"), pool.get("worker_profile"))

@@ -16,7 +16,7 @@ from snakepit.config.models import DEFAULT_POOL, PoolSettings, ProcessSettings, 
 from snakepit.config.positions import KeyPath
 from snakepit.config.sources import Source, shown
 
-__all__ = ["Item", "Layer", "Merged", "layer_of", "merge"]
+__all__ = ["Item", "Layer", "Merged", "layer_of", "merge", "name_of_single"]
 
 POOL_KEYS = frozenset(PoolSettings.model_fields)
 PROCESS_KEYS = frozenset(ProcessSettings.model_fields)
@@ -69,8 +69,14 @@ class Item:
 
 @dataclass
 class Layer:
-    """One source in the present form."""
+    """One source in the present form.
 
+    `name`: that of the one pool that what stands outside of any describes. `wins`: that has the
+    last word over what earlier layers say in a pool, too.
+    """
+
+    wins: bool = False
+    name: Item | None = None
     pooling: Item | None = None
     process: dict[str, Item] = field(default_factory=dict)
     shared: dict[str, Item] = field(default_factory=dict)
@@ -104,13 +110,21 @@ class _LayerReader:
             elif key in PROCESS_KEYS:
                 layer.process[key] = item
             elif key == "name":
-                self._problems.append(
-                    item.problem("outside of [[pools]] there is one pool, 'default'; remove it")
-                )
+                self._name(item)
             else:
                 flat[key] = item
         layer.shared = self._settings(flat, {*PROCESS_KEYS, "pools", "pooling_enabled"})
         return layer
+
+    def _name(self, item: Item) -> None:
+        if self._source.is_environment:
+            self._problems.append(item.problem("a variable names no pool; remove it"))
+        elif not isinstance(item.value, str) or not item.value.strip():
+            self._problems.append(
+                item.problem(f"must be text that is not empty, not {item.value!r}")
+            )
+        else:
+            self._layer.name = item
 
     def _item(self, value: Any, path: KeyPath) -> Item:
         return Item(value, self._source.where(path), path)
@@ -122,13 +136,17 @@ class _LayerReader:
             entries = [(("pools", name), value) for name, value in item.value.items()]
         elif isinstance(item.value, list | tuple):
             entries = [(("pools", place), value) for place, value in enumerate(item.value)]
+            if not entries:
+                self._problems.append(
+                    item.problem("is empty: name at least one pool, with its adapter")
+                )
         else:
             self._problems.append(item.problem(f"must be a list of tables, not {item.value!r}"))
             return
         for path, value in entries:
-            self._pool(self._item(value, path))
+            self._pool(self._item(value, path), alone=len(item.value) == 1)
 
-    def _pool(self, entry: Item) -> None:
+    def _pool(self, entry: Item, *, alone: bool) -> None:
         if not isinstance(entry.value, Mapping):
             self._problems.append(entry.problem(f"must be a table, not {entry.value!r}"))
             return
@@ -143,6 +161,8 @@ class _LayerReader:
                 )
         elif "name" in settings:
             name = settings["name"].value
+        elif alone:
+            name = DEFAULT_POOL
         else:
             self._problems.append(entry.problem("has no name; give it one"))
             return
@@ -231,11 +251,25 @@ class Merged:
     pools: dict[str, dict[str, Item]]
 
 
-def merge(layers: list[Layer]) -> Merged:
+def name_of_single(layers: list[Layer], problems: list[str]) -> str:
+    """Return the name of the pool that is described outside of any, `default` unless one is given.
+
+    With pools in a list there is none to name; that is added to `problems`.
+    """
+    named = [layer.name for layer in layers if layer.name is not None]
+    if any(layer.pools for layer in layers):
+        problems.extend(
+            item.problem("pools are listed, each with its name; remove this one") for item in named
+        )
+        return DEFAULT_POOL
+    return str(named[-1].value) if named else DEFAULT_POOL
+
+
+def merge(layers: list[Layer], single: str = DEFAULT_POOL) -> Merged:
     """Lay the layers over each other, later ones on top.
 
     A pool has what it says itself, and of the rest what stands outside of any pool, as far as that
-    means something for a pool of its profile. For the pool `default` the two are one: of the layers
+    means something for a pool of its profile. For the pool `single` the two are one: of the layers
     that have a value for it, the last decides.
     """
     pooling = True
@@ -248,14 +282,19 @@ def merge(layers: list[Layer]) -> Merged:
             pooling = bool(layer.pooling.value)
         process.update(layer.process)
         shared.update(layer.shared)
+        if layer.wins:
+            for settings in own.values():
+                settings.update({k: item for k, item in layer.shared.items() if k in settings})
         for name, settings in layer.pools.items():
             own.setdefault(name, {}).update(settings)
         default.update(layer.shared)
-        default.update(layer.pools.get(DEFAULT_POOL, {}))
+        default.update(layer.pools.get(single, {}))
+        if layer.name is not None:
+            default["name"] = layer.name
     if not own and shared:
-        own[DEFAULT_POOL] = {}
+        own[single] = {}
     pools = {
-        name: dict(default) if name == DEFAULT_POOL else _completed(settings, shared)
+        name: dict(default) if name == single else _completed(settings, shared)
         for name, settings in own.items()
     }
     return Merged(pooling, process, pools)

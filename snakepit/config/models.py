@@ -30,18 +30,28 @@ FOR_PROCESSES = (
     "adapter_env",
     "blas_threads",
     "capacity_strategy",
+    "health_interval",
     "heartbeat_interval",
     "heartbeat_timeout",
+    "inline_threshold",
     "max_missed",
     "memory_threshold_mb",
+    "mp_context",
     "pool_size",
     "preload",
+    "snapshot_every",
+    "snapshot_memory_mb",
     "start_method",
     "start_timeout",
+    "startup_batch_delay_ms",
+    "startup_batch_size",
     "worker_max_requests",
     "worker_ttl",
 )
 FOR_THREADS = ("threads_per_worker",)
+
+# Objects of a program, which no text can name.
+OBJECTS = ("mp_context", "session_store")
 
 
 def fits(key: str, profile: object) -> bool:
@@ -49,6 +59,23 @@ def fits(key: str, profile: object) -> bool:
     if profile == "local":
         return key not in FOR_PROCESSES
     return profile == "thread" or key not in FOR_THREADS
+
+
+def misfit(key: str, profile: object) -> str | None:
+    """Say why a setting means nothing for pools of this profile; None if it means something."""
+    if fits(key, profile):
+        return None
+    if key in FOR_THREADS:
+        return f"{key} is for the profiles 'thread' and 'local'"
+    return f"{key} is for workers that are processes; profile 'local' has none"
+
+
+class Contradictions(ValueError):
+    """Settings that do not go together: `problems` has, for each, its name and a sentence."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(message for _, message in problems))
+        self.problems = problems
 
 
 def _by(check: Check) -> BeforeValidator:
@@ -113,28 +140,45 @@ class PoolSettings(BaseModel):
     snapshot_every: Annotated[int | str | None, _by(optional(checks.snapshot_every))] = 1
     snapshot_memory_mb: Annotated[float, _by(checks.megabytes)] = 1024.0
     health_interval: TimeLimit = None
+    inline_threshold: Annotated[int, _by(checks.inline_threshold)] = 10_240
+    mp_context: Annotated[Any, _by(optional(checks.context))] = None
+    session_store: Annotated[Any, _by(optional(checks.session_store))] = None
     retry: Annotated[Any, _by(optional(table_for("RetryPolicy")))] = None
     breaker: Annotated[Any, _by(optional(table_for("CircuitBreaker")))] = None
 
     @model_validator(mode="after")
     def _together(self) -> PoolSettings:
+        problems: list[tuple[str, str]] = []
         if self.pool_size is not None and self.pool_size > self.max_workers:
-            raise ValueError(
-                f"pool_size must be at most max_workers ({self.max_workers}), not {self.pool_size}"
-            )
+            message = f"must be at most max_workers ({self.max_workers}), not {self.pool_size}"
+            problems.append(("pool_size", f"pool_size {message}"))
         given = (
             getattr(self, key) if key in self.model_fields_set else None for key in TIMEOUT_SETTINGS
         )
-        check_together(*given)
-        for key in (*FOR_PROCESSES, *FOR_THREADS):
-            if fits(key, self.profile) or key not in self.model_fields_set:
-                continue
-            if key in FOR_THREADS:
-                raise ValueError(f"{key} is for the profiles 'thread' and 'local'")
-            if getattr(self, key):
-                raise ValueError(
-                    f"{key} is for workers that are processes; profile 'local' has none"
+        try:
+            check_together(*given)
+        except ValueError as error:
+            problems.append(("queue_timeout", str(error)))
+        interval, patience = self.heartbeat_interval, self.heartbeat_timeout
+        if self.profile != "local" and interval is not None and interval > patience:
+            problems.append(
+                (
+                    "heartbeat_interval",
+                    f"heartbeat_timeout ({patience:g} s) must be at least heartbeat_interval "
+                    f"({interval:g} s): no worker can answer more often than it is looked at",
                 )
+            )
+        if self.preload and (self.mp_context or self.start_method not in (None, "template")):
+            problems.append(("preload", "preload needs start_method='template'"))
+        if self.mp_context and self.start_method is not None:
+            problems.append(("mp_context", "give mp_context or start_method, not both"))
+        for key in (*FOR_PROCESSES, *FOR_THREADS):
+            why = misfit(key, self.profile) if key in self.model_fields_set else None
+            # What is off or empty asks for nothing.
+            if why is not None and (getattr(self, key) or key in FOR_THREADS):
+                problems.append((key, why))
+        if problems:
+            raise Contradictions(problems)
         return self
 
     def to_options(self) -> dict[str, Any]:
@@ -158,8 +202,12 @@ class PoolSettings(BaseModel):
         return options
 
     def effective(self) -> dict[str, Any]:
-        """Return every setting with the value that is in force, the defaults filled in."""
+        """Return every setting with the value that is in force, the defaults filled in.
+
+        The objects that only a program can give are left out where there are none.
+        """
         values = {key: getattr(self, key) for key in PoolSettings.model_fields}
+        values = {key: value for key, value in values.items() if value or key not in OBJECTS}
         if self.pool_size is None and self.profile != "local":
             values["pool_size"] = default_pool_size(self.max_workers)
         if self.profile == "process":

@@ -12,21 +12,14 @@ from typing import Any
 
 from snakepit.config.checks import nearest
 from snakepit.config.positions import KeyPath, key_lines
+from snakepit.environment import CONFIG_VARIABLE, PREFIX, setting_variables
 from snakepit.errors import ConfigError
 
 __all__ = ["Source", "find_file", "from_arguments", "from_environment", "from_file", "shown"]
 
 FILE = "snakepit.toml"
 PROJECT_FILE = "pyproject.toml"
-PREFIX = "SNAKEPIT_"
 NESTING = "__"
-CONFIG_VARIABLE = "SNAKEPIT_CONFIG"
-
-# Set by the package itself for the processes that it starts, or read when it is built and tested.
-INTERNAL = frozenset(
-    {CONFIG_VARIABLE, "SNAKEPIT_DEBUG", "SNAKEPIT_POINTS", "SNAKEPIT_RUN_ID", "SNAKEPIT_WORKER"}
-)
-INTERNAL_PREFIXES = ("SNAKEPIT_FAULTS_", "SNAKEPIT_TEST_")
 
 
 @dataclass(frozen=True)
@@ -167,11 +160,7 @@ def variable_part(pool: str) -> str:
 
 def _variables() -> Iterator[tuple[str, tuple[str, ...], str]]:
     # Sorted, so that SNAKEPIT_X comes before SNAKEPIT_X__Y and messages keep their order.
-    for variable, text in sorted(os.environ.items()):
-        if not variable.startswith(PREFIX) or not text:
-            continue
-        if variable in INTERNAL or variable.startswith(INTERNAL_PREFIXES):
-            continue
+    for variable, text in setting_variables().items():
         parts = variable[len(PREFIX) :].split(NESTING)
         free = False  # below adapter_env a name means itself
         path: list[str] = []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import weakref
+from collections.abc import Sized
 from typing import Any
 
 from snakepit.adapters.adapter import Adapter
 from snakepit.adapters.tools import name_of_adapter
 from snakepit.errors import AdapterError
-from snakepit.options import checked_count
+from snakepit.options import checked_count, did_you_mean
 from snakepit.pool.affinity import MODES
 from snakepit.pool.engine import (
     MOST_WORKERS,
@@ -22,6 +24,8 @@ from snakepit.resources import usable_cpus
 # Whose engines are processes of several threads each.
 PROFILES_OF_THREADS = ("thread",)
 STRATEGIES = ("pool", "profile", "hybrid")
+# Of what `Pool` hands on whether it was given or not.
+_DEFAULTS = {"startup_batch_delay_ms": 0, "snapshot_every": 1, "snapshot_memory_mb": 1024}
 
 _warned: weakref.WeakSet[type] = weakref.WeakSet()
 
@@ -38,6 +42,7 @@ def checked_shape(
     if strategy not in STRATEGIES:
         raise ValueError(
             f"capacity_strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
+            f"{did_you_mean(strategy, STRATEGIES)}"
         )
     if strategy == "profile":
         if profile == "local":
@@ -72,22 +77,46 @@ def checked_batches(size: int | None, delay_ms: float) -> dict[str, Any]:
 def checked_affinity(affinity: str) -> str:
     """Return which worker the calls of a session go to. Raises ValueError."""
     if affinity not in MODES:
-        raise ValueError(f"affinity must be one of {', '.join(MODES)}, not {affinity!r}")
+        raise ValueError(
+            f"affinity must be one of {', '.join(MODES)}, not {affinity!r}"
+            f"{did_you_mean(affinity, MODES)}"
+        )
     return affinity
 
 
 def affinity_terms(affinity: str, session: str) -> dict[str, Any]:
-    """Return what an affinity changes in the terms of a call. Raises ValueError."""
-    if checked_affinity(affinity) == "hint":
+    """Return what an affinity, which was checked, changes in the terms of a call."""
+    if affinity == "hint":
         return {}
     return {"affinity": MODES[affinity], "session_name": session}
 
 
-def check_thread_safety(cls: type[Adapter], mode: str | None, profile: str) -> None:
-    """Warn of, or refuse, an adapter that several threads would share unawares."""
+def check_no_processes(**options: Any) -> None:
+    """Raise ValueError for an option of worker processes, which profile='local' has none of.
+
+    None, a default, what is empty and what never happens ask for nothing.
+    """
+    for name, value in options.items():
+        if value is None or value == math.inf or value == _DEFAULTS.get(name):
+            continue
+        if isinstance(value, Sized) and not len(value):
+            continue
+        raise ValueError(f"{name} is for workers that are processes; profile='local' has none")
+
+
+def check_thread_safety(
+    cls: type[Adapter], mode: str | None, profile: str, *, shared: bool
+) -> None:
+    """Warn of, or refuse, an adapter that several threads would share unawares.
+
+    `shared`: whether they do. Raises AdapterError; ValueError for a mode that there is not.
+    """
     if mode not in (None, "warn", "strict"):
-        raise ValueError(f"thread_safety must be 'warn', 'strict' or None, not {mode!r}")
-    if cls.__thread_safe__ or mode is None:
+        raise ValueError(
+            f"thread_safety must be 'warn', 'strict' or None, not {mode!r}"
+            f"{did_you_mean(mode, ('warn', 'strict'))}"
+        )
+    if not shared or cls.__thread_safe__ or mode is None:
         return
     problem = (
         f"{cls.__qualname__} does not declare __thread_safe__ = True, and under profile="

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from snakepit.options import checked_bytes, checked_count, checked_seconds
+from snakepit.options import checked_bytes, checked_count, checked_seconds, did_you_mean
 from snakepit.pool.affinity import MODES
 
 if TYPE_CHECKING:
@@ -106,19 +106,21 @@ def checked_terms(
         timeout = checked_seconds("timeout", timeout)
     if not isinstance(cancel_running, bool):
         raise TypeError(f"cancel_running must be True or False, not {cancel_running!r}")
-    if priority not in PRIORITIES:
-        raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
+    urgency = checked_priority(priority)
     if retry is not None or breaker is not None:
         _check_guards(retry, breaker)
     if not isinstance(idempotent, bool):
         raise TypeError(f"idempotent must be True or False, not {idempotent!r}")
     if affinity not in MODES:
-        raise ValueError(f"affinity must be one of {', '.join(MODES)}, not {affinity!r}")
+        raise ValueError(
+            f"affinity must be one of {', '.join(MODES)}, not {affinity!r}"
+            f"{did_you_mean(affinity, MODES)}"
+        )
     if affinity != "hint" and session is None:
         raise ValueError(f"affinity={affinity!r} is to a session's worker: give session as well")
     return Terms(
         timeout,
-        PRIORITIES[priority],
+        urgency,
         0 if session is None else session_key(session),
         cancel_running,
         retry=retry,
@@ -129,6 +131,16 @@ def checked_terms(
         max_chunks=MAX_CHUNKS if max_chunks is None else checked_count("max_chunks", max_chunks),
         max_bytes=MAX_BYTES if max_bytes is None else checked_bytes("max_bytes", max_bytes),
     )
+
+
+def checked_priority(priority: str) -> int:
+    """Return the number of a priority; lower goes first. Raises ValueError."""
+    if priority not in PRIORITIES:
+        raise ValueError(
+            f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}"
+            f"{did_you_mean(priority, PRIORITIES)}"
+        )
+    return PRIORITIES[priority]
 
 
 def bounded_terms(terms: Terms, max_chunks: int | None, max_bytes: float | str | None) -> Terms:
@@ -166,10 +178,13 @@ _names: weakref.WeakValueDictionary[int, SessionName] = weakref.WeakValueDiction
 def session_key(session: str) -> SessionKey:
     """Return the number by which a session is known to the scheduler; never 0.
 
-    Raises TypeError; ValueError if another session, still in use, has the same number.
+    Raises TypeError; ValueError if it is empty, or if another session, still in use, has the same
+    number.
     """
     if not isinstance(session, str):
         raise TypeError(f"session must be a string, not {session!r}")
+    if not session:
+        raise ValueError("session must not be empty; leave it out for a call without one")
     key = SessionKey(session_number(session))
     name = _names.get(key)
     if name is None:

@@ -40,13 +40,16 @@ def test_check_of_what_is_right(configured: Command) -> None:
 
 
 def test_check_names_all_that_is_wrong(configured: Command) -> None:
-    configured.path("snakepit.toml").write_text(FILE.replace("1h", "1 year") + "pool_sze = 3\n")
+    text = FILE.replace("1h", "1 year").replace("functions:", "functoins:")
+    configured.path("snakepit.toml").write_text(text + "pool_sze = 3\n")
     ended = configured.run("config", "check")
     assert (ended.code, ended.output) == (1, b"")
     assert ended.error_lines == [
         "snakepit.toml:8: pools[0].pool_sze: unknown setting; did you mean 'pool_size'?",
         "snakepit.toml:6: pools[0].worker_ttl: worker_ttl='1 year' has the unknown unit 'year'; "
         "the units are ms, s, m, min, h, d",
+        "snakepit.toml:4: pool 'api': adapter 'functoins:Group': no module named 'functoins'; "
+        "did you mean 'functions'?",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import pickle
 import re
 import sys
@@ -83,6 +84,23 @@ def test_options_of_a_pool_with_everything() -> None:
     }
 
 
+def test_objects_that_only_a_program_can_give() -> None:
+    given: dict[str, Any] = {
+        "breaker": snakepit.CircuitBreaker(),
+        "mp_context": multiprocessing.get_context("spawn"),
+        "retry": snakepit.RetryPolicy(),
+        "session_store": snakepit.SessionStore(),
+        "stop_grace": snakepit.Graces(),
+    }
+    pool = validate_pool_config({**ADAPTER, **given, "inline_threshold": 0})
+    assert pool.to_options() == {"name": "default", **given, "inline_threshold": 0}
+    assert normalize_pool_config(pool)["session_store"] is given["session_store"]
+    with pytest.raises(ConfigError, match="start_method names one as text"):
+        validate_pool_config({**ADAPTER, "mp_context": "spawn"})
+    with pytest.raises(ConfigError, match=r"must be a snakepit\.SessionStore"):
+        validate_pool_config({**ADAPTER, "session_store": "memory"})
+
+
 def test_each_pool_has_a_breaker_of_its_own() -> None:
     pool = validate_pool_config({**ADAPTER, "breaker": {}})
     assert pool.to_options()["breaker"] is not pool.to_options()["breaker"]
@@ -121,7 +139,7 @@ def test_defaults_are_filled_in() -> None:
     assert values["pool_size"] == models.default_pool_size()
     assert (values["timeout"], values["stream_timeout"], values["queue_timeout"]) == (3600, None, 7)
     assert values["affinity"] == "hint"
-    assert values.keys() == PoolSettings.model_fields.keys()
+    assert values.keys() == PoolSettings.model_fields.keys() - {"mp_context", "session_store"}
     assert normalize_pool_config(validate_pool_config(ADAPTER))["timeout"] == 300
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snakepit.config import load_config, validate_pool_config
+from snakepit.config import (
+    PoolSettings,
+    load_config,
+    normalize_pool_config,
+    thread_profile,
+    validate_pool_config,
+)
 from snakepit.config.models import FOR_PROCESSES
 from snakepit.errors import ConfigError, SnakepitError
 
@@ -122,6 +129,7 @@ def test_local_pool_has_no_processes_to_configure() -> None:
     values = {
         "adapter_env": {"A": "b"},
         "capacity_strategy": "pool",
+        "mp_context": multiprocessing.get_context("spawn"),
         "preload": ["json"],
         "start_method": "spawn",
     }
@@ -148,10 +156,14 @@ def test_two_spellings_of_one_setting() -> None:
 def test_pools_that_are_no_tables(write: Write) -> None:
     assert "must be a list of tables, not 3" in problems_of({"pools": 3})[0]
     assert "pools[1]: must be a table, not 'x'" in problems_of({"pools": [POOL, "x"]})[0]
-    assert "pools[0]: has no name; give it one" in problems_of({"pools": [{"adapter": "a:B"}]})[0]
+    (problem,) = problems_of({"pools": [POOL, ADAPTER]})
+    assert problem.endswith("pools[1]: has no name; give it one")
+    (problem,) = problems_of({"pools": []})
+    assert problem.endswith("pools: is empty: name at least one pool, with its adapter")
 
 
-POOL = {"name": "api", "adapter": "a:B"}
+ADAPTER = {"adapter": "a:B"}
+POOL = {"name": "api", **ADAPTER}
 
 
 def test_two_pools_of_one_name(write: Write) -> None:
@@ -180,9 +192,67 @@ def test_pool_without_an_adapter(write: Write) -> None:
     ]
 
 
-def test_name_outside_of_pools() -> None:
-    (problem,) = problems_of({"adapter": "a:B", "name": "api"})
-    assert "outside of [[pools]] there is one pool, 'default'" in problem
+def test_all_that_contradicts_itself_is_named_beside_what_is_wrong(write: Write) -> None:
+    path = write(
+        """
+        [[pools]]
+        name = "local"
+        adapter = "service:Api"
+        profile = "local"
+        pool_size = 2
+        adapter_env = { A = "1" }
+        max_missed = 0
+        [[pools]]
+        name = "process"
+        adapter = "service"
+        threads_per_worker = 5
+        worker_ttl = "soon"
+        timeout = 1
+        queue_timeout = 2
+        [[pools]]
+        name = "many"
+        adapter = "service:Api"
+        pool_size = 2000
+        threads_per_worker = 5
+        heartbeat = { interval = "1m", timeout = 30 }
+        start_method = "spawn"
+        preload = ["json"]
+        """
+    )
+    assert [line.split(": ")[:2] for line in problems_of(path)] == [
+        ["snakepit.toml:7", "pools[0].max_missed"],  # it must be >= 1
+        ["snakepit.toml:7", "pools[0].max_missed"],  # and is for processes
+        ["snakepit.toml:6", "pools[0].adapter_env"],
+        ["snakepit.toml:5", "pools[0].pool_size"],
+        ["snakepit.toml:10", "pools[1].adapter"],
+        ["snakepit.toml:12", "pools[1].worker_ttl"],
+        ["snakepit.toml:14", "pools[1].queue_timeout"],
+        ["snakepit.toml:11", "pools[1].threads_per_worker"],
+        ["snakepit.toml:18", "pools[2].pool_size"],
+        ["snakepit.toml:20", "pools[2].heartbeat.interval"],
+        ["snakepit.toml:22", "pools[2].preload"],
+        ["snakepit.toml:19", "pools[2].threads_per_worker"],
+    ]
+    with pytest.raises(ValueError, match=r"pool_size must be .*; threads_per_worker is for"):
+        PoolSettings(adapter="service:Api", pool_size=2000, threads_per_worker=5)
+
+
+def test_settings_of_a_pool_that_are_no_dict() -> None:
+    uses: tuple[Any, ...] = (validate_pool_config, normalize_pool_config, thread_profile)
+    for use in uses:
+        with pytest.raises(ConfigError, match=r"are a dict, .* not 'x'; load_config\(\) takes"):
+            use("x")
+
+
+def test_name_outside_of_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = problems_of({"pools": [POOL], "name": "api"})
+    assert problem == "argument name: name: pools are listed, each with its name; remove this one"
+    (problem,) = problems_of({**ADAPTER, "name": " "})
+    assert "must be text that is not empty" in problem
+    monkeypatch.setenv("SNAKEPIT_NAME", "api")
+    assert problems_of(ADAPTER) == [
+        "environment SNAKEPIT_NAME: name: a variable names no pool; remove it"
+    ]
 
 
 def test_name_that_differs_from_the_table(write: Write) -> None:

@@ -180,10 +180,34 @@ def test_another_kind_of_source_is_refused() -> None:
         load_config(7)  # type: ignore[arg-type]
 
 
+def test_one_pool_may_have_another_name_than_default(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write('name = "api"\nadapter = "a:B"\npool_size = 1\n')
+    monkeypatch.setenv("SNAKEPIT_POOL_SIZE", "3")
+    monkeypatch.setenv("SNAKEPIT_POOLS__API__TIMEOUT", "4")
+    config = load_config(path)
+    assert [(pool.name, pool.pool_size, pool.timeout) for pool in config.pools] == [("api", 3, 4)]
+    assert config.provenance["pools.api.name"] == "snakepit.toml:1"
+    monkeypatch.delenv("SNAKEPIT_POOLS__API__TIMEOUT")
+    assert load_config({"pools": [ADAPTER]}).pool().name == "default"
+
+
+def test_overrides_win_over_what_a_pool_says(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(API)
+    monkeypatch.setenv("SNAKEPIT_POOLS__API__POOL_SIZE", "8")
+    config = load_config(path, pool_size=7)
+    assert [pool.pool_size for pool in config.pools] == [8, 7]
+    config = load_config(path, pool_size=7, pools=[{"name": "ml-big", "pool_size": 5}])
+    assert config.pool("ml-big").pool_size == 5
+
+
 def test_nothing_at_all() -> None:
     with pytest.raises(ConfigError, match="no pool is configured") as caught:
         load_config()
     assert "snakepit.toml" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"^no pool is configured; name at least an adapter$"):
+        load_config({})
 
 
 def test_pooling_that_is_switched_off(write: Write) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,11 @@ from typing import Any
 import pytest
 
 import snakepit
+from snakepit import api
 from snakepit.config import load_config
 from snakepit.errors import ConfigError, PoolExistsError, PoolNotFoundError, PoolNotReadyError
 from tests.pools.adapters import BadSetup, Counter
-from tests.support import LONG, run_script
+from tests.support import LONG, run_clean, run_script
 
 THREADS: dict[str, Any] = {"profile": "local", "threads_per_worker": 1}
 
@@ -104,16 +108,163 @@ def test_without_a_pool_the_error_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({}, "no adapter"),
-        ({"pools": []}, "pools is empty"),
-        ({"pools": {"name": "a"}}, "pools is a list"),
+        ({}, "name at least an adapter"),
+        ({"pools": []}, "pools: is empty"),
+        ({"pools": [3]}, r"pools\[0\]: must be a table, not 3"),
+        ({"pools": {"name": "a"}}, "pools.name: must be a table, not 'a'"),
         (5, "start"),
-        ({"adapter": Counter, "pool_siez": 2}, "did you mean"),
+        ({"adapter": Counter, "pool_siez": 2}, "pool_siez: unknown setting; did you mean"),
+        ({"adapter": None}, "name at least an adapter"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_named(config: Any, words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         snakepit.start(config)
+
+
+def options_given(
+    monkeypatch: pytest.MonkeyPatch, config: Any = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Start pools that are not made, and return what each would have been told."""
+    told: list[dict[str, Any]] = []
+
+    class Asked(snakepit.Pool):
+        def __init__(self, adapter: Any, **options: Any) -> None:
+            told.append({"adapter": adapter, **options})
+            super().__init__(Counter, **THREADS, thread_safety=None, name=options["name"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "Pool", Asked)
+        snakepit.start(config, **options)
+    snakepit.stop()
+    return told
+
+
+def test_a_dict_and_keywords_say_what_a_file_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = """
+        adapter_module = "tests.pools.adapters:Counter"
+        pool_config = { pool_size = 1 }
+        heartbeat = { interval = 1, timeout = 5 }
+        thread_safety_checks = false
+        worker_ttl = "never"
+        retry = { max_attempts = 2 }
+        instance_name = "blue"
+        max_workers = 4
+        pooling_enabled = true
+    """
+    path = tmp_path / "snakepit.toml"
+    path.write_text(text)
+    # So that what the calls set is taken back after the test.
+    monkeypatch.setenv("SNAKEPIT_INSTANCE_NAME", "")
+    table = tomllib.loads(text)
+    expected = {
+        "name": "default",
+        "adapter": "tests.pools.adapters:Counter",
+        "pool_size": 1,
+        "heartbeat_interval": 1.0,
+        "heartbeat_timeout": 5.0,
+        "thread_safety": None,
+        "worker_ttl": None,
+        "retry": snakepit.RetryPolicy(max_attempts=2),
+    }
+    assert options_given(monkeypatch, path) == [expected]
+    assert options_given(monkeypatch, table) == [expected]
+    assert options_given(monkeypatch, **table) == [expected]
+    assert os.environ["SNAKEPIT_INSTANCE_NAME"] == "blue"
+
+
+def test_variables_win_over_a_dict_and_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAKEPIT_POOL_SIZE", "3")
+    for told in (
+        options_given(monkeypatch, adapter=Counter, pool_size=1),
+        options_given(monkeypatch, {"adapter": Counter, "pool_size": 1}),
+        options_given(monkeypatch, adapter=Counter, name="a", pool_size=1),
+        options_given(monkeypatch, {"pools": [{"name": "a", "adapter": Counter}]}),
+    ):
+        assert [pool["pool_size"] for pool in told] == [3]
+
+
+def test_options_win_over_what_a_pool_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = [{"name": "a", "pool_size": 1}, {"name": "b", "profile": "local"}]
+    shared = {"adapter": Counter, "threads_per_worker": 4}
+    assert options_given(monkeypatch, {"pools": pools, **shared}, pool_size=3) == [
+        {"name": "a", "adapter": Counter, "pool_size": 3},
+        {"name": "b", "adapter": Counter, "profile": "local", "threads_per_worker": 4},
+    ]
+    told = options_given(monkeypatch, pools=pools, **shared, pool_size=3)
+    assert [pool.get("pool_size") for pool in told] == [1, None]
+
+
+def test_objects_reach_the_pool_and_none_is_what_it_is_to_a_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {
+        "adapter": Counter,
+        "breaker": snakepit.CircuitBreaker(),
+        "mp_context": multiprocessing.get_context("spawn"),
+        "retry": snakepit.RetryPolicy(),
+        "session_store": snakepit.SessionStore(),
+    }
+    nothing = dict.fromkeys(("adapter_args", "adapter_env", "timeout", "threads_per_worker"))
+    expected = [{"name": "default", **given}]
+    assert options_given(monkeypatch, {**given, **nothing}) == expected
+    assert options_given(monkeypatch, pools=[{**given, **nothing}]) == expected
+
+
+def test_a_config_is_complete() -> None:
+    config = load_config({"adapter": Counter, **THREADS})
+    with pytest.raises(TypeError, match=r"no 'pool_size' beside it: give that to load_config\(\)"):
+        snakepit.start(config, pool_size=2)
+
+
+def test_without_pydantic_a_dict_and_keywords_are_options_of_pool(tmp_path: Path) -> None:
+    lines = run_clean(
+        """
+        import os, sys
+        sys.modules["pydantic"] = None
+        import snakepit
+
+        def tried(config=None, **options):
+            try:
+                pools = snakepit.start(config, **options)
+                print(sorted((pool.name, pool.get_stats()["lanes"]) for pool in pools.values()))
+                snakepit.stop()
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}")
+
+        A = snakepit.ThreadedShowcaseAdapter
+        L = {"profile": "local", "threads_per_worker": 2}
+        tried(adapter=A, **L)
+        tried({"adapter": A, "pools": [{"name": "a"}, {"name": "b"}], **L}, threads_per_worker=3)
+        tried({"pools": [3]})
+        tried(adapter=A, thread_per_worker=3)
+        tried("snakepit.toml")
+        os.environ["SNAKEPIT_POOL_SIZE"] = "3"
+        tried(adapter=A, **L)
+        """,
+        tmp_path,
+    )
+    install = "needs pydantic: pip install 'snakepit-pool[config]'"
+    assert lines == [
+        "[('default', 2)]",
+        "[('a', 3), ('b', 3)]",
+        "TypeError: pools is a list of dicts, one for each pool, not [3]",
+        "TypeError: a pool has no option 'thread_per_worker'; did you mean 'threads_per_worker'?",
+        f"ModuleNotFoundError: configuration {install}",
+        f"ModuleNotFoundError: SNAKEPIT_POOL_SIZE is set, and what reads it {install}, or unset it",
+    ]
+
+
+def test_a_worker_of_a_named_pool_is_recycled() -> None:
+    snakepit.start(adapter=Counter, name="a", pool_size=1)
+    first = snakepit.execute("pid", pool="a")
+    (worker,) = snakepit.list_workers("a")
+    snakepit.recycle_worker("a", worker["id"], timeout="60s")
+    assert snakepit.execute("pid", pool="a") != first
+    with pytest.raises(PoolNotFoundError, match="did you mean 'a'"):
+        snakepit.recycle_worker("aa")
 
 
 def test_run_as_script_starts_runs_and_stops() -> None:

@@ -100,8 +100,18 @@ def test_bad_calls_take_no_worker(new_pool: NewPool, profile: str) -> None:
         pool.execute("count_to", {"last": 3})
     with pytest.raises(ToolArgumentError, match="execute"):
         pool.stream("increment")
-    with pytest.raises(ValueError, match="priority"):
-        pool.execute("pid", priority="urgent")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="did you mean 'normal'"):
+        pool.execute("pid", priority="norml")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="did you mean 'strict_queue'"):
+        pool.execute("pid", session="a", affinity="stric")  # type: ignore[arg-type]
+    for use, tool in ((pool.execute, "pid"), (pool.submit, "pid"), (pool.stream, "count_to")):
+        args = {"last": 3} if tool == "count_to" else {}
+        with pytest.raises(ValueError, match=r"'strict_queue'.*give session as well"):
+            use(tool, args, affinity="strict_queue")
+        with pytest.raises(ValueError, match="session must not be empty"):
+            use(tool, args, session="")
+    with pytest.raises(ValueError, match="id must not be empty"):
+        pool.session("")
     with pytest.raises(ValueError, match="timeout"):
         pool.execute("pid", timeout=-1)
     assert pool.get_stats()["submitted"] == 0
@@ -523,16 +533,57 @@ def test_an_adapter_is_named_as_text_too(new_pool: NewPool) -> None:
         ({"timeout_profile": "balancd"}, "did you mean 'balanced'"),
         ({"timeout": "soon"}, "timeout"),
         ({"max_queue_size": 0}, "max_queue_size"),
-        ({"affinity": "strict"}, "affinity"),
+        ({"affinity": "stric"}, "affinity.*did you mean 'strict_queue'"),
+        ({"capacity_strategy": "pol"}, "did you mean 'pool'"),
         ({"adapter_args": [1]}, "adapter_args"),
         ({"startup_batch_delay_ms": -1}, "startup_batch_delay_ms"),
         ({"thread_safety": "no", "profile": "local"}, "thread_safety"),
+        ({"thread_safety": "strct"}, "thread_safety.*did you mean 'strict'"),
         ({"name": ""}, "name"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         snakepit.Pool(Unsafe, **options)
+
+
+def test_threads_of_this_process_take_no_option_of_workers() -> None:
+    asked: dict[str, Any] = {
+        "adapter_env": {"A": "1"},
+        "heartbeat_interval": 1.0,
+        "heartbeat_timeout": 10.0,
+        "health_interval": 1.0,
+        "inline_threshold": 10_240,
+        "max_missed": 3,
+        "memory_threshold_mb": 5,
+        "preload": ["json"],
+        "snapshot_every": 3,
+        "snapshot_memory_mb": 5,
+        "start_method": "spawn",
+        "startup_batch_delay_ms": 1,
+        "startup_batch_size": 2,
+        "worker_ttl": "1h",
+    }
+    for name, value in asked.items():
+        with pytest.raises(ValueError, match=f"^{name} is for workers that are processes"):
+            snakepit.Pool(
+                snakepit.ThreadedShowcaseAdapter,
+                profile="local",
+                threads_per_worker=1,
+                **{name: value},
+            )
+    # These ask for nothing.
+    snakepit.Pool(
+        snakepit.ThreadedShowcaseAdapter,
+        profile="local",
+        threads_per_worker=1,
+        adapter_env={},
+        heartbeat_interval=None,
+        health_interval=math.inf,
+        preload=[],
+        snapshot_every=None,
+        worker_ttl=None,
+    )
 
 
 PAUSE = 0.15  # seconds

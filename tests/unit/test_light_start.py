@@ -33,6 +33,20 @@ def test_importing_executor_loads_no_pool(tmp_path: Path) -> None:
     assert lines == ["[]", "[]"]
 
 
+def test_importing_the_package_loads_nothing_of_it(tmp_path: Path) -> None:
+    lines = run_clean(
+        LOOK
+        + """
+    import snakepit
+
+    print([name for name in sys.modules if name.startswith("snakepit.")])
+    print(snakepit.SessionContext.__name__, loaded("snakepit.pool.pool", "snakepit.sessions.store"))
+    """,
+        tmp_path,
+    )
+    assert lines == ["[]", "SessionContext []"]
+
+
 def test_a_pool_that_has_not_started_loads_no_standard_pool(tmp_path: Path) -> None:
     lines = run_clean(
         LOOK
