@@ -89,8 +89,8 @@ class TaskTimeoutError(SnakepitError, TimeoutError):
     """The task did not end within its deadline.
 
     `details`: pool, tool or function (where it is known), timeout, waited, ran (seconds), phase
-    ("queued", "decoding", "running", "encoding"), worker (of one that ran on it), session (of a
-    strict call).
+    ("queued", "decoding", "running", "encoding"), worker (of one that ran on it), session (if
+    the call has one).
     """
 
 

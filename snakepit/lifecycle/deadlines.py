@@ -121,8 +121,6 @@ class ProcessDeadlines(Deadlines):
         scheduler = self._pool.scheduler
         subject = subject_of(self._pool, future)
         details = {**subject.details, "timeout": timeout}
-        if future.session_name is not None:
-            details["session"] = future.session_name
         waited = time.monotonic() - started
         if scheduler.cancel_queued(future):
             error = TaskTimeoutError(

@@ -12,6 +12,7 @@ from typing import Any
 from snakepit._core.definitions import Published
 from snakepit.adapters.host import ToolHandle
 from snakepit.pool.functions import name_of
+from snakepit.pool.terms import SessionKey
 
 __all__ = ["Subject", "subject_of", "subject_of_function"]
 
@@ -23,7 +24,7 @@ class Subject:
     """Names a call: its tool or function, where that is known, and its pool.
 
     `str()` is "the task (tool 'resize') of pool 'images'"; `what`, "tool 'resize'", "'shop.total'"
-    or "". `details`: pool, and tool or function.
+    or "". `details`: pool, tool or function, and the session of a task that has one.
     """
 
     __slots__ = ("details", "what")
@@ -46,7 +47,9 @@ class Subject:
         """Return the text of the subject that the details of an error name."""
         tool, function = details.get("tool"), details.get("function")
         what = f"tool {tool!r}" if tool is not None else "" if function is None else repr(function)
-        return f"the task{f' ({what})' if what else ''} of pool {details.get('pool')!r}"
+        session = f"session {details['session']!r}" if "session" in details else ""
+        names = ", ".join(name for name in (what, session) if name)
+        return f"the task{f' ({names})' if names else ''} of pool {details.get('pool')!r}"
 
     def __str__(self) -> str:
         return Subject.text_of(self.details)
@@ -55,7 +58,12 @@ class Subject:
 def subject_of(pool: Any, task: Any) -> Subject:
     """Return the subject of a task of a pool; call it before the task is settled."""
     try:
-        return Subject(pool, _function_of(pool, task))
+        held = [each for each in gc.get_referents(task) if each is not type(task)]
+        subject = Subject(pool, _function_of(pool, held))
+        for each in held:
+            if isinstance(each, SessionKey):
+                subject.details["session"] = str(each.name)
+        return subject
     except Exception:  # an error shall not fail for want of a name
         return Subject(pool, None)
 
@@ -65,9 +73,8 @@ def subject_of_function(pool: Any, function: Any) -> Subject:
     return Subject(pool, _unwrapped(function))
 
 
-def _function_of(pool: Any, task: Any) -> Any:
-    # The compiled task shows it to the garbage collector, and to nobody else.
-    held = [each for each in gc.get_referents(task) if each is not type(task)]
+def _function_of(pool: Any, held: list[Any]) -> Any:
+    # The compiled task shows what it holds to the garbage collector, and to nobody else.
     for each in held:
         if isinstance(each, Published):
             return each.target or pool.function_of(each)

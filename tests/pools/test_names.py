@@ -48,12 +48,15 @@ def test_a_late_call_names_its_tool_and_pool(new_pool: NewPool, profile: str, ga
         assert f"on worker {details['worker']}" in str(late.value)
 
 
-def test_a_late_call_of_a_strict_session_names_it(new_pool: NewPool, gates: Gates) -> None:
-    pool = new_pool(pool_size=1)
+@pytest.mark.parametrize("affinity", ["hint", "strict_queue"])
+def test_a_late_call_of_a_session_names_it(
+    new_pool: NewPool, profile: str, gates: Gates, affinity: Any
+) -> None:
+    pool = new_pool(profile)
     pool.await_ready(LONG)
     arguments = {"started": gates("started"), "release": gates("release")}
-    with pytest.raises(errors.TaskTimeoutError) as late:
-        pool.execute("hold", arguments, session="s1", affinity="strict_queue", timeout=0.2)
+    with pytest.raises(errors.TaskTimeoutError, match=r"\(tool 'hold', session 's1'\)") as late:
+        pool.execute("hold", arguments, session="s1", affinity=affinity, timeout=0.2)
     assert late.value.details["session"] == "s1" and late.value.details["tool"] == "hold"
 
 
