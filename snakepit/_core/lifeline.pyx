@@ -173,17 +173,30 @@ cdef extern from * nogil:
         return status;
     }
 
+    static int sp_grace, sp_notice;  /* of a process's one lifeline: milliseconds, a signal */
+
     static void *sp_watch(void *argument) {
         struct pollfd watched = {(int)(intptr_t)argument, POLLIN, 0};
         char byte;
         for (;;) {
             if (poll(&watched, 1, -1) < 0 && errno == EINTR) continue;
             if (read(watched.fd, &byte, 1) > 0) continue;
+            /* Whatever becomes of the signal, the sleep has an end: every signal is blocked here. */
+            if (sp_grace > 0) {
+    #ifdef __linux__
+                syscall(SYS_tgkill, getpid(), getpid(), sp_notice);
+    #else
+                kill(getpid(), sp_notice);
+    #endif
+                poll(0, 0, sp_grace);
+            }
             sp_end();
         }
         return 0;
     }
-    static int sp_start_watch(int fd) {
+    static int sp_start_watch(int fd, int grace, int notice) {
+        sp_grace = grace;
+        sp_notice = notice;
         return sp_start(sp_watch, (void *)(intptr_t)fd);
     }
 
@@ -200,15 +213,18 @@ cdef extern from * nogil:
         return sp_start(sp_guard, (void *)(((intptr_t)socket << 32) | pipe));
     }
     """
-    int start_watch "sp_start_watch"(int fd)
+    int start_watch "sp_start_watch"(int fd, int grace, int notice)
     int start_guard "sp_start_guard"(int socket, int pipe)
     int c_end_descendants "sp_end_descendants"()
     int c_become_subreaper "sp_become_subreaper"()
 
 
-def hold_lifeline(int fd) -> None:
-    """End this process, its descendants and the process group it leads when the pipe `fd` has no writer any more."""
-    status = start_watch(fd)
+def hold_lifeline(int fd, int grace=0, int notice=0) -> None:
+    """End this process, its descendants and the process group it leads when the pipe `fd` has no writer any more.
+
+    `grace`: milliseconds between that and the end, at whose beginning the main thread gets the signal `notice`.
+    """
+    status = start_watch(fd, grace, notice)
     if status:
         raise OSError(status, "cannot start the lifeline thread")
     point(WORKER_WATCHED)

@@ -55,7 +55,7 @@ cdef class ChunkRing:
 
 cdef class ChunkReader:
     """The reading end, which a stream of worker processes derives from. One thread reads; any may close."""
-    cdef ChunkRing ring                 # None once there is nothing to read any more
+    cdef readonly ChunkRing ring        # None once there is nothing to read any more
     cdef Rings rings
     cdef Task task
     cdef Channel channel

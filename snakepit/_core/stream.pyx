@@ -31,7 +31,7 @@ from snakepit._core.scheduler cimport Scheduler
 from snakepit._core.spinning cimport may_spin, next_spin
 from snakepit._core.task cimport Task
 
-from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, TaskInterrupt
+from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, StreamReadError, TaskInterrupt
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -292,10 +292,7 @@ cdef class ChunkReader:
 
     cdef int begin(self) except -1:
         if not cas32(&self.reading, 0, 1):
-            raise RuntimeError(
-                "the stream is being read already, by another thread or task, or under this very call; a stream has "
-                "one reader: let that one pass the chunks on, for instance through a queue.Queue"
-            )
+            raise StreamReadError.busy(*self._subject())
         if self.born != forks:
             store32(&self.reading, 0)
             raise ForkedPoolError("this process forked from the one that made the stream, which alone can read it")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from snakepit.adapters.host import Host, ToolHandle, current_host
 from snakepit.errors import AdapterError
 from snakepit.worker.context import running_lane
+from snakepit.worker.orphan import is_orphan
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -191,7 +192,7 @@ class Residence:
         with self._lock:
             guests = list(self._guests.values())
         unsaved = [guest for guest in guests if guest.saved < guest.version]
-        if not unsaved or lane.dismissed:
+        if not unsaved or lane.dismissed or is_orphan():
             return
         late = threading.Timer(LONGEST_HAND_IN, os._exit, (0,))
         late.daemon = True
@@ -209,7 +210,7 @@ class Residence:
         with self._lock:
             guests = [guest for guest in self._guests.values() if guest.lane == lane.index]
         unsaved = [guest for guest in guests if guest.saved < guest.version]
-        if not unsaved or lane.dismissed:
+        if not unsaved or lane.dismissed or is_orphan():
             return
         try:
             self._hand_in(lane, unsaved)

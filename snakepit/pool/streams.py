@@ -7,7 +7,6 @@ local pool, a buffer. The call's future ends the stream: by its error, or its en
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -225,8 +224,7 @@ class ProcessStream(ChunkReader, Stream[T]):
     # Without an `__init__`: what there is to keep, its base keeps.
 
     def _has_ended(self) -> bool:
-        # Whoever reads the end lets go of the ring, and so does `close`; nobody else can see it.
-        return not any(type(each) is ChunkRing for each in gc.get_referents(self))
+        return self.ring is None
 
     def close(self) -> None:
         ring = self.end_reading()

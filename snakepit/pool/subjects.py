@@ -6,7 +6,6 @@ until something goes wrong.
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from snakepit._core.definitions import Published
@@ -58,11 +57,12 @@ class Subject:
 def subject_of(pool: Any, task: Any) -> Subject:
     """Return the subject of a task of a pool; call it before the task is settled."""
     try:
-        held = [each for each in gc.get_referents(task) if each is not type(task)]
-        subject = Subject(pool, _function_of(pool, held))
-        for each in held:
-            if isinstance(each, SessionKey):
-                subject.details["session"] = str(each.name)
+        function = task.function
+        if isinstance(function, Published):
+            function = function.target or pool.function_of(function)
+        subject = Subject(pool, _unwrapped(function))
+        if isinstance(task.session_key, SessionKey):
+            subject.details["session"] = str(task.session_key.name)
         return subject
     except Exception:  # an error shall not fail for want of a name
         return Subject(pool, None)
@@ -71,18 +71,6 @@ def subject_of(pool: Any, task: Any) -> Subject:
 def subject_of_function(pool: Any, function: Any) -> Subject:
     """Return the subject of a call of `function` in a pool."""
     return Subject(pool, _unwrapped(function))
-
-
-def _function_of(pool: Any, held: list[Any]) -> Any:
-    # The compiled task shows what it holds to the garbage collector, and to nobody else.
-    for each in held:
-        if isinstance(each, Published):
-            return each.target or pool.function_of(each)
-    if pool.runs_in_threads:
-        # Behind its hook, which is called when it is settled.
-        found = [each for each in held if callable(each)]
-        return _unwrapped(found[-1]) if found else None
-    return None
 
 
 def _unwrapped(function: Any) -> Any:

@@ -40,13 +40,16 @@ _making = threading.RLock()
 _lanes = threading.local()  # in a worker with several threads: the lane of each
 
 
-def enter(lane: WorkerLane, link: int, workers: int) -> None:
+def enter(
+    lane: WorkerLane, link: int, workers: int, on_interrupt: Callable[[int, Any], object]
+) -> None:
     """Make `lane` what this process's tasks run on; the owner answers on the descriptor `link`.
 
-    To be called in the main thread, which is the one that runs tasks and signal handlers.
+    `on_interrupt` is the handler of the interrupting signal. To be called in the main thread, which
+    is the one that runs tasks and signal handlers.
     """
     global _lane, _link, _workers
-    signal.signal(INTERRUPT_SIGNAL, lane.interrupt)
+    signal.signal(INTERRUPT_SIGNAL, on_interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT_SIGNAL,))
     _lane, _link, _workers = lane, link, workers
 

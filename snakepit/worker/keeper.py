@@ -81,6 +81,19 @@ class Keeper:
             time.sleep(pause)
             pause = min(2 * pause, 0.02)
 
+    def await_workers(self, seconds: float) -> None:
+        """Give workers whose owner is gone the time to end by themselves."""
+        deadline = time.monotonic() + seconds
+        while self.workers and time.monotonic() < deadline:
+            for pid in list(self.workers):
+                try:
+                    ended = os.waitpid(pid, os.WNOHANG)[0] != 0
+                except ChildProcessError:
+                    ended = True
+                if ended:
+                    self.workers.discard(pid)
+            time.sleep(0.002)
+
     def end_all(self) -> None:
         """The owner is gone, or the pool is over: end every child, and theirs."""
         deadline = time.monotonic() + PATIENCE

@@ -76,13 +76,14 @@ def _join_and_serve(spec: WorkerSpec) -> None:
     from snakepit._core.lifeline import end_descendants, hold_lifeline
     from snakepit._core.stacks import serve_stacks
     from snakepit.pool.memory import set_arena
-    from snakepit.worker import context, loop, priority
+    from snakepit.worker import context, loop, orphan, priority
     from snakepit.worker.recording import start_recording
 
     leave_owner(spec)
     # Its thread has the class of the one that starts it, and may never have to wait.
     in_no_hurry = priority.become_ordinary()
-    hold_lifeline(spec.lifeline.fd)
+    hold_lifeline(spec.lifeline.fd, int(orphan.GRACE * 1000), context.INTERRUPT_SIGNAL)
+    orphan.note_lifeline(spec.lifeline.fd)
     start_recording(spec.recording.fd)
     if in_no_hurry:
         priority.become_idle()
@@ -97,19 +98,22 @@ def _join_and_serve(spec: WorkerSpec) -> None:
         Crew(spec, control, arena, definitions).run()
         return
     lane = WorkerLane(control, channel, definitions, spec.lane)
-    context.enter(lane, spec.link.fd, spec.workers)
+    context.enter(lane, spec.link.fd, spec.workers, orphan.make_handler(lane, control))
     priority.become_ordinary()
     serve_stacks(control, spec.lane, os.getpid())
     if not run_initializer(spec, lane):
         return
     lane.announce(os.getpid())
     lane.post(MAIL_READY, os.getpid())
-    if spec.worn_after is not None:
-        if not loop.run(lane, spec.worn_after):
-            _end(lane)
-            return
-        lane.post(MAIL_WORN, os.getpid())
-    if loop.run(lane, spec.max_tasks):
+    worn = False
+    with orphan.ends_quietly():
+        if spec.worn_after is not None:
+            if not loop.run(lane, spec.worn_after):
+                _end(lane)
+                return
+            lane.post(MAIL_WORN, os.getpid())
+        worn = loop.run(lane, spec.max_tasks)
+    if worn:
         # Not idly: others may wait for its lane.
         lane.leave()
         context.run_at_end()

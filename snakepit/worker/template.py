@@ -31,13 +31,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snakepit.worker.keeper import Keeper
 
-from snakepit.worker import priority
+from snakepit.worker import orphan, priority
 
 # What every worker needs: imported once, here.
 WORKER_MODULES = (
     "snakepit.worker.process",
     "snakepit.worker.loop",
     "snakepit.worker.context",
+    "snakepit.worker.orphan",
     "snakepit.worker.recording",
     "snakepit.worker.children",
     "snakepit.pool.memory",
@@ -46,6 +47,8 @@ WORKER_MODULES = (
     "snakepit._core.stacks",
     "snakepit.pickling",
 )
+
+LEEWAY = 0.05  # seconds that workers have beyond their grace before the template ends them
 
 _inherited: list[int] = []
 
@@ -151,6 +154,7 @@ def main(fd: int) -> None:
         except (BrokenPipeError, ConnectionResetError):
             request = b""  # The owner died while it asked.
         if not request:
+            keeper.await_workers(orphan.GRACE + LEEWAY)
             keeper.end_all()
             os._exit(0)
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from snakepit._core.interrupts import HELD, interrupt_owed
 from snakepit._core.lifeline import end_descendants
 from snakepit._core.stacks import serve_stacks, show_stack
 from snakepit._core.thread_lane import Quota, ThreadLane
-from snakepit.worker import context, loop, priority
+from snakepit.worker import context, loop, orphan, priority
 from snakepit.worker.nested import NestedFuture, NestedPool
 from snakepit.worker.process import (
     WorkerSpec,
@@ -56,6 +57,7 @@ class Crew:
             for index in range(spec.lane, spec.lane + spec.threads)
         ]
         self._quota = Quota(spec.max_tasks or 0)
+        self._idents: dict[int, int] = {}  # of the threads, by their lanes
         self._life = threading.Condition()
         self._attached = 0
         self._begun = False
@@ -106,10 +108,12 @@ class Crew:
             show_stack(lane.index, os.getpid())
             with self._life:
                 self._attached += 1
+                self._idents[lane.index] = threading.get_ident()
                 self._life.notify_all()
                 self._life.wait_for(lambda: self._begun)
-            self._run_tasks(lane)
-            context.run_at_end_of_lane(lane)
+            with orphan.ends_quietly():
+                self._run_tasks(lane)
+                context.run_at_end_of_lane(lane)
         except BaseException:
             # Nothing of a task's comes here. A worker that has lost a thread is of no use, and its
             # owner learns of it by its end alone.
@@ -142,11 +146,21 @@ class Crew:
             with self._life:
                 if self._left == 0:
                     return
+            if orphan.is_orphan():
+                orphan.interrupt_threads(self._control, self._idents)
+                self._await_threads(orphan.GRACE / 2)
+                return
             # Each is asked: one signal may stand for several.
             sent = [lane.send_interrupt() for lane in self._lanes]
             pool = context.nested_pool()
             if pool is not None and any(sent):
                 pool.stir()
+
+    def _await_threads(self, seconds: float) -> None:
+        """Wait until every other thread has ended, but not longer."""
+        until = time.monotonic() + seconds
+        while self._left and (rest := until - time.monotonic()) > 0:
+            signal.sigtimedwait((context.INTERRUPT_SIGNAL,), rest)
 
 
 class _HoldingLock:

@@ -1,0 +1,157 @@
+"""The owner's end: what runs in its workers may clean up, and then nothing is left."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.executor.tasks import Log
+from tests.support import LONG, Script, start_script, wait_until
+
+SOURCE = """
+import os, sys, time
+import snakepit
+
+def note(line):
+    descriptor = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{{line}}\\n".encode())
+    os.close(descriptor)
+
+class Busy(snakepit.Adapter):
+    __thread_safe__ = True
+
+    def teardown(self):
+        note("teardown")
+
+    @snakepit.tool
+    def dawdle(self):
+        note("started")
+        try:
+            while True:
+                time.sleep(0.002)
+        finally:
+            note("cleaned up")
+
+    @snakepit.tool
+    def asleep(self):
+        note("started")
+        try:
+            time.sleep(600)
+        finally:
+            note("cleaned up")
+
+    @snakepit.tool(streaming=True)
+    def endless(self):
+        note("started")
+        try:
+            while True:
+                yield 1
+        finally:
+            note("cleaned up")
+
+    @snakepit.tool(streaming=True)
+    def slow(self):
+        note("started")
+        try:
+            while True:
+                yield 1
+                time.sleep(0.01)
+        finally:
+            note("cleaned up")
+
+    @snakepit.tool
+    def stubborn(self):
+        note("started")
+        while True:
+            try:
+                while True:
+                    time.sleep(0.01)
+            except BaseException:
+                note("goes on")
+
+    @snakepit.tool
+    def stuck_in_c(self):
+        note("started")
+        sum(range(10**13))
+
+    @snakepit.tool
+    def idle(self):
+        note("started")
+
+if __name__ == "__main__":
+    pool = snakepit.Pool(Busy, **{options!r})
+    pool.await_ready(60)
+    if {tool!r} in ("endless", "slow"):
+        stream = pool.stream({tool!r})
+        next(stream)
+    elif {tool!r} == "idle":
+        pool.execute("idle")
+    else:
+        call = pool.submit({tool!r})
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def owner_of(directory: Path, tool: str, **options: Any) -> tuple[Script, Log]:
+    """Start a program whose worker runs `tool`, and wait until it does."""
+    log = Log(directory / "log")
+    options = {"pool_size": 1, "thread_safety": None, **options}
+    source = SOURCE.format(log=str(log.path), tool=tool, options=options)
+    script = start_script(source, directory)
+    assert script.read_line() == "ready"
+    wait_until(lambda: "started" in log.lines())
+    return script, log
+
+
+@pytest.mark.parametrize("tool", ["dawdle", "asleep", "endless", "slow"])
+@pytest.mark.parametrize("method", ["template", "spawn", "fork"])
+def test_calls_clean_up_when_their_owner_is_killed(tmp_path: Path, method: str, tool: str) -> None:
+    script, log = owner_of(tmp_path, tool, start_method=method)
+    script.process.kill()
+    script.process.wait(LONG)
+    script.expect_nothing_left()
+    assert log.lines() == ["started", "cleaned up", "teardown"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_generator_is_closed_when_its_owner_ends_by_a_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    script, log = owner_of(tmp_path, "slow")
+    script.process.send_signal(number)
+    script.process.wait(LONG)
+    script.expect_nothing_left()
+    assert log.lines() == ["started", "cleaned up", "teardown"]
+
+
+@pytest.mark.parametrize("tool", ["dawdle", "slow"])
+def test_threads_of_a_worker_clean_up_when_their_owner_is_killed(tmp_path: Path, tool: str) -> None:
+    script, log = owner_of(tmp_path, tool, profile="thread", threads_per_worker=2)
+    script.process.kill()
+    script.process.wait(LONG)
+    script.expect_nothing_left()
+    assert log.lines() == ["started", "cleaned up", "teardown"]
+
+
+@pytest.mark.parametrize("profile", ["process", "thread"])
+def test_idle_workers_run_teardown_when_their_owner_is_killed(tmp_path: Path, profile: str) -> None:
+    threads = {"threads_per_worker": 2} if profile == "thread" else {}
+    script, log = owner_of(tmp_path, "idle", profile=profile, **threads)
+    script.process.kill()
+    script.process.wait(LONG)
+    script.expect_nothing_left()
+    assert log.lines() == ["started", "teardown"]
+
+
+@pytest.mark.parametrize("tool", ["stubborn", "stuck_in_c"])
+@pytest.mark.parametrize("method", ["template", "spawn", "fork"])
+def test_what_does_not_end_is_ended_with_its_owner(tmp_path: Path, method: str, tool: str) -> None:
+    script, log = owner_of(tmp_path, tool, start_method=method)
+    script.process.kill()
+    script.process.wait(LONG)
+    script.expect_nothing_left()
+    assert "cleaned up" not in log.lines()
