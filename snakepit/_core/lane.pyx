@@ -18,7 +18,7 @@ from snakepit._core.counters cimport set_bit
 from snakepit._core.definitions cimport DefinitionReader
 from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport (
-    CALL, CALLED, DONE, ENCLOSED, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, LANE_RETIRING, MAIL,
+    CALL, CALLED, DONE, ENCLOSED, FREE, FUNCTION_INSIDE, IN_SEGMENT, IS_ERROR, KEPT, LANE_READY, MAIL,
     MAIL_SUBMIT, ORDER_EXCHANGE, POSTED, RETURNED, STOP_INTERRUPT, STOP_MASK, Header, Slot, claim_generation, claim_state, claim_word,
 )
 from snakepit._core.points cimport (

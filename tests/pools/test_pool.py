@@ -597,7 +597,7 @@ def starts_of(pool: snakepit.Pool) -> list[float]:
     def all_answered() -> bool:
         calls = [pool.submit("born_at") for _ in range(4 * pool.get_stats()["workers"])]
         found.update(call.result(LONG) for call in calls)
-        return len(found) == pool.get_stats()["workers"]
+        return len(found) == int(pool.get_stats()["workers"])
 
     wait_until(all_answered)
     return sorted(found.values())

@@ -58,7 +58,7 @@ def test_a_call_of_one_session_too_many_is_refused(new: NewPool) -> None:
         submitted = pool.get_stats()["submitted"]
         for affinity in ("hint", "strict_queue"):
             with pytest.raises(errors.SessionQuotaError):
-                pool.submit("echo", {"value": 1}, session="b", affinity=affinity)  # type: ignore[arg-type]
+                pool.submit("echo", {"value": 1}, session="b", affinity=affinity)
         with pytest.raises(errors.SessionQuotaError):
             pool.stream("count_to", {"last": 2}, session="b")
         assert pool.get_stats()["submitted"] == submitted

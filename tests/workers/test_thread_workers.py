@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -55,6 +56,25 @@ def hold_all(executor: snakepit.Executor, gate: Any, count: int, release: Gate) 
         futures.append(executor.submit(tasks.whereabouts, started, release))
         started.wait()
     return futures
+
+
+def hold_one_in_each(executor: snakepit.Executor, gate: Any) -> list[tuple[Any, Gate]]:
+    """Start a call in each worker that runs until its gate is opened."""
+    pool: Any = executor._pool
+    workers = [worker.id for worker in executor.lifecycle_stats().workers]
+    held: list[tuple[Any, Gate]] = []
+    for number in itertools.count():
+        started, release = gate(f"started-{number}"), gate(f"release-{number}")
+        future = executor.submit(tasks.whereabouts, started, release)
+        started.wait()
+        if max(map(pool.roster.running, workers)) == 1:
+            held.append((future, release))
+            if len(held) == len(workers):
+                break
+        else:
+            release.open()
+            future.result(60)
+    return held
 
 
 # Sessions
@@ -384,8 +404,7 @@ def test_workers_with_long_calls_do_not_keep_others_from_being_replaced(
     pool: Any = executor._pool
     if most_in_part is not None:
         pool.supervisor.recycler._most_in_part = most_in_part
-    release = gate("release")
-    held = hold_all(executor, gate, 2, release)
+    held = hold_one_in_each(executor, gate)
     before = {worker.id: worker.pid for worker in executor.lifecycle_stats().workers}
     executor.recycle_worker(wait=False)
     wait_until(lambda: sorted(map(pool.roster.serving, before)) == serving, "the first exchanges")
@@ -393,8 +412,9 @@ def test_workers_with_long_calls_do_not_keep_others_from_being_replaced(
     executor.recycle_worker(wait=False)
     wait_until(lambda: not second & set(executor.worker_pids()), "their own replacement")
     assert set(before.values()) <= set(executor.worker_pids())
-    release.open()
-    assert {pid for pid, _ in results(held)} == set(before.values())
+    for _, release in held:
+        release.open()
+    assert {pid for pid, _ in results([future for future, _ in held])} == set(before.values())
     wait_until(lambda: not set(before.values()) & set(executor.worker_pids()), "the others'")
     executor.recycle_worker(timeout=60)
     assert executor.lifecycle_stats().crashes == 0
