@@ -23,6 +23,13 @@ def note(line):
 class Busy(snakepit.Adapter):
     __thread_safe__ = True
 
+    @classmethod
+    def preload(cls):
+        # A busy machine may need longer; workers that are spawned are told of the time before this.
+        from snakepit.worker import orphan
+
+        orphan.GRACE = 2.0
+
     def teardown(self):
         note("teardown")
 
