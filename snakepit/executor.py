@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import signal
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from snakepit.options import checked_seconds, checked_wait, with_hints
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import Stream
     from snakepit.pool.terms import Terms
+    from snakepit.pool.uses import SessionUses
     from snakepit.sessions.session import Session
     from snakepit.sessions.store import SessionStore
     from snakepit.sessions.tools import HostTool
@@ -40,19 +41,19 @@ T = TypeVar("T")
 class PoolView:
     """Calls into a pool under given terms; what `Executor.options` returns."""
 
+    __slots__ = ("__weakref__", "_ends", "_executor", "_fresh_until", "_pool", "_terms", "_uses")
+
     def __init__(
         self, pool: ProcessPool | LocalPool, terms: Terms, executor: object = None
     ) -> None:
         self._pool = pool
         self._terms = terms
         self._executor = executor  # kept: an executor that nobody holds closes its pool
-        # What begins the time to live of its session anew, with each call.
-        self._use_session: Callable[[], object] | None = None
-        if terms.session:
-            # A worker is kept for a strict session: the store is to tell when that ends.
-            uses = pool.uses
-            use = uses.use if terms.affinity else uses.use_known
-            self._use_session = functools.partial(use, str(terms.session.name))  # type: ignore[attr-defined]
+        # Where its session's time to live begins anew; until when that need not be done again, if
+        # no session ends meanwhile.
+        self._uses = pool.uses if terms.session else None
+        self._fresh_until = 0.0
+        self._ends = 0
 
     def __reduce__(self) -> NoReturn:
         from snakepit.pool.travel import refuse_to_travel
@@ -65,9 +66,18 @@ class PoolView:
         Raises PoolShutdownError; SessionQuotaError if it is of a strict session that would be one
         too many.
         """
-        if self._use_session is not None:
-            self._use_session()
+        uses = self._uses
+        if uses is not None and (self._ends != uses.ends or monotonic() >= self._fresh_until):
+            self._use_session(uses)
         return self._pool.submit(fn, args, kwargs, self._terms)
+
+    def _use_session(self, uses: SessionUses) -> None:
+        ends = uses.ends
+        name = str(self._terms.session.name)  # type: ignore[attr-defined]
+        # A worker is kept for a strict session: the store is to tell when that ends.
+        session = uses.session(name) if self._terms.affinity else uses.known_session(name)
+        self._fresh_until = monotonic() + uses.freshness(session)
+        self._ends = ends
 
     @with_hints
     def map(
@@ -81,8 +91,8 @@ class PoolView:
         progress: bool = False,
     ) -> Iterator[Any]:
         """Call `fn` with the items of the iterables; return an iterator (see `Executor.map`)."""
-        if self._use_session is not None:
-            self._use_session()
+        if self._uses is not None:
+            self._use_session(self._uses)
         return start_map(
             self._pool,
             self._terms,
@@ -99,8 +109,8 @@ class PoolView:
         self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]:
         """Queue the call and return the stream of what it yields (see `Executor.stream`)."""
-        if self._use_session is not None:
-            self._use_session()
+        if self._uses is not None:
+            self._use_session(self._uses)
         return self._pool.stream(fn, args, kwargs, self._terms)
 
 

@@ -169,6 +169,11 @@ class SessionDesk:
             raise self._shut_down()
         return self.store.ensure_session(session_id)
 
+    @property
+    def has_store(self) -> bool:
+        """Whether there is a store yet."""
+        return self._store is not None
+
     def find(self, session_id: str) -> Session | None:
         """Use a session and return it; None if there is none."""
         return None if self._store is None else self._store._find(session_id)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["SessionUses"]
 
 LOOKS = 4  # in a time to live
+RENEWAL = 1.0  # seconds for which a use counts at most, for who remembers it
+MADE_SOON = 0.05  # seconds after which to look again for a session that somebody may make
 LONGEST_PAUSE, SHORTEST_PAUSE = 900.0, 0.005  # seconds between two looks
 
 
@@ -51,6 +53,7 @@ class SessionUses:
         # its next call a look into the store. A signal handler may come here at any time.
         self._entries: dict[str, tuple[SessionKey, Callable[[], object], Session]] = {}
         self._next_look = float("inf")
+        self.ends = 0  # of sessions: grows, so that who remembers one notices
         desk.on_ended = self._drop
 
     def use(self, name: str) -> SessionKey:
@@ -70,18 +73,33 @@ class SessionUses:
         self._enter(name, key, self._desk.owned(name))
         return key
 
-    def use_known(self, name: str) -> None:
-        """Use a session if there is one."""
+    def session(self, name: str) -> Session:
+        """Use a session, made when it is new, and return it. Raises as `use` does."""
+        while True:
+            self.use(name)
+            entry = self._entries.get(name)
+            if entry is not None:
+                return entry[2]
+
+    def known_session(self, name: str) -> Session | None:
+        """Use a session and return it, if there is one."""
         entry = self._entries.get(name)
         if entry is not None:
             try:
                 entry[1]()
-                return
+                return entry[2]
             except SessionError:
                 self._entries.pop(name, None)
         session = self._desk.find(name)
         if session is not None:
             self._enter(name, session_key(name), session)
+        return session
+
+    def freshness(self, session: Session | None) -> float:
+        """How long a use of a session may count for those that follow; None: one not made yet."""
+        if session is not None:
+            return min(RENEWAL, session.ttl / (2 * LOOKS))
+        return MADE_SOON if self._desk.has_store else RENEWAL
 
     def _enter(self, name: str, key: SessionKey, session: Session) -> None:
         self._entries[name] = key, session._used_metadata, session
@@ -93,6 +111,7 @@ class SessionUses:
 
     def _drop(self, name: str) -> None:
         """Forget a session that has ended."""
+        self.ends += 1
         self._entries.pop(name, None)
 
     def _look(self) -> None:
