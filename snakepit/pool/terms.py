@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import weakref
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from snakepit.options import checked_bytes, checked_count, checked_seconds, did_you_mean
@@ -53,9 +52,13 @@ class StreamTerms(StreamWays, total=False):
     session: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Terms:
-    """What a call is run under."""
+    """What a call is run under.
+
+    `guarded`: whether a call may take several attempts, or be refused. `plain`: whether it is said
+    no more than which worker takes a call, and when.
+    """
 
     timeout: float | None = None
     priority: int = 1
@@ -71,16 +74,15 @@ class Terms:
     max_bytes: int = MAX_BYTES
     queue_timeout: float | None = None  # seconds that it may wait for a worker
 
-    @functools.cached_property
-    def guarded(self) -> bool:
-        """Whether a call may take several attempts, or be refused."""
-        return self.retry is not None or self.breaker is not None or self.idempotent
+    # Each call reads them.
+    guarded: bool = field(init=False)
+    plain: bool = field(init=False)
 
-    @functools.cached_property
-    def plain(self) -> bool:
-        """Whether the terms say no more than which worker takes a call, and when."""
+    def __post_init__(self) -> None:
+        guarded = self.retry is not None or self.breaker is not None or self.idempotent
         limited = self.timeout is not None or self.queue_timeout is not None
-        return not (limited or self.cancel_running or self.guarded)
+        object.__setattr__(self, "guarded", guarded)
+        object.__setattr__(self, "plain", not (limited or self.cancel_running or guarded))
 
     @property
     def by_call(self) -> bool:
