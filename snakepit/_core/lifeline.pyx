@@ -173,6 +173,7 @@ cdef extern from * nogil:
         return status;
     }
 
+    #define SP_NOTICE_MS 20
     static int sp_grace, sp_notice;  /* of a process's one lifeline: milliseconds, a signal */
 
     static void *sp_watch(void *argument) {
@@ -181,14 +182,15 @@ cdef extern from * nogil:
         for (;;) {
             if (poll(&watched, 1, -1) < 0 && errno == EINTR) continue;
             if (read(watched.fd, &byte, 1) > 0) continue;
-            /* Whatever becomes of the signal, the sleep has an end: every signal is blocked here. */
-            if (sp_grace > 0) {
+            /* More than once: one that comes while the main thread is about to sleep would be seen when it wakes.
+               Whatever becomes of the signals, the sleep has an end: every signal is blocked here. */
+            for (int left = sp_grace; left > 0; left -= SP_NOTICE_MS) {
     #ifdef __linux__
                 syscall(SYS_tgkill, getpid(), getpid(), sp_notice);
     #else
                 kill(getpid(), sp_notice);
     #endif
-                poll(0, 0, sp_grace);
+                poll(0, 0, left < SP_NOTICE_MS ? left : SP_NOTICE_MS);
             }
             sp_end();
         }
@@ -222,7 +224,7 @@ cdef extern from * nogil:
 def hold_lifeline(int fd, int grace=0, int notice=0) -> None:
     """End this process, its descendants and the process group it leads when the pipe `fd` has no writer any more.
 
-    `grace`: milliseconds between that and the end, at whose beginning the main thread gets the signal `notice`.
+    `grace`: milliseconds between that and the end, in which the main thread gets the signal `notice` again and again.
     """
     status = start_watch(fd, grace, notice)
     if status:

@@ -65,13 +65,13 @@ def test_dropped_stream_ends_the_generator(make: Make, log: Log) -> None:
 
 
 def test_clean_up_may_take_longer_than_the_ladder(make: Make, log: Log, gate: GateMaker) -> None:
-    executor = make(1, stop_grace={"flag": 0.01, "interrupt": 0.01, "terminate": 0.01})
+    executor = make(1, stop_grace={"flag": 0.1, "interrupt": 0.1, "terminate": 0.1})
     release, later = gate("release"), threading.Event()
     stream = executor.stream(tasks.clean_up_slowly, log, release)
     assert next(stream) == 0
     stream.close()
     # Long after each of the ladder's rungs.
-    later.wait(0.3)
+    later.wait(0.6)
     release.open()
     assert executor.submit(calls.square, 3).result(60) == 9
     assert log.lines() == ["finally"]
