@@ -438,7 +438,7 @@ def test_a_generator_is_closed_when_a_pool_is_given_up(
 def test_a_worker_that_cannot_be_stopped_is_ended_when_a_pool_is_given_up(
     new_pool: NewPool, log: Log, gates: Gates
 ) -> None:
-    graces = {"flag": 0.0, "interrupt": 0.05, "terminate": 0.05}
+    graces = {"flag": 0.0, "interrupt": 0.5, "terminate": 2.0}
     pool = new_pool(adapter_args={"log": log}, stop_grace=graces)
     pool.await_ready(LONG)
     started = gates("started")
