@@ -171,7 +171,8 @@ cdef class Scheduler(Settlement):
     cpdef set_terms(self, Task task, timeout, int priority, session, int affinity=0, session_name=None):
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0, how close it keeps.
 
-        `affinity`: 0 a hint, 1 strict, 2 strict and not waiting, 3 strict, also of one that is about to leave; then `session_name` is for messages.
+        `affinity`: 0 a hint, 1 strict, 2 strict and not waiting, 3 strict, also of one that is about to leave; then
+        `session_name` is for messages.
         """
         if timeout is not None:
             task.deadline_ns = deadline_after(timeout)

@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Whether and how long a side spins before it sleeps (decision 0002)."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from snakepit._core.counters cimport count_bits
+from snakepit._core.atomics cimport load64, popcount64
 from snakepit._core.layout cimport Header
 
 cdef enum:
@@ -10,8 +10,11 @@ cdef enum:
 
 
 cdef inline bint may_spin(Header *header) noexcept nogil:
-    """Whether a CPU is left for a side that spins, beside the lanes that run or search."""
-    return count_bits(header.running, header.n_lanes) + count_bits(header.searching, header.n_lanes) < header.cpus
+    """Whether a CPU is left for a side that spins, beside the lanes that run or search; one that claims may say both."""
+    cdef uint32_t word, busy = 0
+    for word in range((header.n_lanes + 63) // 64):
+        busy += popcount64(load64(&header.running[word]) | load64(&header.searching[word]))
+    return busy < header.cpus
 
 
 cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited_ns, uint64_t limit_ns) noexcept nogil:

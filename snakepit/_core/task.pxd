@@ -79,7 +79,7 @@ cdef class Task(Message):
     cdef uint32_t slot
     cdef uint64_t generation
     # What it calls, and under which terms.
-    cdef readonly object function                # the Definition, kept alive; or, in-process, the function itself
+    cdef readonly object function       # the Definition, kept alive; or, in-process, the function itself
     cdef object arguments               # in-process: (args, kwargs)
     cdef uint32_t definition
     cdef uint32_t epoch
@@ -90,7 +90,7 @@ cdef class Task(Message):
     cdef readonly uint64_t due_ns       # when the pool next looks whether its time is up (see `overdue.pyx`); 0: never
     cdef uint64_t session
     cdef readonly object session_name   # of a strict call, for messages
-    cdef readonly object session_key             # the same as it was given: keeps the session's name known (see `terms.py`)
+    cdef readonly object session_key    # the same as it was given: keeps the session's name known (see `terms.py`)
     cdef uint64_t tenure                # strict, where sessions move: the stay of its session that it belongs to
     cdef uint64_t parent
     cdef uint64_t submitted_ns
