@@ -9,7 +9,6 @@ Pools of any kinds run side by side under their names; `snakepit.Pool` is the sa
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from snakepit.errors import PoolExistsError, PoolNotFoundError
+from snakepit.options import did_you_mean
 from snakepit.pool.terms import CallWays, StreamWays
 from snakepit.pools import Pool
 
@@ -227,16 +227,13 @@ def get_pool(name: str = "default") -> Pool:
     pool = _pools.get(name)
     if pool is None:
         running = sorted(_pools)
-        near = difflib.get_close_matches(str(name), running, 1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"those that run are {', '.join(running)}"
+        hint = did_you_mean(name, running) or (
+            f"; those that run are {', '.join(running)}"
             if running
-            else "none runs: call snakepit.start() first"
+            else "; none runs: call snakepit.start() first"
         )
         raise PoolNotFoundError(
-            f"no pool is named {name!r}; {hint}", details={"wanted": name, "pools": running}
+            f"no pool is named {name!r}{hint}", details={"wanted": name, "pools": running}
         )
     return pool
 

@@ -25,6 +25,7 @@ from snakepit.executor import start_map
 from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import checked_bytes, checked_environment, checked_seconds, checked_wait
+from snakepit.pool.affinity import check_session, checked_affinity
 from snakepit.pool.engine import (
     HEARTBEAT_INTERVAL,
     WorkerOptions,
@@ -40,7 +41,6 @@ from snakepit.pool.shape import (
     affinity_terms,
     check_no_processes,
     check_thread_safety,
-    checked_affinity,
     checked_batches,
     checked_shape,
 )
@@ -461,10 +461,8 @@ class Pool:
         if session is not None:
             changes["session"] = self._use_session(session)
             changes |= affinity_terms(chosen, session)
-        elif affinity is not None and affinity != "hint":
-            raise ValueError(
-                f"affinity={affinity!r} is to a session's worker: give session as well"
-            )
+        elif affinity is not None:
+            check_session(affinity, session)
         if priority is not None:
             changes["priority"] = checked_priority(priority)
         return replace(terms, **changes) if changes else terms

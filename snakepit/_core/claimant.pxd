@@ -38,5 +38,6 @@ cdef class Claimant:
     cdef bint hand_over(self) noexcept nogil
     cdef void put_down(self) noexcept nogil
     cdef void depart(self) noexcept nogil
+    cdef bint has_offer(self) noexcept nogil
     cdef bint spin(self) noexcept nogil
     cdef int sleep(self) noexcept nogil

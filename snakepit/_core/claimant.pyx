@@ -33,6 +33,11 @@ cdef inline uint32_t claim_from(Control control, uint32_t lane, Ring *ring) noex
     return NO_SLOT
 
 
+cdef inline bint is_spare(Lane *lane) noexcept nogil:
+    """Whether the lane is ready to serve and waits to be let in."""
+    return load32(&lane.retire) == ORDER_HOLD and load32(&lane.state) == LANE_READY
+
+
 cdef class Claimant:
     def __init__(self, Control control, uint32_t index):
         self.control = control
@@ -151,7 +156,7 @@ cdef class Claimant:
         point(LANE_NOTED)
         # Pairs with the fence of who offers us a task: it sees that we have one, or we see the other.
         fence()
-        if load64(&self.me.private.head) < load64(&self.me.private.tail):
+        if self.has_offer():
             # Offered to us while we took other work: somebody else must come for it.
             self.wake_another()
         elif self.slept or searched:
@@ -192,8 +197,12 @@ cdef class Claimant:
         store32(&self.me.state, LANE_RETIRING)
         # Pairs with the fence of who offers us a task: it sees that we have left, or we see that it lies here.
         fence()
-        if load64(&self.me.private.head) < load64(&self.me.private.tail):
+        if self.has_offer():
             self.wake_another()
+
+    cdef bint has_offer(self) noexcept nogil:
+        """Whether a task was offered to us alone."""
+        return load64(&self.me.private.head) < load64(&self.me.private.tail)
 
     cdef uint32_t obey(self) noexcept nogil:
         """Do as told by `retire`: NO_SLOT to go on serving, RETIRE or SIGNALLED."""
@@ -207,8 +216,8 @@ cdef class Claimant:
                     self.hand_over()
                 return RETIRE
             if order == ORDER_EXCHANGE:
-                if load64(&self.me.private.head) < load64(&self.me.private.tail):
-                    return NO_SLOT      # Offered to us: first this, it would lie here until our burial.
+                if self.has_offer():
+                    return NO_SLOT      # First this: it would lie here until our burial.
                 # Whoever gives us a strict call counts it first and reads the order then (`Bindings.take_on`).
                 fence()
                 if load32(&self.me.owed):
@@ -240,8 +249,7 @@ cdef class Claimant:
     cdef bint sees_spare(self) noexcept nogil:
         cdef uint32_t i
         for i in range(self.control.n_lanes):
-            if (load32(&self.control.lanes[i].retire) == ORDER_HOLD
-                    and load32(&self.control.lanes[i].state) == LANE_READY):
+            if is_spare(&self.control.lanes[i]):
                 return True
         return False
 
@@ -251,8 +259,7 @@ cdef class Claimant:
         cdef Lane *other
         for i in range(self.control.n_lanes):
             other = &self.control.lanes[i]
-            if (load32(&other.retire) == ORDER_HOLD and load32(&other.state) == LANE_READY
-                    and cas32(&other.retire, ORDER_HOLD, ORDER_SERVE)):
+            if is_spare(other) and cas32(&other.retire, ORDER_HOLD, ORDER_SERVE):
                 store32(&other.wake, 1)
                 wake(&other.wake, 1)
                 return True

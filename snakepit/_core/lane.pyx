@@ -89,7 +89,7 @@ cdef class WorkerLane(Claimant):
             set_bit(self.control.header.running, self.index)
             self.running = True
             fence()
-            if self.control.has_shared() or load64(&self.me.private.head) < load64(&self.me.private.tail):
+            if self.control.has_shared() or self.has_offer():
                 self.wake_another()         # What came while we were counted as one that searches.
         try:
             if self.examiner is not None:

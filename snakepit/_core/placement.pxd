@@ -36,6 +36,8 @@ cdef class Placement(Completions):
 
     cdef int admit(self, Task task) noexcept
     cdef bint place(self, Task task) noexcept
+    cdef bint stands_in_slot(self, Task task) noexcept
+    cdef bint win_back(self, Task task) noexcept
     cdef bint is_engaged(self, Lane *lane) noexcept nogil
     cdef bint is_free(self, uint32_t index) noexcept nogil
     cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil

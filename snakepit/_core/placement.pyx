@@ -271,11 +271,21 @@ cdef class Placement(Completions):
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
+    cdef bint stands_in_slot(self, Task task) noexcept:
+        return task.slot != NO_SLOT and self.tasks[task.slot] == <void *>task
+
+    cdef bint win_back(self, Task task) noexcept:
+        """Win a task that stands in a slot from the lanes, whose slot is to be freed; False when one has claimed it."""
+        cdef uint64_t word = claim_word(task.generation, NOBODY, QUEUED)
+        if not cas64(&self.control.slots[task.slot].claim, word, claim_word(task.generation, NOBODY, FILLING)):
+            return False
+        self.tasks[task.slot] = NULL
+        return True
+
     cpdef bint take_back(self, Task task) except -1:
         """Take a task that has not started out of the queues, its message intact; False when it started."""
         cdef bint withdrawn = False
         cdef bint placed = False
-        cdef uint64_t word
         cdef Task successor
         refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
@@ -286,10 +296,8 @@ cdef class Placement(Completions):
             else:
                 self.pending.remove(task)
             withdrawn = True
-        elif task.slot != NO_SLOT and self.tasks[task.slot] == <void *>task:
-            word = claim_word(task.generation, NOBODY, QUEUED)
-            if cas64(&self.control.slots[task.slot].claim, word, claim_word(task.generation, NOBODY, FILLING)):
-                self.tasks[task.slot] = NULL
+        elif self.stands_in_slot(task):
+            if self.win_back(task):
                 if task.affinity:
                     self.bindings.left_slot(task)
                 self.free_slot(task.slot)

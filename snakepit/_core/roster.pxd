@@ -11,5 +11,6 @@ cdef class Roster:
     cdef readonly uint32_t threads      # lanes of one worker
 
     cdef Lane *first_of(self, uint32_t lane) noexcept nogil
+    cpdef uint32_t taking(self, uint32_t lane)
     cdef bint counts(self, Lane *lane) noexcept nogil
     cdef bint swap_orders(self, uint32_t lane, uint32_t old, uint32_t new) noexcept

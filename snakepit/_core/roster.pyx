@@ -87,14 +87,9 @@ cdef class Roster:
 
     def serves(self, uint32_t lane) -> bool:
         """Whether the worker is ready and takes tasks, on any of its lanes."""
-        cdef Lane *first = self.first_of(lane)
-        cdef uint32_t i
-        for i in range(self.threads):
-            if load32(&first[i].state) == LANE_READY and load32(&first[i].retire) != ORDER_HOLD:
-                return True
-        return False
+        return self.taking(lane) > 0
 
-    def taking(self, uint32_t lane) -> int:
+    cpdef uint32_t taking(self, uint32_t lane):
         """How many lanes of a worker are ready and take tasks."""
         cdef Lane *first = self.first_of(lane)
         cdef uint32_t i, count = 0

@@ -12,18 +12,17 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.arena cimport Arena, Segment
-from snakepit._core.atomics cimport add64, cas64, load32, load64, now_ns
+from snakepit._core.atomics cimport add64, load32, load64, now_ns
 from snakepit._core.bindings cimport AT_HOME, WORKER_LOST
 from snakepit._core.channel cimport Channel
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport count_bits
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    CALL, FILLING, FREE, IN_SEGMENT, KEPT, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, Header, claim_state,
-    claim_word,
+    CALL, FREE, IN_SEGMENT, KEPT, LANE_READY, ORDER_SERVE, PRIORITIES, Header, claim_state,
 )
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
-from snakepit._core.queue cimport NO_SLOT, ring_queued
+from snakepit._core.queue cimport ring_queued
 from snakepit._core.settlement cimport Settlement
 from snakepit._core.task cimport Task, deadline_after, refuse_in_child
 
@@ -328,24 +327,21 @@ cdef class Scheduler(Settlement):
         cdef Header *header = self.control.header
         cdef uint32_t first = lane - lane % header.threads
         cdef uint32_t i
-        cdef uint64_t word
         cdef bint lent = False
         refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
-        if (task.slot != NO_SLOT and self.tasks[task.slot] == <void *>task
-                and (first < task.home <= first + header.threads or (task.home == 0 and not bound))):
-            word = claim_word(task.generation, NOBODY, QUEUED)
-            if cas64(&self.control.slots[task.slot].claim, word, claim_word(task.generation, NOBODY, FILLING)):
-                self.tasks[task.slot] = NULL
-                if task.affinity:
-                    for i in range(first, first + header.threads):
-                        if (load32(&self.control.lanes[i].state) == LANE_READY
-                                and load32(&self.control.lanes[i].retire) == ORDER_SERVE):
-                            lane = i
-                            break
-                    self.bindings.finished(task, lane)
-                self.free_slot(task.slot)
-                lent = True
+        if (self.stands_in_slot(task)
+                and (first < task.home <= first + header.threads or (task.home == 0 and not bound))
+                and self.win_back(task)):
+            if task.affinity:
+                for i in range(first, first + header.threads):
+                    if (load32(&self.control.lanes[i].state) == LANE_READY
+                            and load32(&self.control.lanes[i].retire) == ORDER_SERVE):
+                        lane = i
+                        break
+                self.bindings.finished(task, lane)
+            self.free_slot(task.slot)
+            lent = True
         pthread_mutex_unlock(&self.mutex)
         if lent:
             Py_DECREF(task)

@@ -189,10 +189,8 @@ class Residence:
         Nobody waits for a pool's sessions when that ends. A snapshot that hangs is given up with
         the worker, and those sessions go on from their last one.
         """
-        with self._lock:
-            guests = list(self._guests.values())
-        unsaved = [guest for guest in guests if guest.saved < guest.version]
-        if not unsaved or lane.dismissed or is_orphan():
+        unsaved = self._unsaved(lane)
+        if not unsaved:
             return
         late = threading.Timer(LONGEST_HAND_IN, os._exit, (0,))
         late.daemon = True
@@ -207,16 +205,21 @@ class Residence:
 
         Others of the worker may for long yet. A snapshot that hangs is given up with the worker.
         """
-        with self._lock:
-            guests = [guest for guest in self._guests.values() if guest.lane == lane.index]
-        unsaved = [guest for guest in guests if guest.saved < guest.version]
-        if not unsaved or lane.dismissed or is_orphan():
-            return
         try:
-            self._hand_in(lane, unsaved)
+            self._hand_in(
+                lane, [guest for guest in self._unsaved(lane) if guest.lane == lane.index]
+            )
         except BaseException:
             # Even a snapshot that exits: the tasks of other threads have nothing to do with it.
             logger.exception("snakepit: sessions of a thread that leaves could not be saved")
+
+    def _unsaved(self, lane: WorkerLane) -> list[Guest]:
+        """Return the sessions of which the owner lacks something; none if nobody wants that."""
+        if lane.dismissed or is_orphan():
+            return []
+        with self._lock:
+            guests = list(self._guests.values())
+        return [guest for guest in guests if guest.saved < guest.version]
 
     def _hand_in(self, lane: WorkerLane, unsaved: list[Guest]) -> None:
         try:

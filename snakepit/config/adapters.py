@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from pathlib import Path
 
-from snakepit.config.checks import nearest
 from snakepit.config.exceptions import class_problem, references_in
 from snakepit.config.loading import Config
 from snakepit.config.models import PoolSettings
 from snakepit.config.references import module_of, resolved
+from snakepit.options import did_you_mean
 
 __all__ = ["adapter_problems"]
 
@@ -77,7 +77,9 @@ def _missing_module(module: str) -> str | None:
         if spec is None:
             package = ".".join(names[:depth])
             where = f" in {package!r}" if package else ""
-            return f"no module named {name!r}{where}{nearest(name, _modules_in(folders), 0.75)}"
+            return (
+                f"no module named {name!r}{where}{did_you_mean(name, _modules_in(folders), 0.75)}"
+            )
         if depth + 1 < len(names) and spec.submodule_search_locations is None:
             return f"{whole!r} is a module, not a package"
         if spec.submodule_search_locations is not None:

@@ -19,20 +19,10 @@ from snakepit.lifecycle.graces import Graces
 from snakepit.options import SECONDS, checked_bytes, checked_count, checked_seconds, did_you_mean
 from snakepit.pool.limits import checked_every
 
-__all__ = ["nearest"]
-
 # TOML and the environment have no word for None.
 NEVER = ("none", "never", "infinity", "inf")
 
 Check = Callable[[str, Any], Any]
-
-
-def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """Return the end of a message about an unknown name: the nearest known one, or nothing.
-
-    `likeness`: from 0 to 1, how much alike they must be; more where there are many names.
-    """
-    return did_you_mean(name, known, likeness)
 
 
 def is_never(value: object) -> bool:
@@ -52,7 +42,7 @@ def choice(*known: str) -> Check:
 
     def check(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in known:
-            near = nearest(value, known) if isinstance(value, str) else ""
+            near = did_you_mean(value, known)
             raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}{near}")
         return value
 
@@ -245,7 +235,7 @@ def table_for(maker: str) -> Check:
         known = cls.__init__.__annotations__.keys() - {"return", "clock"}
         for key in value:
             if key not in known:
-                raise ValueError(f"{name} has no setting {key!r}{nearest(str(key), known)}")
+                raise ValueError(f"{name} has no setting {key!r}{did_you_mean(str(key), known)}")
         try:
             cls(**with_classes(value, imported=False))
         except (TypeError, ValueError) as error:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from snakepit.config.checks import nearest
 from snakepit.config.merging import Item, Layer, layer_of, merge, name_of_single
 from snakepit.config.models import (
     DEFAULT_POOL,
@@ -34,7 +33,7 @@ from snakepit.config.sources import (
 )
 from snakepit.environment import PREFIX
 from snakepit.errors import ConfigError, PoolNotFoundError
-from snakepit.options import shortened
+from snakepit.options import did_you_mean, shortened
 
 __all__ = [
     "Config",
@@ -77,7 +76,7 @@ class Config:
         names = [pool.name for pool in self.pools]
         raise PoolNotFoundError(
             f"no pool named {name!r} is configured; there are: {', '.join(names) or 'none'}"
-            f"{nearest(name, names)}",
+            f"{did_you_mean(name, names)}",
             details={"wanted": name, "pools": names},
         )
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakepit.config.checks import nearest
 from snakepit.config.models import DEFAULT_POOL, PoolSettings, ProcessSettings, fits
 from snakepit.config.positions import KeyPath
 from snakepit.config.sources import Source, shown
+from snakepit.options import did_you_mean
 
 __all__ = ["Item", "Layer", "Merged", "layer_of", "merge", "name_of_single"]
 
@@ -220,7 +220,9 @@ class _LayerReader:
                 self._problems.append(item.problem(GONE[key]))
             else:
                 names = {*known, *aliases, *beside, "heartbeat"}
-                self._problems.append(item.problem(f"unknown setting{nearest(str(key), names)}"))
+                self._problems.append(
+                    item.problem(f"unknown setting{did_you_mean(str(key), names)}")
+                )
             return
         if name in found:
             other = shown(found[name].path)

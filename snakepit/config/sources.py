@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakepit.config.checks import nearest
 from snakepit.config.positions import KeyPath, key_lines
 from snakepit.environment import CONFIG_VARIABLE, PREFIX, setting_variables
 from snakepit.errors import ConfigError
+from snakepit.options import did_you_mean
 
 __all__ = ["Source", "find_file", "from_arguments", "from_environment", "from_file", "shown"]
 
@@ -129,7 +129,7 @@ def from_environment(pool_names: Mapping[str, str], problems: list[str]) -> Sour
                 )
                 continue
             if path[1] not in pool_names:
-                near = nearest(path[1], pool_names)
+                near = did_you_mean(path[1], pool_names)
                 known = ", ".join(pool_names) or "none"
                 problems.append(f"{variable}: no pool {path[1]!r}; there are: {known}{near}")
                 continue

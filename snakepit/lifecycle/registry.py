@@ -109,17 +109,21 @@ def data_dir() -> Path:
     return spare
 
 
+_trials = itertools.count()
+
+
 def _prepare(folder: Path) -> str | None:
     """Make a directory; return what is wrong with it."""
-    import tempfile  # Not before there is a pool: it is slow to import.
-
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         return f"cannot be made ({error.strerror})"
     try:
-        # Tried, not asked for: root may write everywhere, says os.access(), also to /sys.
-        tempfile.TemporaryFile(dir=folder).close()
+        # Tried, not asked for: root may write everywhere, says os.access(), also to /sys. And not
+        # by tempfile: on top of its import, a signal handler that starts a pool finds half of it.
+        trial = folder / f".trial-{os.getpid()}-{next(_trials)}"
+        os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        trial.unlink()
     except OSError as error:
         return f"is not writable ({error.strerror})"
     return None

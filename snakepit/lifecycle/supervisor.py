@@ -44,6 +44,11 @@ LONGEST_POLL = 86_400_000  # milliseconds; poll() takes no more than 24.8 days
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 
 
+def _backoff(failures: int) -> float:
+    """Return the seconds until a start is tried again, after so many in a row have failed."""
+    return min(0.05 * 2.0**failures, LONGEST_BACKOFF)
+
+
 class Supervisor:
     """Supervises the workers of `pool`; `run` is the thread's body."""
 
@@ -311,7 +316,7 @@ class Supervisor:
         """
         if spare:
             self._failed_spares += 1
-            backoff = min(0.05 * 2**self._failed_spares, LONGEST_BACKOFF)
+            backoff = _backoff(self._failed_spares)
             self._no_spare_before = time.monotonic() + backoff
             logger.warning(
                 "snakepit pool %s: a worker to take over from another cannot be started, "
@@ -320,7 +325,7 @@ class Supervisor:
             )  # fmt: skip
             return
         self._failed_starts += 1
-        backoff = min(0.05 * 2**self._failed_starts, LONGEST_BACKOFF)
+        backoff = _backoff(self._failed_starts)
         self._not_before = time.monotonic() + backoff
         if self._failed_starts >= MOST_FAILED_STARTS or (hopeless and not self.workers):
             times = (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from snakepit.errors import SessionWorkerUnavailableError, SnakepitError, WorkerBusyError
+from snakepit.options import did_you_mean
 
 if TYPE_CHECKING:
     from snakepit._core.scheduler import Scheduler
@@ -20,6 +21,22 @@ logger = logging.getLogger("snakepit")
 MODES = {"hint": 0, "strict_queue": 1, "strict_fail_fast": 2}
 PARTING = 3  # strict, of the pool itself: also when the session is about to leave its worker
 WORKER_LOST, WORKER_BUSY, TABLE_FULL = 3, 4, 5  # verdicts of `_core/bindings.pxd`
+
+
+def checked_affinity(affinity: str) -> str:
+    """Return which worker the calls of a session go to. Raises ValueError."""
+    if affinity not in MODES:
+        raise ValueError(
+            f"affinity must be one of {', '.join(MODES)}, not {affinity!r}"
+            f"{did_you_mean(affinity, MODES)}"
+        )
+    return affinity
+
+
+def check_session(affinity: str, session: str | None) -> None:
+    """Raise ValueError for an affinity to the worker of a session that is not there."""
+    if affinity != "hint" and session is None:
+        raise ValueError(f"affinity={affinity!r} is to a session's worker: give session as well")
 
 
 class Affinity:

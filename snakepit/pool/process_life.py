@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from snakepit import errors
@@ -214,24 +214,22 @@ class ProcessLife(BasePool):
 
     def give_up(self) -> None:
         """Close the pool, cancel what is queued, stop what runs; then the workers end in order."""
-        if self.scheduler.forked:
-            return
-        self.close(cancel_futures=True)
-        if self._started:
-            if self.launcher.template is not None:
-                self.launcher.template.abandon()
-            self.supervisor.tell(self.supervisor.ladder.stop_all)
+        self._close_now(self.supervisor.ladder.stop_all)
 
     def end_workers(self, sig: int) -> None:
         """Close the pool, cancel what is queued, end every worker by a signal: what runs fails."""
+        reason = "kill_workers" if sig == signal.SIGKILL else "terminate_workers"
+        self._close_now(lambda: self.supervisor.end_workers(sig, reason))
+
+    def _close_now(self, end: Callable[[], None]) -> None:
+        """Close the pool, cancel what is queued, and have the supervisor `end` what runs."""
         if self.scheduler.forked:
             return
         self.close(cancel_futures=True)
         if self._started:
             if self.launcher.template is not None:
                 self.launcher.template.abandon()
-            reason = "kill_workers" if sig == signal.SIGKILL else "terminate_workers"
-            self.supervisor.tell(lambda: self.supervisor.end_workers(sig, reason))
+            self.supervisor.tell(end)
 
     def is_over(self) -> bool:
         """Whether the pool is closed and has nothing left to do."""

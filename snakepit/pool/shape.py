@@ -74,16 +74,6 @@ def checked_batches(size: int | None, delay_ms: float) -> dict[str, Any]:
     }
 
 
-def checked_affinity(affinity: str) -> str:
-    """Return which worker the calls of a session go to. Raises ValueError."""
-    if affinity not in MODES:
-        raise ValueError(
-            f"affinity must be one of {', '.join(MODES)}, not {affinity!r}"
-            f"{did_you_mean(affinity, MODES)}"
-        )
-    return affinity
-
-
 def affinity_terms(affinity: str, session: str) -> dict[str, Any]:
     """Return what an affinity, which was checked, changes in the terms of a call."""
     if affinity == "hint":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from snakepit.options import checked_bytes, checked_count, checked_seconds, did_you_mean
-from snakepit.pool.affinity import MODES
+from snakepit.pool.affinity import MODES, check_session, checked_affinity
 
 if TYPE_CHECKING:
     from snakepit.pool.breaker import CircuitBreaker
@@ -113,13 +113,7 @@ def checked_terms(
         _check_guards(retry, breaker)
     if not isinstance(idempotent, bool):
         raise TypeError(f"idempotent must be True or False, not {idempotent!r}")
-    if affinity not in MODES:
-        raise ValueError(
-            f"affinity must be one of {', '.join(MODES)}, not {affinity!r}"
-            f"{did_you_mean(affinity, MODES)}"
-        )
-    if affinity != "hint" and session is None:
-        raise ValueError(f"affinity={affinity!r} is to a session's worker: give session as well")
+    check_session(checked_affinity(affinity), session)
     return Terms(
         timeout,
         urgency,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from snakepit.errors import SessionError
 from snakepit.pool.terms import SessionKey, session_key
@@ -24,6 +24,9 @@ from snakepit.pool.terms import SessionKey, session_key
 if TYPE_CHECKING:
     from snakepit.pool.sessions import SessionDesk
     from snakepit.sessions.session import Session
+
+    # The number of a session, what begins its time to live anew, and itself.
+    Entry: TypeAlias = tuple[SessionKey, Callable[[], object], Session]
 
 __all__ = ["SessionUses"]
 
@@ -51,7 +54,7 @@ class SessionUses:
         self._after = after
         # No lock: each step is one of the dict's own, and an entry that is dropped too soon costs
         # its next call a look into the store. A signal handler may come here at any time.
-        self._entries: dict[str, tuple[SessionKey, Callable[[], object], Session]] = {}
+        self._entries: dict[str, Entry] = {}
         self._next_look = float("inf")
         self.ends = 0  # of sessions: grows, so that who remembers one notices
         desk.on_ended = self._drop
@@ -62,38 +65,18 @@ class SessionUses:
         Raises SessionQuotaError, PoolShutdownError when the pool has ended, TypeError for a name
         that is no string, ValueError for one that is empty.
         """
-        entry = self._entries.get(name)
-        if entry is not None:
-            try:
-                entry[1]()
-                return entry[0]
-            except SessionError:
-                pass  # it has ended
-        key = session_key(name)
-        self._enter(name, key, self._desk.owned(name))
-        return key
+        return (self._used(name) or self._begin(name))[0]
 
     def session(self, name: str) -> Session:
         """Use a session, made when it is new, and return it. Raises as `use` does."""
-        while True:
-            self.use(name)
-            entry = self._entries.get(name)
-            if entry is not None:
-                return entry[2]
+        return (self._used(name) or self._begin(name))[2]
 
     def known_session(self, name: str) -> Session | None:
         """Use a session and return it, if there is one."""
-        entry = self._entries.get(name)
-        if entry is not None:
-            try:
-                entry[1]()
-                return entry[2]
-            except SessionError:
-                self._entries.pop(name, None)
-        session = self._desk.find(name)
-        if session is not None:
-            self._enter(name, session_key(name), session)
-        return session
+        entry = self._used(name)
+        if entry is None and (session := self._desk.find(name)) is not None:
+            entry = self._enter(name, session_key(name), session)
+        return None if entry is None else entry[2]
 
     def freshness(self, session: Session | None) -> float:
         """How long a use of a session may count for those that follow; None: one not made yet."""
@@ -101,13 +84,29 @@ class SessionUses:
             return min(RENEWAL, session.ttl / (2 * LOOKS))
         return MADE_SOON if self._desk.has_store else RENEWAL
 
-    def _enter(self, name: str, key: SessionKey, session: Session) -> None:
-        self._entries[name] = key, session._used_metadata, session
+    def _used(self, name: str) -> Entry | None:
+        """Use the session of an entry and return that; None if there is none, or it has ended."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            try:
+                entry[1]()
+            except SessionError:
+                self._remove(name, entry)
+                return None
+        return entry
+
+    def _begin(self, name: str) -> Entry:
+        key = session_key(name)
+        return self._enter(name, key, self._desk.owned(name))
+
+    def _enter(self, name: str, key: SessionKey, session: Session) -> Entry:
+        entry = self._entries[name] = key, session._used_metadata, session
         pause = min(max(session.ttl / LOOKS, SHORTEST_PAUSE), LONGEST_PAUSE)
         when = time.monotonic() + pause
         if when < self._next_look:
             self._next_look = when
             self._after(pause, self._look)
+        return entry
 
     def _drop(self, name: str) -> None:
         """Forget a session that has ended."""
@@ -139,7 +138,7 @@ class SessionUses:
             self._next_look = min(self._next_look, time.monotonic() + pause)
             self._after(pause, self._look)
 
-    def _remove(self, name: str, entry: Any) -> None:
+    def _remove(self, name: str, entry: Entry) -> None:
         # Another of the name may have come meanwhile.
         if self._entries.get(name) is entry:
             self._entries.pop(name, None)

@@ -174,26 +174,6 @@ def test_threads_of_tasks_do_not_keep_the_place_of_their_worker(
     executor.terminate_workers()
 
 
-def test_spare_that_fails_and_leaves_a_thread_gives_its_place_back(
-    make: Make, gate: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    broken = gate("broken")
-
-    def prepare() -> None:
-        if broken.is_open():
-            leave_thread()
-            raise RuntimeError("no licence left")
-
-    executor = make(1, initializer=prepare)
-    pid = executor.submit(os.getpid).result(60)
-    broken.open()
-    executor.recycle_worker(wait=False)
-    # More than there are lanes for.
-    wait_until(lambda: caplog.text.count("no licence left") >= 4, "several tries")
-    broken.path.unlink()
-    wait_until(lambda: executor.worker_pids() not in ([], [pid]), "the replacement")
-
-
 def test_process_that_does_not_end_is_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaving, "LEAVE_GRACE", 0.05)
     monkeypatch.setattr(leaving, "LOOK", 0.05)
@@ -310,19 +290,23 @@ def test_killed_spare_is_replaced(make: Make, gate: Any) -> None:
     assert executor.submit(tasks.square, 3).result(60) == 9
 
 
+@pytest.mark.parametrize("leaves_thread", [False, True])
 def test_worker_goes_on_while_its_successor_cannot_start(
-    make: Make, gate: Any, caplog: pytest.LogCaptureFixture
+    make: Make, gate: Any, caplog: pytest.LogCaptureFixture, leaves_thread: bool
 ) -> None:
     broken = gate("broken")
 
     def prepare() -> None:
         if broken.is_open():
+            if leaves_thread:
+                leave_thread()
             raise RuntimeError("no licence left")
 
     executor = make(1, initializer=prepare)
     pid = executor.submit(os.getpid).result(60)
     broken.open()
     executor.recycle_worker(wait=False)
+    # More than there are lanes for.
     wait_until(lambda: caplog.text.count("no licence left") >= 4, "several tries")
     assert executor.submit(os.getpid).result(60) == pid
     broken.path.unlink()
