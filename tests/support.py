@@ -271,9 +271,13 @@ def describe(process: psutil.Process) -> str:
 
 
 def script_environment(mark: str, extra: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a script: this one, the package's place, and the marks."""
+    """Return the environment of a script: this one, the package's place, and the marks.
+
+    A script's streams are buffered, as they are for its users, whatever the environment of the tests says.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, SCRIPT_VARIABLE: mark, **(extra or {})}
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**ours, "PYTHONPATH": path, SCRIPT_VARIABLE: mark, **(extra or {})}
 
 
 def start_script(

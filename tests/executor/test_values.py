@@ -383,7 +383,7 @@ def test_value_too_deep_to_pack_fails_without_harm(tmp_path: pathlib.Path) -> No
                     print(type(future.result(60)) in (int, tuple))
                 except Exception as error:
                     print(isinstance(error, (RecursionError, snakepit.errors.SnakepitError)))
-            print(executor.submit(pow, 2, 3).result(60))
+            print(executor.submit(pow, 2, 3).result(60), flush=True)
         import os
         os._exit(0)  # freeing the value is not what is tested
         """

@@ -127,6 +127,7 @@ def test_stderr_reaches_the_owner_unchanged(tmp_path: Path) -> None:
             print("by print", file=sys.stderr)
             os.write(2, b"by descriptor\\n")
             sys.stderr.buffer.write(b"by buffer\\n")
+            sys.stderr.flush()
             os._exit(1)
         with snakepit.Executor(1) as executor:
             print(executor.submit(work).exception(60).autopsy.stderr)
