@@ -273,11 +273,12 @@ def describe(process: psutil.Process) -> str:
 def script_environment(mark: str, extra: dict[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a script: this one, the package's place, and the marks.
 
-    A script's streams are buffered, as they are for its users, whatever the environment of the tests says.
+    A script's streams are buffered, as its users' are, whatever the environment of the tests says.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    ours = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return {**ours, "PYTHONPATH": path, SCRIPT_VARIABLE: mark, **(extra or {})}
+    environment = {**os.environ, "PYTHONPATH": path, SCRIPT_VARIABLE: mark}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return environment | (extra or {})
 
 
 def start_script(

@@ -20,12 +20,18 @@ cdef class Completions(Owner):
     cdef uint32_t observers             # somebody cannot help: outcomes must come by the thread
     cdef uint32_t dismissed
     cdef uint64_t spin_ns
+    cdef uint64_t glance_ns             # how long the next glance lasts
+    cdef uint64_t company_ns            # when last another thread called than the time before
+    cdef unsigned long last_caller
     cdef uint64_t last_left_ns
 
     cdef int collect(self, Task wanted=*) except -1
     cdef bint has_completed(self) noexcept nogil
     cdef void arm(self) noexcept nogil
     cdef void nudge(self, uint32_t bell) noexcept nogil
+    cdef uint64_t glances_until(self) noexcept
+    cdef bint glance(self, Task task, uint64_t until) noexcept
+    cdef int collect_beside(self, Task task) except -1
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil
     cdef int leave(self, Task task) except -1
     cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1

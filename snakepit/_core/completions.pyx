@@ -6,6 +6,7 @@ stack and settle what it finds, so what is shared out here is only who stays awa
 
 * a caller in `result()` becomes the *helper*: it spins a little on the stack, then sleeps on bell 2;
 * other callers sleep on their own task;
+* where several threads call, each of them first *glances* at the stack without letting go of the interpreter;
 * otherwise the *collector thread* sleeps on bell 1.
 
 `Header.armed` tells workers which bell to ring, 0 for none; who finds the stack empty and pushes on it rings at most
@@ -23,12 +24,27 @@ from snakepit._core.atomics cimport (
 )
 from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
-from snakepit._core.spinning cimport may_spin, next_spin
+from snakepit._core.spinning cimport LEAST_SPIN_NS, SHORT_NS, may_spin, next_spin
 from snakepit._core.task cimport Owner, Task, refuse_in_child
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define SP_FREE_THREADED 1
+    #else
+    #define SP_FREE_THREADED 0
+    #endif
+    """
+    bint FREE_THREADED "SP_FREE_THREADED"
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
 
 cdef enum:
     PATROL_NS = 1_000_000
     CLOSE_CALLS_NS = 200_000            # calls that follow each other within this are worth a patrol
+    COMPANY_NS = 20_000_000             # for so long after another thread has called there may be several
+    GLANCE_NS = 15_000                  # some round trips of calls that are SHORT_NS long or less; a switch takes longer
 
 
 cdef class Completions(Owner):
@@ -48,11 +64,15 @@ cdef class Completions(Owner):
     cdef int help(self, Task task, uint64_t deadline) except -1:
         cdef int reason
         cdef Header *header = self.control.header
+        cdef uint64_t until
         refuse_in_child(self)
+        until = self.glances_until()
         while not task.is_settled():
             reason = 0
             if not cas32(&self.helper, 0, 1):
-                if self.sleep_on_task(task, deadline) == ETIMEDOUT:
+                if self.glance(task, until):
+                    self.collect_beside(task)
+                elif self.sleep_on_task(task, deadline) == ETIMEDOUT:
                     return 0
                 continue
             swap32(&header.armed, 0)
@@ -65,6 +85,8 @@ cdef class Completions(Owner):
                     self.collect(task)
                     if task.is_settled():
                         return 0
+                    if self.glance(task, until):
+                        continue
                     with nogil:
                         reason = self.await_done(task, deadline)
                     if reason == ETIMEDOUT:
@@ -80,6 +102,55 @@ cdef class Completions(Owner):
             if reason == EINTR:
                 # Not in the helper's role: a handler that waits for a task would wait for us to settle it.
                 PyErr_CheckSignals()
+        return 0
+
+    cdef uint64_t glances_until(self) noexcept:
+        """Until when a caller that begins to wait may keep the interpreter (decision 0031); 0: it lets go of it at once.
+
+        One time for the whole of its wait: it is not to keep it for as long as other calls than its own go on ending.
+        """
+        cdef Header *header = self.control.header
+        cdef uint64_t now
+        cdef unsigned long me
+        if FREE_THREADED or header.cpus < 2:
+            return 0
+        now = now_ns()
+        me = PyThread_get_thread_ident()
+        if me != self.last_caller:
+            self.last_caller = me
+            self.company_ns = now
+        if now - self.company_ns > COMPANY_NS or load32(&header.typical_ns) > SHORT_NS:
+            return 0
+        return now + self.glance_ns
+
+    cdef bint glance(self, Task task, uint64_t until) noexcept:
+        """Look for completions, or the task's outcome, without letting go of the interpreter; False: none came until then."""
+        cdef int _turn
+        if until == 0 or now_ns() >= until:
+            return False
+        while True:
+            for _turn in range(32):
+                if load32(&self.control.header.done) or task.is_settled():
+                    self.glance_ns = GLANCE_NS
+                    return True
+                pause()
+            if now_ns() >= until:
+                self.glance_ns = max(self.glance_ns // 2, <uint64_t>LEAST_SPIN_NS)
+                return False
+
+    cdef int collect_beside(self, Task task) except -1:
+        """Collect without the helper's role, which another caller has."""
+        hold()
+        try:
+            try:
+                self.collect(task)
+            finally:
+                if self.has_completed():
+                    # Left for others, who may have looked before we took it from the list into the backlog.
+                    self.nudge(HELPER_BELL)
+                    self.nudge(THREAD_BELL)
+        finally:
+            release()
         return 0
 
     cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:

@@ -31,11 +31,11 @@ from snakepit._core.points cimport (
     PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED, PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
 )
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
+from snakepit._core.spinning cimport SHORT_NS
 from snakepit._core.task cimport Task, refuse_in_child
 
 cdef enum:
     AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
-    SHORT_NS = 20_000                   # tasks shorter than this are not worth waking another lane for
 
 
 cdef class Placement(Completions):

@@ -7,6 +7,7 @@ from snakepit._core.layout cimport Header
 
 cdef enum:
     LEAST_SPIN_NS = 4_000
+    SHORT_NS = 20_000                   # tasks that run no longer are not worth a switch: of lanes, of the interpreter
 
 
 cdef inline bint may_spin(Header *header) noexcept nogil:
