@@ -1,4 +1,4 @@
-"""Several threads that each wait for their calls: they settle each other's, and wait in two ways."""
+"""Several threads that each wait for their calls: they settle each other's, and glance first."""
 
 from __future__ import annotations
 
