@@ -1,4 +1,4 @@
-"""What does a tool cost beside a function: its name, the check of its arguments, its deadlines?
+"""What does a tool cost beside a function: its name, checked arguments, deadlines, a session?
 
 Then the closed loop of eight threads, each of which calls again as soon as it has its answer.
 """
@@ -25,6 +25,12 @@ def test_round_trip(bench: Bench, run: Run) -> None:
 @runs(["snakepit", "snakepit-tools"], ["echo"], sweeps=5)
 def test_echo(bench: Bench, run: Run) -> None:
     call = bench.pool(1).call
+    bench.rounds(lambda: call(work.echo, WORD), seconds=1.0, least=100, warm=100, warm_seconds=0.4)
+
+
+@runs(["snakepit-tools"], ["echo, session"], sweeps=5)
+def test_echo_in_a_session(bench: Bench, run: Run) -> None:
+    call = bench.pool(1).view(session="a session").call
     bench.rounds(lambda: call(work.echo, WORD), seconds=1.0, least=100, warm=100, warm_seconds=0.4)
 
 

@@ -4,6 +4,7 @@ Imports of the peers are inside the methods: whoever runs one of them in a fresh
 that one alone.
 """
 
+import copy
 import importlib
 import importlib.metadata
 import importlib.util
@@ -154,13 +155,22 @@ class SnakepitTools(Snakepit):
             "benches.tools:Workbench", pool_size=workers, preload=tuple(preload)
         )
         self._pool.await_ready(60)
+        self._terms: dict[str, Any] = {}
+
+    def view(self, **terms: Any) -> "SnakepitTools":
+        """Return a view of the pool whose calls carry these terms."""
+        view = copy.copy(self)
+        view._terms = terms
+        return view
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        future: Handle = self._pool.submit(fn.__name__, {"array": args[0]} if args else {})
+        future: Handle = self._pool.submit(
+            fn.__name__, {"array": args[0]} if args else {}, **self._terms
+        )
         return future
 
     def call(self, fn: Callable[..., Any], *args: Any) -> Any:
-        return self._pool.execute(fn.__name__, {"array": args[0]} if args else {})
+        return self._pool.execute(fn.__name__, {"array": args[0]} if args else {}, **self._terms)
 
     def gather(self, fn: Callable[..., Any], count: int, *args: Any) -> list[Any]:
         return [future.result() for future in [self.submit(fn, *args) for _ in range(count)]]

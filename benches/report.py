@@ -73,10 +73,11 @@ TABLES = (
         (
             Column("no-op, p50", "no-op"),
             Column("echo of a word, p50", "echo"),
+            Column("the same in a session, p50", "echo, session"),
             Column("echo of 1 KB, 8 callers, 2 workers", "1 KB, 8 callers"),
         ),
         base="snakepit",
-        remark="One worker and one caller in the first two; seconds a call in the third.",
+        remark="One worker and one caller, but in the last column: seconds a call there.",
     ),
     Table(
         "latency",
