@@ -206,7 +206,7 @@ def _new_adapter(
 ) -> None:
     """Write an adapter, its test, and an example; all three run at once.
 
-    Exit code: 0; 2 if there is such a file already, or the name is none.
+    Exit code: 0; 2 if there is such a file already, or the name is none, or a module's elsewhere.
     """
     from snakepit.cli.new import write_adapter
 

@@ -30,7 +30,9 @@ def _check(
     imported: Annotated[
         bool,
         typer.Option(
-            "--import", help="Import the modules that are named, and look for the classes."
+            "--import",
+            help="Import the modules that are named, and see whether pools could run their "
+            "adapters.",
         ),
     ] = False,
 ) -> None:

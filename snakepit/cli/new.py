@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
 import sys
@@ -120,6 +121,11 @@ def write_adapter(name: str, folder: Path) -> int:
             "such as TextTools or text_tools"
         )
     title = "".join(part[:1].upper() + part[1:] for part in module.split("_"))
+    if _hides(module, folder):
+        return _refuse(
+            f"{module}.py would hide the module {module!r} that Python finds already: choose "
+            f"another name, such as {title}Tools"
+        )
     files = {
         folder / f"{module}.py": ADAPTER,
         folder / f"test_{module}.py": TEST,
@@ -144,9 +150,21 @@ def _module_name(name: str) -> str | None:
     """Return the module's name for "TextTools", "text-tools" or "text_tools"; None for what is none."""  # noqa: E501
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("-", "_")).lower()
     known = words.isidentifier() and words.isascii() and words[0].isalpha()
-    # A module of this name would hide the standard library's, or Snakepit itself.
-    hides = words in sys.stdlib_module_names or words == "snakepit"
-    return words if known and not keyword.iskeyword(words) and not hides else None
+    return words if known and not keyword.iskeyword(words) else None
+
+
+def _hides(module: str, folder: Path) -> bool:
+    """Whether programs of `folder` would find a module of this name there in place of another."""
+    if module in sys.stdlib_module_names or module == "snakepit":
+        return True
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return False
+    places = spec.submodule_search_locations or [str(spec.origin)]
+    here = folder.resolve()
+    # What is there itself is not hidden; what an environment further down has would be.
+    own = {here, here / module, here / f"{module}.py"}
+    return not own.issuperset(Path(place).resolve() for place in places)
 
 
 def _refuse(reason: str) -> int:

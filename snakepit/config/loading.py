@@ -120,7 +120,7 @@ def load_config(source: ConfigSource = None, **overrides: Any) -> Config:
 def look_at(source: ConfigSource = None, **overrides: Any) -> tuple[Config, list[str]]:
     """Return what could be read of a configuration, and all that is wrong with it, a line each.
 
-    As `load_config`. Of a pool that is wrong the name and the adapter are there, if those are good.
+    As `load_config`. Of a pool that is wrong what is right is there, if its adapter is.
     """
     problems: list[str] = []
     layers: list[Layer] = []
@@ -166,7 +166,7 @@ def _checked(
         whole = {"adapter": Item(MISSING_ADAPTER, "", ()), **items}
         pool = _validated(PoolSettings, whole, name, problems)
         if pool is None and "adapter" in items:
-            pool = _validated(PoolSettings, {"adapter": items["adapter"]}, name, [])
+            pool = _right_parts(items, name)
         if pool is not None and "adapter" in items:
             pools.append(pool)
     if not merged.pools and merged.pooling and not problems:
@@ -211,6 +211,19 @@ def _validated(
         line = f"pool {pool!r}: {key}: {message}" if item is None else item.problem(message)
         problems.append(line)
     return None
+
+
+def _right_parts(items: Mapping[str, Item], name: str) -> PoolSettings | None:
+    """Return a pool of those settings that are right, and go together; None without an adapter."""
+    pool: PoolSettings | None = None
+    right: dict[str, Item] = {}
+    # What the others mean depends on the first two.
+    for key in dict.fromkeys(("adapter", "profile", *items)):
+        if key in items:
+            more = {**right, key: items[key]}
+            made = _validated(PoolSettings, more, name, [])
+            pool, right = (pool, right) if made is None else (made, more)
+    return pool
 
 
 def _problems_in(error: ValidationError) -> list[tuple[str, str]]:

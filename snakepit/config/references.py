@@ -7,7 +7,7 @@ from typing import Any
 
 from snakepit.options import did_you_mean
 
-__all__ = ["is_reference", "module_of", "resolved"]
+__all__ = ["imported_module", "is_reference", "module_of", "resolved"]
 
 
 def is_reference(text: str) -> bool:
@@ -22,16 +22,21 @@ def module_of(reference: str) -> str:
     return reference.rpartition(":" if ":" in reference else ".")[0]
 
 
-def resolved(reference: str) -> Any:
-    """Import what it names. Raises ValueError, which says why that cannot be."""
-    module_name = module_of(reference)
-    attribute = reference.replace(":", ".").removeprefix(f"{module_name}.")
+def imported_module(name: str) -> Any:
+    """Import a module. Raises ValueError, whose cause is what the import raised."""
     try:
-        found: Any = importlib.import_module(module_name)
+        return importlib.import_module(name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a module raises, SystemExit too, is its author's
         raise ValueError(f"cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def resolved(reference: str) -> Any:
+    """Import what it names. Raises ValueError, which says why that cannot be."""
+    module_name = module_of(reference)
+    attribute = reference.replace(":", ".").removeprefix(f"{module_name}.")
+    found = imported_module(module_name)
     for name in attribute.split("."):
         if not hasattr(found, name):
             hint = did_you_mean(name, dir(found))

@@ -55,7 +55,35 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ["2fast", "a b", "class", "json", "snakepit", "_x", "é", ""]:
+    for name in ["2fast", "a b", "class", "_x", "é", ""]:
         assert write_adapter(name, tmp_path) == 2
         assert "no name for an adapter" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_would_hide_a_module_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / ".venv" / "site-packages"
+    (library / "numbers_of_mine").mkdir(parents=True)
+    (library / "numbers_of_mine" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (library / "one_file.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(library)
+    for name in ["NumbersOfMine", "one-file", "json", "snakepit", "pytest"]:
+        assert write_adapter(name, tmp_path) == 2
+        told = capsys.readouterr().err
+        assert "would hide the module" in told and "choose another name" in told
+    assert "pytest.py" in told and told.endswith("such as PytestTools\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".venv"]
+
+
+def test_a_name_that_only_its_own_folder_has_is_free_until_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "text_tools"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert write_adapter("TextTools", folder) == 0
+    monkeypatch.syspath_prepend(folder)
+    assert write_adapter("TextTools", folder) == 2
+    assert "is there already" in capsys.readouterr().err
