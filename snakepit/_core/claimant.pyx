@@ -11,7 +11,7 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, wake,
 )
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
+from snakepit._core.counters cimport clear_bit, count_bits, count_seekers, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.layout cimport (
     DROWSY_NS, LANE_READY, LANE_RETIRING, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, PRIORITIES, Header, Lane,
     Ring, Slot, claim_generation,
@@ -165,7 +165,7 @@ cdef class Claimant:
             # alone, what is left is for another, who passes it on in the same way.
             self.slept = False
             if (self.control.has_shared()
-                    and lowest_bit(header.searching, self.control.n_lanes) >= self.control.n_lanes
+                    and count_seekers(header.searching, header.running, self.control.n_lanes) == 0
                     and lowest_bit(header.drowsy, self.control.n_lanes) >= self.control.n_lanes):
                 self.wake_another()
 

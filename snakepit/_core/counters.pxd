@@ -30,6 +30,18 @@ cdef inline uint32_t count_bits(uint64_t *bitmap, uint32_t lanes) noexcept nogil
     return total
 
 
+cdef inline uint32_t count_seekers(uint64_t *searching, uint64_t *running, uint32_t lanes) noexcept nogil:
+    """How many lanes search, or are on their way to it.
+
+    Who wakes a lane says for it that it searches, and may be late: the lane may have woken by itself meanwhile and run a
+    task, for as long as that takes. One that says both searches for nothing.
+    """
+    cdef uint32_t word, total = 0
+    for word in range((lanes + 63) // 64):
+        total += popcount64(load64(&searching[word]) & ~load64(&running[word]))
+    return total
+
+
 cdef inline uint32_t lowest_bit(uint64_t *bitmap, uint32_t lanes) noexcept nogil:
     """The lowest lane whose bit is set, or `lanes`."""
     cdef uint32_t word

@@ -18,7 +18,7 @@ from snakepit._core.atomics cimport cas64, fence, load32, load64, store32, store
 from snakepit._core.bindings cimport ANYWHERE, AT_HOME, Bindings
 from snakepit._core.completions cimport Completions
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, count_bits, idlest_sleeper, lowest_bit, set_bit, test_bit
+from snakepit._core.counters cimport clear_bit, count_seekers, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.layout cimport (
     FILLING, FREE, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_word,
     claim_generation, claim_lane, claim_state, claim_word,
@@ -211,7 +211,7 @@ cdef class Placement(Completions):
             return
         for i in range(PRIORITIES):
             queued += ring_length(&header.queues[i])
-        searching = count_bits(header.searching, lanes)
+        searching = count_seekers(header.searching, header.running, lanes)
         while queued > searching and index < lanes:
             if clear_bit(header.sleeping, index):
                 point(WAKE_CHOSE)
