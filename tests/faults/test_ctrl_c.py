@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Outcome, Script, read_file, run_clean, start_script, wait_until
+from tests.support import ROOT, Outcome, Script, read_file, run_clean, start_script, wait_until
 
 HEAD = """
 import concurrent.futures, os, signal, sys, time
@@ -189,6 +189,33 @@ def test_once_in_a_program_with_a_pool(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize("place", ["stream", "end of a block"])
 def test_once_with_every_profile_of_a_pool(tmp_path: Path, profile: str, place: str) -> None:
     run_once(program(POOL, profile, POOL_PLACES[place]), tmp_path, place, "terminal")
+
+
+EARLY = """
+import os, signal, sys
+import snakepit
+
+if __name__ == "__main__":
+    if {method!r} == "fork":
+        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))
+    with snakepit.Executor(1, start_method={method!r}) as executor:
+        print(executor.submit(pow, 2, 3).result())
+"""
+EARLIER = """
+import os, signal, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_worker_that_starts_leaves_ctrl_c_to_its_owner(tmp_path: Path, method: str) -> None:
+    early = tmp_path / "early"
+    early.mkdir()
+    (early / "sitecustomize.py").write_text(EARLIER)
+    path = os.pathsep.join([str(early), str(ROOT)])
+    lines = run_clean(EARLY.format(method=method), tmp_path, env={"PYTHONPATH": path})
+    assert lines == ["8"]
 
 
 # Twice: what does not stop is killed
