@@ -147,7 +147,7 @@ class Launcher:
 
     @contextmanager
     def _held_interrupt(self) -> Iterator[None]:
-        """Keep Ctrl-C from a new process until it ignores it; of this process another thread has it.
+        """Keep Ctrl-C from a new process until it ignores it; here another thread sees to it.
 
         The template's workers ignore it from the first, and the fork server is the program's.
         """

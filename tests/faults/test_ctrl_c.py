@@ -218,6 +218,51 @@ def test_a_worker_that_starts_leaves_ctrl_c_to_its_owner(tmp_path: Path, method:
     assert lines == ["8"]
 
 
+REGISTRY = """
+import linecache, signal, sys
+from snakepit.lifecycle.registry import Registry
+
+def interrupt_at(line):
+    seen = 0
+
+    def each(frame, event, arg):
+        nonlocal seen
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        # A `with` is traced again at its end, where no signal can come: the lock would stay held.
+        if event == "line" and not text.startswith("with "):
+            seen += 1
+            if seen == line:
+                signal.raise_signal(signal.SIGINT)
+        return each
+
+    def choose(frame, event, arg):
+        if frame.f_code.co_name != "start" or frame.f_locals["self"].name != "snakepit-registry":
+            return None
+        return each
+
+    return choose
+
+interrupts = 0
+for line in range(1, 20):
+    registry = Registry()
+    sys.settrace(interrupt_at(line))
+    try:
+        registry.reserve("worker")
+    except KeyboardInterrupt:
+        interrupts += 1
+    sys.settrace(None)
+    registry.release(1)
+    registry.release(registry.reserve("worker"))
+    assert registry.flush(60), line
+print(interrupts > 3)
+"""
+
+
+def test_the_registry_goes_on_after_ctrl_c_in_its_start(tmp_path: Path) -> None:
+    """At each line of the start of its thread."""
+    assert run_clean(REGISTRY, tmp_path) == ["True"]
+
+
 # Twice: what does not stop is killed
 
 STUBBORN = ["call = executor.submit(stubborn, 'a')", "ready('a')"]
