@@ -74,6 +74,8 @@ _NOT_SAID_BY_NONE = frozenset(
     }
 )
 
+INTERRUPTED = 130  # as a shell reports a program that SIGINT ended
+
 _pools: dict[str, Pool] = {}
 # Re-entrant: a signal handler may stop the pools. Never held while a pool starts or ends.
 _lock = threading.RLock()
@@ -349,30 +351,61 @@ def run_as_script(
     given up. `config` and `options`: as for `start`; without any, the pools that run are taken, or
     those that `function` starts. `timeout`: seconds to wait for readiness. `stop_mode`: stop what
     was started since ("if_started"), "always" everything, or "never". `exit_mode`: "exit" ends the
-    program by sys.exit: with 0, or with 1 after printing what `function` raised.
+    program by sys.exit: with 0; with 1 after printing what `function` raised; after Ctrl-C with 130
+    and one line. Without it, KeyboardInterrupt goes on to the caller like all that is raised. At a
+    second Ctrl-C the workers are killed.
     """
     _check_mode("exit_mode", exit_mode, ("none", "exit"))
     _check_mode("stop_mode", stop_mode, ("if_started", "always", "never"))
     before = set(_pools.values())
-    finished = False
+    code = 1
     try:
-        if config is not None or options:
-            start(config, **options)
-        await_ready(None, timeout)
-        value = function()
-        finished = True
-    except Exception:
+        try:
+            if config is not None or options:
+                start(config, **options)
+            await_ready(None, timeout)
+            value = function()
+            code = 0
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            raise
+        except Exception:
+            if exit_mode == "none":
+                raise
+            sys.excepthook(*sys.exc_info())
+        finally:
+            if stop_mode != "never":
+                always = stop_mode == "always"
+                _stop_script([p for p in _pools.values() if always or p not in before], code)
+    except KeyboardInterrupt:
         if exit_mode == "none":
             raise
-        sys.excepthook(*sys.exc_info())
-    finally:
-        if stop_mode != "never":
-            for pool in list(_pools.values()):
-                if stop_mode == "always" or pool not in before:
-                    stop(pool.name, cancel_calls=not finished)
+        print("snakepit: interrupted", file=sys.stderr)
+        code = INTERRUPTED
     if exit_mode == "exit":
-        sys.exit(0 if finished else 1)
+        sys.exit(code)
     return value
+
+
+def _stop_script(pools: list[Pool], code: int) -> None:
+    """Stop the pools of a script that ends so; at Ctrl-C give up what runs, at a second kill."""
+    with _lock:
+        for pool in pools:
+            if _pools.get(pool.name) is pool:
+                del _pools[pool.name]
+    try:
+        for wait in (False, True):
+            for pool in pools:
+                pool.stop(wait, cancel_calls=code != 0)
+    except KeyboardInterrupt:
+        from snakepit.pool.endings import end_interrupted
+
+        end_interrupted([pool._engine for pool in pools], again=code == INTERRUPTED)
+        for pool in pools:
+            pool.stop()
+        # Of two, the first goes on.
+        if code != INTERRUPTED:
+            raise
 
 
 def _check_mode(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -405,21 +405,23 @@ class Executor(concurrent.futures.Executor):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            # Who pressed Ctrl-C does not want to wait for what is queued, nor for what runs.
-            self._pool.give_up()
-            try:
-                self.shutdown(wait=True)
-            except KeyboardInterrupt:
-                # Pressed twice: no grace for anybody.
-                self._pool.end_workers(signal.SIGKILL)
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        try:
+            if interrupted:
+                # Who pressed Ctrl-C does not want to wait for what is queued, nor for what runs.
+                self._pool.give_up()
+            elif kind is not None:
+                # A source of `map` that nobody reads from yet may be endless; a block that has
+                # failed wants no results of it.
+                self._pool.close(only_sized=True)
+            self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            from snakepit.pool.endings import end_interrupted
+
+            end_interrupted([self._pool], again=interrupted)
+            # Of two, the first goes on through the caller's frames.
+            if not interrupted:
                 raise
-            return None
-        if kind is not None:
-            # A source of `map` that nobody reads from yet may be endless; a block that has failed
-            # wants no results of it.
-            self._pool.close(only_sized=True)
-        self.shutdown(wait=True)
         return None
 
     def terminate_workers(self) -> None:

@@ -333,9 +333,13 @@ class Pool:
         try:
             self.stop(cancel_calls=interrupted)
         except KeyboardInterrupt:
-            # Pressed twice: no grace for anybody.
-            self._engine.end_workers(signal.SIGKILL)
-            raise
+            from snakepit.pool.endings import end_interrupted
+
+            end_interrupted([self._engine], again=interrupted)
+            self.stop()
+            # Of two, the first goes on through the caller's frames.
+            if not interrupted:
+                raise
 
     # -- calls -------------------------------------------------------------------------------------
 

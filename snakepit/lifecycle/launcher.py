@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing.process
 import os
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +141,28 @@ class Launcher:
         self._newest = process
         if self.template is not None:
             process.in_no_hurry = in_no_hurry
-        process.start()
+        with self._held_interrupt():
+            process.start()
         return process
+
+    @contextmanager
+    def _held_interrupt(self) -> Iterator[None]:
+        """Keep Ctrl-C from a new process until it ignores it; here another thread sees to it.
+
+        The template's workers ignore it from the first, and the fork server is the program's.
+        """
+        method = self._context.get_start_method()
+        if self.template is not None or method == "forkserver":
+            yield
+            return
+        if method == "spawn":
+            # Which lets SIGINT through when it starts: before, that is.
+            resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def forget_in_child(self, workers: Iterable[Worker]) -> None:
         """In a forked child: let go of what would keep the owner's workers alive."""

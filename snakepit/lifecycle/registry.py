@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from snakepit.errors import DataDirError
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.identity import Place, start_time
+from snakepit.pool.threads import PoolThread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,14 +185,15 @@ class Registry:
         self._notes.put(note)
         # A writer that is about to end looks again after it has let go of the lock.
         if self._writing.acquire(blocking=False):
-            self._writer = threading.Thread(
-                target=self._write, name="snakepit-registry", daemon=True
-            )
+            writer = self._writer = PoolThread("snakepit-registry", self._write)
             try:
-                self._writer.start()
-            except RuntimeError:  # the interpreter is ending
-                self._writer = None
-                self._writing.release()
+                writer.start()
+            except BaseException as error:
+                if writer.withdraw():
+                    self._writer = None
+                    self._writing.release()
+                if not isinstance(error, RuntimeError):  # the interpreter is ending
+                    raise
 
     # -- the writer --------------------------------------------------------------------------------
 

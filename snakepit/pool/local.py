@@ -396,11 +396,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_running.forget_in_child)
 
 
-def close_all() -> None:
-    """End every running local pool after its tasks, at the interpreter's exit."""
-    for pool in _running:
-        pool.close()
-        pool.join()
+def running() -> list[LocalPool]:
+    """Return the pools that run."""
+    return list(_running)
 
 
 def pool_of_this_thread() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -270,24 +269,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def close_all(*, interrupted: bool) -> None:
-    """End every running pool, at the interpreter's exit.
-
-    After their tasks, or at once if Ctrl-C ended the program.
-    """
-    pools = list(_running)
-    for pool in pools:
-        if interrupted:
-            pool.give_up()
-        else:
-            pool.close()
-    try:
-        for pool in pools:
-            pool.join()
-    except KeyboardInterrupt:
-        # The interpreter would only print a traceback of its own innards for it.
-        print("KeyboardInterrupt: the calls still under way are given up", file=sys.stderr)
-        for pool in pools:
-            pool.end_workers(signal.SIGKILL)
-        for pool in pools:
-            pool.join()
+def running() -> list[ProcessLife]:
+    """Return the pools that run."""
+    return list(_running)
