@@ -206,6 +206,7 @@ class Pool:
         if isinstance(self._calls, ProcessCalls):
             limits |= {
                 "limited": True,
+                "adapter": spec.name,
                 "queue_timeout": self._limits.queue_timeout,
                 **checked_batches(startup_batch_size, startup_batch_delay_ms),
             }

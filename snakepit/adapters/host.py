@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from snakepit._core.constants import MAIL_UNFIT
 from snakepit.adapters.adapter import Adapter, has_call_hooks, has_health, marks_of
-from snakepit.errors import AdapterError
+from snakepit.errors import AdapterError, TaskInterrupt
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -32,6 +32,10 @@ logger = logging.getLogger("snakepit")
 
 _loaded: dict[str, type[Adapter]] = {}  # by the pool's key; also in what is forked from here
 _host: Host | None = None
+
+# What is meant for the thread that runs an adapter's hook, not raised by the hook. SystemExit is
+# not among it: `sys.exit` of an adapter must not end the program that made its pool.
+INTERRUPTS = (KeyboardInterrupt, TaskInterrupt)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ class Host:
         """Return this process's pid, whether the adapter is fit for more, and if not, why."""
         try:
             fit = self.adapter.health()
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             return os.getpid(), False, f"{type(error).__name__}: {error}"
         return os.getpid(), bool(fit), "" if fit else f"health() returned {fit!r}"
 
@@ -123,7 +129,9 @@ class Host:
         """Run the adapter's `teardown`; what it raises is logged, for nobody is left to care."""
         try:
             self.adapter.teardown()
-        except Exception:
+        except INTERRUPTS:
+            raise
+        except BaseException:
             logger.exception("snakepit: teardown() of adapter %s raised", self.spec.name)
 
 
@@ -138,7 +146,7 @@ class _step:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, AdapterError):
+        if error is not None and not isinstance(error, (AdapterError, *INTERRUPTS)):
             what = {"construct": "its constructor", "import": "its import"}.get(
                 self._step, f"{self._step}()"
             )

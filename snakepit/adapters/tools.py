@@ -12,7 +12,7 @@ from typing import Any
 
 from snakepit.adapters.adapter import Adapter, marks_of
 from snakepit.adapters.signature import Parameter, Signature
-from snakepit.errors import AdapterError, ToolNotFoundError
+from snakepit.errors import AdapterError, TaskInterrupt, ToolNotFoundError
 from snakepit.options import did_you_mean
 
 __all__ = ["Tool", "find_adapter", "name_of_adapter", "tools_of", "unknown_tool"]
@@ -74,7 +74,9 @@ def _import(text: str) -> Any:
         )
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (KeyboardInterrupt, TaskInterrupt):
+        raise
+    except BaseException as error:  # `sys.exit` of a module is no end of this program
         raise AdapterError(
             f"the adapter {text!r} cannot be imported: {type(error).__name__}: {error}"
             f"{_remedy(error, module_name)}",
@@ -93,7 +95,7 @@ def _import(text: str) -> Any:
     return found
 
 
-def _remedy(error: Exception, module: str) -> str:
+def _remedy(error: BaseException, module: str) -> str:
     """Return what is to be done about a module that is not there; other errors say it."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return ""

@@ -119,7 +119,10 @@ def main(fd: int) -> None:
             function(*args)
         report: Any = None
     except BaseException as error:
-        report = (f"{type(error).__name__}: {error}", traceback.format_exc())
+        # Of an adapter's error, which adapter and which step; it may hold what cannot be pickled.
+        details = getattr(error, "details", None) or {}
+        named = {key: str(details[key]) for key in ("adapter", "step") if key in details}
+        report = (f"{type(error).__name__}: {error}", traceback.format_exc(), named)
     # No thread is left when workers are forked: the guard's end of the pipe closes after it.
     os.close(guarding)
     for _ in range(1000):  # bounded: threads of imported modules may open the number again

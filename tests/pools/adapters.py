@@ -258,6 +258,68 @@ class BadPreload(snakepit.Adapter):
         return os.getpid()
 
 
+class Leaves(snakepit.Adapter):
+    """Calls `sys.exit` in one of its steps, as a wrapped script may."""
+
+    step: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        self.leave("construct")
+
+    @classmethod
+    def leave(cls, step: str) -> None:
+        if step == cls.step:
+            sys.exit(f"no licence in {step}")
+
+    @classmethod
+    def preload(cls) -> None:
+        cls.leave("preload")
+
+    def setup(self) -> None:
+        self.leave("setup")
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class LeavesPreload(Leaves):
+    step = "preload"
+
+
+class LeavesConstructor(Leaves):
+    step = "construct"
+
+
+class LeavesSetup(Leaves):
+    step = "setup"
+
+
+class DiesInPreload(LeavesPreload):
+    @classmethod
+    def leave(cls, step: str) -> None:
+        if step == cls.step:
+            os._exit(3)
+
+
+class DiesInSetup(DiesInPreload):
+    step = "setup"
+
+
+class LeavesLate(snakepit.Adapter):
+    """Calls `sys.exit` when it is asked for its health, and when it is to give back."""
+
+    def health(self) -> bool:
+        sys.exit("no health")
+
+    def teardown(self) -> None:
+        sys.exit("no teardown")
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+
 class SlowTeardown(snakepit.Adapter):
     def teardown(self) -> None:
         threading.Event().wait(60)

@@ -7,6 +7,7 @@ makes of bad input by itself is tested with them.
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,19 @@ import pytest
 
 import snakepit
 from snakepit import errors
-from tests.pools.adapters import BadPreload, BadSetup, Counter, Probe, Unsafe
+from tests.pools.adapters import (
+    BadPreload,
+    BadSetup,
+    Counter,
+    DiesInPreload,
+    DiesInSetup,
+    LeavesConstructor,
+    LeavesLate,
+    LeavesPreload,
+    LeavesSetup,
+    Probe,
+    Unsafe,
+)
 from tests.pools.test_every_profile import PROFILES
 from tests.support import LONG, wait_until
 
@@ -142,6 +155,7 @@ IMPORTS: list[tuple[str | None, str]] = [
     ("import no_such_library", "No module named 'no_such_library'; install it"),
     ("class Api(:", "SyntaxError"),
     ("raise OSError('no licence')", "OSError: no licence"),
+    ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
     ("Api = 3", "subclass of snakepit.Adapter"),
     ("class Apis: pass", "has no 'Api'; did you mean 'Apis'?"),
 ]
@@ -171,6 +185,9 @@ UNMAKEABLE: list[tuple[Any, dict[str, Any], str]] = [
     (BadSetup, {}, r"BadSetup.*setup\(\) raised OSError: no such model"),
     (BadPreload, {}, r"BadPreload.*preload\(\) raised OSError: no such file"),
     (Counter, {"adapter_args": {"begin": 1}}, "Counter.*its constructor raised TypeError"),
+    (LeavesPreload, {}, r"LeavesPreload.*preload\(\) raised SystemExit: no licence in preload"),
+    (LeavesConstructor, {}, "LeavesConstructor.*its constructor raised SystemExit: no licence"),
+    (LeavesSetup, {}, r"LeavesSetup.*setup\(\) raised SystemExit: no licence in setup"),
 ]
 
 
@@ -184,6 +201,39 @@ def test_adapter_that_cannot_be_made_is_named(new_pool: NewPool, profile: Any) -
             pool.execute("pid")
         # It would be the same each time, so once is enough.
         assert "in a row" not in str(broken.value)
+        assert broken.value.details["adapter"].endswith(f":{adapter.__name__}")
+        assert broken.value.details["step"] in ("preload", "construct", "setup")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "words"),
+    [
+        (DiesInPreload, r"template process exited with code 3 .*import or preload\(\) of adapter"),
+        (DiesInSetup, r"worker \d+ exited with code 3 .*the constructor or setup\(\) of adapter"),
+    ],
+)
+def test_adapter_that_ends_its_process_is_named(
+    new_pool: NewPool, profile: Any, adapter: Any, words: str
+) -> None:
+    if profile == "local":
+        pytest.skip("it would end this process")
+    pool = new_pool(profile, adapter, thread_safety=None, pool_size=1)
+    with pytest.raises(errors.PoolNotReadyError, match=f"{words} .*{adapter.__name__}") as broken:
+        pool.await_ready(LONG)
+    assert broken.value.details["adapter"].endswith(f":{adapter.__name__}")
+    assert "says why" not in str(broken.value)
+
+
+def test_exit_in_health_or_teardown_of_an_adapter_ends_nothing_else(
+    new_pool: NewPool, profile: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = {"health_interval": math.inf, "pool_size": 1} if profile != "local" else {}
+    pool = new_pool(profile, LeavesLate, thread_safety=None, **size)
+    pool.execute("pid")
+    assert set(pool.check_health().values()) == {False}
+    pool.stop()
+    if profile == "local":
+        assert "teardown() of adapter" in caplog.text
 
 
 @pytest.mark.parametrize("threaded", ["thread", "local"])
