@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
 from snakepit import errors
-from snakepit.adapters.adapter import Adapter, has_health
+from snakepit.adapters.adapter import Adapter, has_health, wrong_return
 from snakepit.adapters.tools import (
     Tool,
     can_move_sessions,
@@ -458,7 +458,7 @@ class Pool:
             arguments = {**plan.signature.by_name(values), **named}
             asked = self.adapter.command_timeout(plan.name, arguments)
             if asked is not None:
-                changes["timeout"] = checked_span("command_timeout", asked, None)
+                changes["timeout"] = self._checked_timeout(plan, asked)
         if session is not None:
             changes["session"] = self._use_session(session)
             changes |= affinity_terms(chosen, session)
@@ -467,6 +467,14 @@ class Pool:
         if priority is not None:
             changes["priority"] = checked_priority(priority)
         return replace(terms, **changes) if changes else terms
+
+    def _checked_timeout(self, plan: Plan, asked: Any) -> float | None:
+        try:
+            return checked_span("command_timeout", asked, None)
+        except (TypeError, ValueError):
+            wanted = 'seconds above 0, text such as "90s", or None'
+            name = name_of_adapter(self.adapter)
+            raise wrong_return(name, "command_timeout", wanted, asked, tool=plan.name) from None
 
     def _plan(self, tool: Any) -> Plan:
         """Return the plan of a tool that is not among the known; the pool may have to start."""

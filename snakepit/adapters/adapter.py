@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 from snakepit.errors import AdapterError
 from snakepit.options import checked_seconds
 
-__all__ = ["Adapter", "Marks", "has_call_hooks", "marks_of", "tool"]
+__all__ = ["Adapter", "Marks", "has_call_hooks", "marks_of", "tool", "wrong_return"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -122,7 +122,8 @@ class Adapter:
     share one, and `__thread_safe__ = True` declares that they may.
 
     Every hook is optional. What a hook raises while a worker starts makes the pool fail fast, with
-    PoolNotReadyError, whose cause is an AdapterError that names the step.
+    PoolNotReadyError, whose cause is an AdapterError that names the step. What a hook of calls
+    raises, the call raises; one that returns what is no use is an AdapterError that names it.
     """
 
     __thread_safe__ = False
@@ -205,3 +206,11 @@ def has_call_hooks(cls: type[Adapter]) -> bool:
     """Whether the adapter has a say in each call, so that its arguments travel by name."""
     hooks = ("validate_command", "prepare_args", "process_response")
     return any(getattr(cls, name) is not getattr(Adapter, name) for name in hooks)
+
+
+def wrong_return(adapter: str, hook: str, wanted: str, value: Any, **details: Any) -> AdapterError:
+    """Return the error for a hook that returned what is no use."""
+    return AdapterError(
+        f"adapter {adapter}: {hook}() must return {wanted}, not {value!r}",
+        details={"adapter": adapter, "step": hook, **details},
+    )

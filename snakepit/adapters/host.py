@@ -17,12 +17,18 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from snakepit._core.constants import MAIL_UNFIT
-from snakepit.adapters.adapter import Adapter, has_call_hooks, has_health, marks_of
+from snakepit.adapters.adapter import (
+    Adapter,
+    has_call_hooks,
+    has_health,
+    marks_of,
+    wrong_return,
+)
 from snakepit.errors import AdapterError, TaskInterrupt
 
 if TYPE_CHECKING:
@@ -98,7 +104,7 @@ class Host:
             if only_positional:
                 method = signature.placing(method)
             if hooked:
-                method = _with_hooks(self.adapter, name, method, signature, marks.streaming)
+                method = _with_hooks(self, name, method, signature, marks.streaming)
         if marks.thread_sensitive and self.spec.shared:
             method = _in_turn(method, self._turn, marks.streaming)
         return method
@@ -169,12 +175,23 @@ def _has_only_positional(method: Any) -> bool:
 
 
 def _with_hooks(
-    adapter: Adapter, name: str, method: Callable[..., Any], signature: Any, streaming: bool
+    host: Host, name: str, method: Callable[..., Any], signature: Any, streaming: bool
 ) -> Callable[..., Any]:
+    adapter = host.adapter
+
     def prepared(values: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         arguments = {**signature.by_name(values), **named}
         adapter.validate_command(name, arguments)
-        return adapter.prepare_args(name, arguments)
+        arguments = adapter.prepare_args(name, arguments)
+        if not _is_arguments(arguments):
+            raise wrong_return(
+                host.spec.name,
+                "prepare_args",
+                "the arguments as a dict by their names",
+                arguments,
+                tool=name,
+            )
+        return arguments
 
     def call(*values: Any, **named: Any) -> Any:
         return adapter.process_response(name, method(**prepared(values, named)))
@@ -184,6 +201,10 @@ def _with_hooks(
             yield adapter.process_response(name, chunk)
 
     return stream if streaming else call
+
+
+def _is_arguments(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
 def _in_turn(

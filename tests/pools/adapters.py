@@ -171,6 +171,45 @@ class Hooked(snakepit.Adapter):
         return word.lower() * times
 
 
+class WrongHooks(snakepit.Adapter):
+    """Its hooks return what is no use, as those do in which a `return` was forgotten."""
+
+    returned: ClassVar[Any] = None
+
+    def prepare_args(self, command: str, args: dict[str, Any]) -> Any:
+        return self.returned
+
+    @tool
+    def shout(self, word: str) -> str:
+        return word.upper()
+
+    @tool
+    def whisper(self, word: str, /) -> str:
+        return word.lower()
+
+    @tool(streaming=True)
+    def spell(self, word: str) -> Iterator[str]:
+        yield from word
+
+
+class WrongNames(WrongHooks):
+    returned: ClassVar[Any] = {1: "word"}
+
+
+class WrongTimeout(snakepit.Adapter):
+    @classmethod
+    def command_timeout(cls, command: str, args: dict[str, Any]) -> Any:
+        return "soon" if command == "pid" else [1]
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+    @tool(streaming=True)
+    def pids(self) -> Iterator[int]:
+        yield os.getpid()
+
+
 class Typed(snakepit.Adapter):
     """Tools of every kind of signature."""
 

@@ -30,6 +30,9 @@ from tests.pools.adapters import (
     LeavesSetup,
     Probe,
     Unsafe,
+    WrongHooks,
+    WrongNames,
+    WrongTimeout,
 )
 from tests.pools.test_every_profile import PROFILES
 from tests.support import LONG, wait_until
@@ -234,6 +237,29 @@ def test_exit_in_health_or_teardown_of_an_adapter_ends_nothing_else(
     pool.stop()
     if profile == "local":
         assert "teardown() of adapter" in caplog.text
+
+
+def test_hook_that_returns_what_is_no_use_is_named(new_pool: NewPool, profile: Any) -> None:
+    for adapter, returned in ((WrongHooks, "None"), (WrongNames, r"\{1: 'word'\}")):
+        pool = new_pool(profile, adapter, thread_safety=None)
+        words = rf"{adapter.__name__}: prepare_args\(\) must return .*dict.*, not {returned}"
+        for name in ("shout", "whisper"):
+            with pytest.raises(errors.AdapterError, match=words) as caught:
+                pool.execute(name, {"word": "hey"})
+            assert caught.value.details["step"] == "prepare_args"
+            assert caught.value.details["tool"] == name
+        with pytest.raises(errors.AdapterError, match=words):
+            list(pool.stream("spell", {"word": "hey"}))
+    pool = new_pool(profile, WrongTimeout, thread_safety=None)
+    words = r"WrongTimeout: command_timeout\(\) must return seconds .*, not "
+    with pytest.raises(errors.AdapterError, match=f"{words}'soon'") as caught:
+        pool.execute("pid")
+    assert (caught.value.details["step"], caught.value.details["tool"]) == (
+        "command_timeout",
+        "pid",
+    )
+    with pytest.raises(errors.AdapterError, match=rf"{words}\[1\]"):
+        pool.stream("pids")
 
 
 @pytest.mark.parametrize("threaded", ["thread", "local"])
