@@ -118,7 +118,8 @@ class Pool:
     "profile": one, which may use the threads itself.
 
     `cancel()` of a pool's futures also stops a call that runs. The workers start with `start`,
-    `with`, or the first call. Raises AdapterError, ValueError, TypeError.
+    `with`, or the first call. Raises AdapterError, ValueError, TypeError; EncodeError for
+    `adapter_args` that cannot be pickled for worker processes.
     """
 
     def __init__(
@@ -210,8 +211,10 @@ class Pool:
                 "queue_timeout": self._limits.queue_timeout,
                 **checked_batches(startup_batch_size, startup_batch_delay_ms),
             }
+            # Whatever starts the workers: what cannot be pickled is named here.
+            hook = self._calls.template_hook()
             if options.get("start_method") in (None, "template") and not options.get("mp_context"):
-                limits["template_hook"] = self._calls.template_hook()
+                limits["template_hook"] = hook
         self._engine: ProcessPool | LocalPool = make_engine(
             profile,
             size,

@@ -239,6 +239,20 @@ def test_exit_in_health_or_teardown_of_an_adapter_ends_nothing_else(
         assert "teardown() of adapter" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["template", "spawn", "fork"])
+def test_argument_of_an_adapter_that_cannot_be_pickled_is_named(
+    new_pool: NewPool, method: Any
+) -> None:
+    args = {"start": 1, "log": threading.Lock()}
+    words = r"Counter: adapter_args\['log'\] cannot be pickled .*TypeError.*lock.*in setup\(\)"
+    with pytest.raises(errors.EncodeError, match=words) as caught:
+        new_pool("process", Counter, adapter_args=args, start_method=method)
+    details = caught.value.details
+    assert details["adapter"].endswith(":Counter")
+    assert (details["step"], details["argument"]) == ("encode", "log")
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
 def test_hook_that_returns_what_is_no_use_is_named(new_pool: NewPool, profile: Any) -> None:
     for adapter, returned in ((WrongHooks, "None"), (WrongNames, r"\{1: 'word'\}")):
         pool = new_pool(profile, adapter, thread_safety=None)
