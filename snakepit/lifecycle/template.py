@@ -125,14 +125,15 @@ class Template:
             self._start()
             return -1 if self._ready or self._socket is None else self._socket.fileno()
 
-    def take_report(self) -> None:
+    def take_report(self) -> str | None:
         """Read the report that has come; from then on the process is ready.
 
-        Raises PoolNotReadyError when it cannot start, or is gone; then it is given up.
+        Returns what its owner is to be warned of, if anything. Raises PoolNotReadyError when it
+        cannot start, or is gone; then it is given up.
         """
         with self._lock:
             if self._ready or self._socket is None:
-                return
+                return None
             self._socket.settimeout(ANSWER_PATIENCE)
             try:
                 answer = self._socket.recv(1 << 20)
@@ -148,7 +149,7 @@ class Template:
                     details=self._details(),
                 )
             report = pickle.loads(answer)
-            if report is not None:
+            if isinstance(report, tuple):
                 self._discard()
                 summary, text, details = report
                 raise errors.PoolNotReadyError(
@@ -156,6 +157,21 @@ class Template:
                     details={"traceback": text, **self._details(), **details},
                 )
             self._ready = True
+        return self._warning(report)
+
+    def _warning(self, threads: list[str]) -> str | None:
+        if not threads:
+            return None
+        who = "what it preloads"
+        start = "an initializer"
+        if self._adapter is not None:
+            who = f"import or preload() of adapter {self._adapter}"
+            start = "setup()"
+        names = ", ".join(map(repr, threads))
+        return (
+            f"{who} left threads running in the template process ({names}): they will not run in "
+            f"the workers, which are forked from it; start them in {start}"
+        )
 
     def give_up(self, seconds: float) -> errors.PoolNotReadyError:
         """End a process that was not ready in time; return the error that says so."""

@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import types
@@ -117,7 +118,12 @@ def main(fd: int) -> None:
             with open(hook, "rb") as stream:
                 function, args = pickle.load(stream)
             function(*args)
-        report: Any = None
+        # By the names of the threads that are left: workers will not have them.
+        report: Any = [
+            thread.name
+            for thread in threading.enumerate()
+            if thread is not threading.main_thread()
+        ]  # fmt: skip
     except BaseException as error:
         # Of an adapter's error, which adapter and which step; it may hold what cannot be pickled.
         details = getattr(error, "details", None) or {}
@@ -131,7 +137,7 @@ def main(fd: int) -> None:
         time.sleep(0.0001)
     keeper = Keeper(run_id)
     connection.send(pickle.dumps(report))
-    if report is not None:
+    if isinstance(report, tuple):
         keeper.end_all()
         return
     priority.learn_whether_permitted()

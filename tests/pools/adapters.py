@@ -359,6 +359,21 @@ class LeavesLate(snakepit.Adapter):
         return os.getpid()
 
 
+class Threaded(snakepit.Adapter):
+    """Starts a thread where it will be gone."""
+
+    thread: ClassVar[threading.Thread]
+
+    @classmethod
+    def preload(cls) -> None:
+        cls.thread = threading.Thread(target=threading.Event().wait, name="refresher", daemon=True)
+        cls.thread.start()
+
+    @tool
+    def is_alive(self) -> bool:
+        return self.thread.is_alive()
+
+
 class SlowTeardown(snakepit.Adapter):
     def teardown(self) -> None:
         threading.Event().wait(60)

@@ -29,6 +29,7 @@ from tests.pools.adapters import (
     LeavesPreload,
     LeavesSetup,
     Probe,
+    Threaded,
     Unsafe,
     WrongHooks,
     WrongNames,
@@ -251,6 +252,20 @@ def test_argument_of_an_adapter_that_cannot_be_pickled_is_named(
     assert details["adapter"].endswith(":Counter")
     assert (details["step"], details["argument"]) == ("encode", "log")
     assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_thread_that_preload_leaves_is_warned_of(
+    new_pool: NewPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = new_pool("process", Threaded)
+    assert not pool.execute("is_alive")
+    (warning,) = [message for message in caplog.messages if "refresher" in message]
+    assert "pool mine: import or preload() of adapter" in warning and "Threaded" in warning
+    assert "start them in setup()" in warning
+    caplog.clear()
+    # Without a template it runs in each worker, and so do its threads.
+    assert new_pool("process", Threaded, pool_size=1, start_method="spawn").execute("is_alive")
+    assert not caplog.messages
 
 
 def test_hook_that_returns_what_is_no_use_is_named(new_pool: NewPool, profile: Any) -> None:
