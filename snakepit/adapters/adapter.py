@@ -64,9 +64,13 @@ def tool(
 
     `description`: for people; by default the first line of the docstring. `streaming`: the method
     is a generator, whose values reach the caller as they are yielded. `timeout`: seconds, or text
-    such as "90s", that a call has where the caller gives none; None: the pool's. In an adapter
-    that several threads share, calls of `thread_sensitive` tools run one at a time. `idempotent`:
-    to run it twice does no harm, so that a call is tried once more when its worker dies.
+    such as "90s", that a call has where the caller gives none; None: the pool's. `idempotent`: to
+    run it twice does no harm, so that a call is tried once more when its worker dies.
+
+    `thread_sensitive`: where threads share an instance, calls of these tools run one at a time in
+    each process, in the order in which they began to wait there. A call that waits for its turn
+    holds one of the threads, and its time runs; so with as many of them as there are threads, other
+    tools wait, too. Where that must not be, give these tools a pool of their own.
 
     Raises AdapterError for what cannot be a tool, TypeError and ValueError for bad options.
     """

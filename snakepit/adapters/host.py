@@ -33,6 +33,7 @@ from snakepit.errors import AdapterError, TaskInterrupt
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
+    from snakepit.adapters.turns import Turns
 
 logger = logging.getLogger("snakepit")
 
@@ -86,7 +87,7 @@ class Host:
             self.adapter = cls(**spec.args)
         with _step(spec, "setup"):
             self.adapter.setup()
-        self._turn = threading.RLock()  # of the tools that are not to run beside each other
+        self._shared_turns: Turns | None = None
 
     def tool(self, name: str) -> Callable[..., Any]:
         """Return what a call of a tool runs: the method itself, unless there is more to do."""
@@ -106,8 +107,18 @@ class Host:
             if hooked:
                 method = _with_hooks(self, name, method, signature, marks.streaming)
         if marks.thread_sensitive and self.spec.shared:
-            method = _in_turn(method, self._turn, marks.streaming)
+            method = self._turns().taking(method, marks.streaming)
         return method
+
+    def _turns(self) -> Turns:
+        """Return the turns of the tools that are not to run beside each other."""
+        # Lazily: most adapters have none.
+        from snakepit.adapters.turns import Turns
+
+        with self.making:
+            if self._shared_turns is None:
+                self._shared_turns = Turns()
+            return self._shared_turns
 
     def check_health(self) -> tuple[int, bool, str]:
         """Return this process's pid, whether the adapter is fit for more, and if not, why."""
@@ -205,20 +216,6 @@ def _with_hooks(
 
 def _is_arguments(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-
-
-def _in_turn(
-    method: Callable[..., Any], turn: threading.RLock, streaming: bool
-) -> Callable[..., Any]:
-    def call(*values: Any, **named: Any) -> Any:
-        with turn:
-            return method(*values, **named)
-
-    def stream(*values: Any, **named: Any) -> Iterator[Any]:
-        with turn:
-            yield from method(*values, **named)
-
-    return stream if streaming else call
 
 
 # -- in the template, and in a worker --------------------------------------------------------------

@@ -259,23 +259,54 @@ class Typed(snakepit.Adapter):
 
 
 class Turns(snakepit.Adapter):
-    """Sees how many of its calls run at once."""
+    """Sees how many of its calls run at once, and in which order they begin."""
 
     __thread_safe__ = True
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside = self.most = 0
+        self.begun: list[Any] = []
 
-    @tool(thread_sensitive=True)
-    def alone(self) -> int:
+    def enter(self, name: Any) -> None:
         with self.lock:
+            self.begun.append(name)
             self.inside += 1
             self.most = max(self.most, self.inside)
-        threading.Event().wait(0.01)
+
+    def leave(self) -> None:
         with self.lock:
             self.inside -= 1
-        return self.most
+
+    @tool(thread_sensitive=True)
+    def alone(
+        self, name: Any = None, began: Gate | None = None, release: Gate | None = None
+    ) -> Any:
+        self.enter(name)
+        try:
+            if began is not None:
+                began.open()
+            if release is None:
+                threading.Event().wait(0.01)
+            else:
+                release.wait()
+        finally:
+            self.leave()
+        return name
+
+    @tool(thread_sensitive=True, streaming=True)
+    def alone_in_parts(self, count: int) -> Iterator[int]:
+        self.enter("stream")
+        try:
+            for number in range(count):
+                threading.Event().wait(0.001)
+                yield number
+        finally:
+            self.leave()
+
+    @tool
+    def seen(self) -> tuple[int, list[Any]]:
+        return self.most, self.begun
 
 
 class BadSetup(snakepit.Adapter):
