@@ -197,7 +197,8 @@ class CircuitOpenError(SnakepitError, RuntimeError):
 class EncodeError(SnakepitError, pickle.PicklingError, TypeError):
     """An argument, function or result cannot be pickled. `__cause__` is the pickler's own error.
 
-    `details`, of a result: function (its qualified name).
+    `details`, of a result: function (its qualified name); of an adapter: adapter, step ("encode"),
+    argument (the name of the one in `adapter_args`, None if it is not one of them).
     """
 
 

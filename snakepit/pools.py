@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
 from snakepit import errors
-from snakepit.adapters.adapter import Adapter, has_health
+from snakepit.adapters.adapter import Adapter, has_health, wrong_return
 from snakepit.adapters.tools import (
     Tool,
     can_move_sessions,
@@ -118,7 +118,8 @@ class Pool:
     "profile": one, which may use the threads itself.
 
     `cancel()` of a pool's futures also stops a call that runs. The workers start with `start`,
-    `with`, or the first call. Raises AdapterError, ValueError, TypeError.
+    `with`, or the first call. Raises AdapterError, ValueError, TypeError; EncodeError for
+    `adapter_args` that cannot be pickled for worker processes.
     """
 
     def __init__(
@@ -206,11 +207,14 @@ class Pool:
         if isinstance(self._calls, ProcessCalls):
             limits |= {
                 "limited": True,
+                "adapter": spec.name,
                 "queue_timeout": self._limits.queue_timeout,
                 **checked_batches(startup_batch_size, startup_batch_delay_ms),
             }
+            # Whatever starts the workers: what cannot be pickled is named here.
+            hook = self._calls.template_hook()
             if options.get("start_method") in (None, "template") and not options.get("mp_context"):
-                limits["template_hook"] = self._calls.template_hook()
+                limits["template_hook"] = hook
         self._engine: ProcessPool | LocalPool = make_engine(
             profile,
             size,
@@ -461,7 +465,7 @@ class Pool:
             arguments = {**plan.signature.by_name(values), **named}
             asked = self.adapter.command_timeout(plan.name, arguments)
             if asked is not None:
-                changes["timeout"] = checked_span("command_timeout", asked, None)
+                changes["timeout"] = self._checked_timeout(plan, asked)
         if session is not None:
             changes["session"] = self._use_session(session)
             changes |= affinity_terms(chosen, session)
@@ -470,6 +474,14 @@ class Pool:
         if priority is not None:
             changes["priority"] = checked_priority(priority)
         return replace(terms, **changes) if changes else terms
+
+    def _checked_timeout(self, plan: Plan, asked: Any) -> float | None:
+        try:
+            return checked_span("command_timeout", asked, None)
+        except (TypeError, ValueError):
+            wanted = 'seconds above 0, text such as "90s", or None'
+            name = name_of_adapter(self.adapter)
+            raise wrong_return(name, "command_timeout", wanted, asked, tool=plan.name) from None
 
     def _plan(self, tool: Any) -> Plan:
         """Return the plan of a tool that is not among the known; the pool may have to start."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 from snakepit.errors import AdapterError
 from snakepit.options import checked_seconds
 
-__all__ = ["Adapter", "Marks", "has_call_hooks", "marks_of", "tool"]
+__all__ = ["Adapter", "Marks", "has_call_hooks", "marks_of", "tool", "wrong_return"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,9 +64,13 @@ def tool(
 
     `description`: for people; by default the first line of the docstring. `streaming`: the method
     is a generator, whose values reach the caller as they are yielded. `timeout`: seconds, or text
-    such as "90s", that a call has where the caller gives none; None: the pool's. In an adapter
-    that several threads share, calls of `thread_sensitive` tools run one at a time. `idempotent`:
-    to run it twice does no harm, so that a call is tried once more when its worker dies.
+    such as "90s", that a call has where the caller gives none; None: the pool's. `idempotent`: to
+    run it twice does no harm, so that a call is tried once more when its worker dies.
+
+    `thread_sensitive`: where threads share an instance, calls of these tools run one at a time in
+    each process, in the order in which they began to wait there. A call that waits for its turn
+    holds one of the threads, and its time runs; so with as many of them as there are threads, other
+    tools wait, too. Where that must not be, give these tools a pool of their own.
 
     Raises AdapterError for what cannot be a tool, TypeError and ValueError for bad options.
     """
@@ -122,7 +126,8 @@ class Adapter:
     share one, and `__thread_safe__ = True` declares that they may.
 
     Every hook is optional. What a hook raises while a worker starts makes the pool fail fast, with
-    PoolNotReadyError, whose cause is an AdapterError that names the step.
+    PoolNotReadyError, whose cause is an AdapterError that names the step. What a hook of calls
+    raises, the call raises; one that returns what is no use is an AdapterError that names it.
     """
 
     __thread_safe__ = False
@@ -205,3 +210,11 @@ def has_call_hooks(cls: type[Adapter]) -> bool:
     """Whether the adapter has a say in each call, so that its arguments travel by name."""
     hooks = ("validate_command", "prepare_args", "process_response")
     return any(getattr(cls, name) is not getattr(Adapter, name) for name in hooks)
+
+
+def wrong_return(adapter: str, hook: str, wanted: str, value: Any, **details: Any) -> AdapterError:
+    """Return the error for a hook that returned what is no use."""
+    return AdapterError(
+        f"adapter {adapter}: {hook}() must return {wanted}, not {value!r}",
+        details={"adapter": adapter, "step": hook, **details},
+    )

@@ -17,21 +17,32 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from snakepit._core.constants import MAIL_UNFIT
-from snakepit.adapters.adapter import Adapter, has_call_hooks, has_health, marks_of
-from snakepit.errors import AdapterError
+from snakepit.adapters.adapter import (
+    Adapter,
+    has_call_hooks,
+    has_health,
+    marks_of,
+    wrong_return,
+)
+from snakepit.errors import AdapterError, TaskInterrupt
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
+    from snakepit.adapters.turns import Turns
 
 logger = logging.getLogger("snakepit")
 
 _loaded: dict[str, type[Adapter]] = {}  # by the pool's key; also in what is forked from here
 _host: Host | None = None
+
+# What is meant for the thread that runs an adapter's hook, not raised by the hook. SystemExit is
+# not among it: `sys.exit` of an adapter must not end the program that made its pool.
+INTERRUPTS = (KeyboardInterrupt, TaskInterrupt)
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ class Host:
             self.adapter = cls(**spec.args)
         with _step(spec, "setup"):
             self.adapter.setup()
-        self._turn = threading.RLock()  # of the tools that are not to run beside each other
+        self._shared_turns: Turns | None = None
 
     def tool(self, name: str) -> Callable[..., Any]:
         """Return what a call of a tool runs: the method itself, unless there is more to do."""
@@ -94,16 +105,28 @@ class Host:
             if only_positional:
                 method = signature.placing(method)
             if hooked:
-                method = _with_hooks(self.adapter, name, method, signature, marks.streaming)
+                method = _with_hooks(self, name, method, signature, marks.streaming)
         if marks.thread_sensitive and self.spec.shared:
-            method = _in_turn(method, self._turn, marks.streaming)
+            method = self._turns().taking(method, marks.streaming)
         return method
+
+    def _turns(self) -> Turns:
+        """Return the turns of the tools that are not to run beside each other."""
+        # Lazily: most adapters have none.
+        from snakepit.adapters.turns import Turns
+
+        with self.making:
+            if self._shared_turns is None:
+                self._shared_turns = Turns()
+            return self._shared_turns
 
     def check_health(self) -> tuple[int, bool, str]:
         """Return this process's pid, whether the adapter is fit for more, and if not, why."""
         try:
             fit = self.adapter.health()
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             return os.getpid(), False, f"{type(error).__name__}: {error}"
         return os.getpid(), bool(fit), "" if fit else f"health() returned {fit!r}"
 
@@ -123,7 +146,9 @@ class Host:
         """Run the adapter's `teardown`; what it raises is logged, for nobody is left to care."""
         try:
             self.adapter.teardown()
-        except Exception:
+        except INTERRUPTS:
+            raise
+        except BaseException:
             logger.exception("snakepit: teardown() of adapter %s raised", self.spec.name)
 
 
@@ -138,7 +163,7 @@ class _step:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, AdapterError):
+        if error is not None and not isinstance(error, (AdapterError, *INTERRUPTS)):
             what = {"construct": "its constructor", "import": "its import"}.get(
                 self._step, f"{self._step}()"
             )
@@ -161,12 +186,23 @@ def _has_only_positional(method: Any) -> bool:
 
 
 def _with_hooks(
-    adapter: Adapter, name: str, method: Callable[..., Any], signature: Any, streaming: bool
+    host: Host, name: str, method: Callable[..., Any], signature: Any, streaming: bool
 ) -> Callable[..., Any]:
+    adapter = host.adapter
+
     def prepared(values: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         arguments = {**signature.by_name(values), **named}
         adapter.validate_command(name, arguments)
-        return adapter.prepare_args(name, arguments)
+        arguments = adapter.prepare_args(name, arguments)
+        if not _is_arguments(arguments):
+            raise wrong_return(
+                host.spec.name,
+                "prepare_args",
+                "the arguments as a dict by their names",
+                arguments,
+                tool=name,
+            )
+        return arguments
 
     def call(*values: Any, **named: Any) -> Any:
         return adapter.process_response(name, method(**prepared(values, named)))
@@ -178,18 +214,8 @@ def _with_hooks(
     return stream if streaming else call
 
 
-def _in_turn(
-    method: Callable[..., Any], turn: threading.RLock, streaming: bool
-) -> Callable[..., Any]:
-    def call(*values: Any, **named: Any) -> Any:
-        with turn:
-            return method(*values, **named)
-
-    def stream(*values: Any, **named: Any) -> Iterator[Any]:
-        with turn:
-            yield from method(*values, **named)
-
-    return stream if streaming else call
+def _is_arguments(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
 # -- in the template, and in a worker --------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snakepit.adapters.host import Host, ToolHandle, current_host
+from snakepit.adapters.host import INTERRUPTS, Host, ToolHandle, current_host
 from snakepit.errors import AdapterError
 from snakepit.worker.context import running_lane
 from snakepit.worker.orphan import is_orphan
@@ -140,7 +140,9 @@ class Residence:
         if state is not None:
             try:
                 self._host.adapter.restore(name, pickle.loads(state))
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 problem = f"{type(error).__name__}: {error}"
                 raise self._error("restore", name, problem) from error
         guest = Guest(key, name, tenure, lane.index, version, version, time.monotonic())
@@ -163,12 +165,14 @@ class Residence:
             return guest.version - guest.saved >= every
         return time.monotonic() - guest.saved_at >= every
 
-    def _snapshot(self, guest: Guest) -> tuple[list[Any], Exception | None]:
+    def _snapshot(self, guest: Guest) -> tuple[list[Any], BaseException | None]:
         """Return what the owner is told of the session, its state or a problem, and the error."""
         known = [guest.key, guest.tenure, guest.version]
         try:
             return [*known, dumps_state(self._host.adapter.snapshot(guest.name)), None], None
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             return [*known, None, f"{type(error).__name__}: {error}"], error
 
     def _note_saved(self, guest: Guest) -> None:
@@ -210,7 +214,7 @@ class Residence:
                 lane, [guest for guest in self._unsaved(lane) if guest.lane == lane.index]
             )
         except BaseException:
-            # Even a snapshot that exits: the tasks of other threads have nothing to do with it.
+            # Whatever it is: the tasks of other threads have nothing to do with it.
             logger.exception("snakepit: sessions of a thread that leaves could not be saved")
 
     def _unsaved(self, lane: WorkerLane) -> list[Guest]:

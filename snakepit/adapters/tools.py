@@ -7,12 +7,13 @@ import inspect
 import threading
 import warnings
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakepit.adapters.adapter import Adapter, marks_of
+from snakepit.adapters.adapter import Adapter, marks_of, wrong_return
 from snakepit.adapters.signature import Parameter, Signature
-from snakepit.errors import AdapterError, ToolNotFoundError
+from snakepit.errors import AdapterError, TaskInterrupt, ToolNotFoundError
 from snakepit.options import did_you_mean
 
 __all__ = ["Tool", "find_adapter", "name_of_adapter", "tools_of", "unknown_tool"]
@@ -74,7 +75,9 @@ def _import(text: str) -> Any:
         )
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (KeyboardInterrupt, TaskInterrupt):
+        raise
+    except BaseException as error:  # `sys.exit` of a module is no end of this program
         raise AdapterError(
             f"the adapter {text!r} cannot be imported: {type(error).__name__}: {error}"
             f"{_remedy(error, module_name)}",
@@ -93,7 +96,7 @@ def _import(text: str) -> Any:
     return found
 
 
-def _remedy(error: Exception, module: str) -> str:
+def _remedy(error: BaseException, module: str) -> str:
     """Return what is to be done about a module that is not there; other errors say it."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return ""
@@ -112,12 +115,22 @@ def tools_of(cls: type[Adapter]) -> dict[str, Tool]:
     with _lock:
         tools = _known.get(cls)
     if tools is None:
-        tools = {name: _read(cls, name) for name in cls.supported_commands()}
+        tools = {name: _read(cls, name) for name in _names(cls)}
         if not tools:
             _check_empty(cls)
         with _lock:
             tools = _known.setdefault(cls, tools)
     return tools
+
+
+def _names(cls: type[Adapter]) -> list[str]:
+    found: Any = cls.supported_commands()
+    if isinstance(found, Iterable) and not isinstance(found, str):
+        names = list(found)
+        if all(isinstance(name, str) for name in names):
+            return names
+    wanted = "a list of the names of tools"
+    raise wrong_return(name_of_adapter(cls), "supported_commands", wanted, found)
 
 
 def _check_empty(cls: type[Adapter]) -> None:

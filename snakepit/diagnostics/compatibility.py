@@ -6,6 +6,7 @@ interpreter that runs and of the versions that are installed in it.
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
@@ -37,8 +38,8 @@ class CompatibilityCheck:
     """What is known about one library under one profile.
 
     `status`: "ok", "warning" or "unknown"; `message` says why. `version`: the one that is
-    installed, None if none is. `source`: where the statement stands, None where there is none.
-    True if the status is "ok".
+    installed, None if none is; of modules of the standard library, Python's. `source`: where the
+    statement stands, None where there is none. True if the status is "ok".
     """
 
     library: str
@@ -55,7 +56,7 @@ class Compatibility:
     """What is known about libraries and threads.
 
     Libraries go by the name that they are installed by ("scikit-learn"), or imported by
-    ("sklearn"). Nothing is imported here.
+    ("sklearn"); modules of the standard library are libraries, too. Nothing is imported here.
     """
 
     @staticmethod
@@ -70,7 +71,7 @@ class Compatibility:
         if profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
         known, installed = _known(library), _installed(library)
-        version = installed.version if installed is not None else None
+        version = _version(library, installed)
         if profile == "process":
             message = "each worker has one thread and its own copy"
             return CompatibilityCheck(library, "ok", message, version)
@@ -100,13 +101,16 @@ class Compatibility:
         one is installed.
         """
         known, installed = _known(library), _installed(library)
-        version = installed.version if installed is not None else None
+        version = _version(library, installed)
         if python_version is None:
             concerned = PythonVersion.supports_free_threading()
         else:
             concerned = PythonVersion.supports_free_threading(python_version)
         if not concerned:
             message = "this Python always has the GIL"
+            return CompatibilityCheck(library, "ok", message, version)
+        if _is_standard(library):
+            message = "is part of Python, and supports the builds that it has"
             return CompatibilityCheck(library, "ok", message, version)
         if known is None:
             return CompatibilityCheck(library, "unknown", _hearsay(library, installed), version)
@@ -121,7 +125,8 @@ class Compatibility:
 
         Keys: name, threads, note, source, read, module, free_threaded_since, releases_gil,
         installed (its version or None), has_extensions, free_threaded_wheel (None if it is not
-        installed). Raises LookupError for a library that is not listed, naming the nearest.
+        installed, or comes with Python). Raises LookupError for a library that is not listed,
+        naming the nearest.
         """
         known = _known(library)
         if known is None:
@@ -137,7 +142,7 @@ class Compatibility:
             "module": known.import_name,
             "free_threaded_since": known.free_threaded_since,
             "releases_gil": known.releases_gil,
-            "installed": installed.version if installed is not None else None,
+            "installed": _version(library, installed),
             "has_extensions": _has_extensions(installed) if installed is not None else None,
             "free_threaded_wheel": _is_free_threaded(installed) if installed is not None else None,
         }
@@ -196,6 +201,10 @@ def recommend_profile(libraries: Iterable[str] = (), cpu_bound: bool = True) -> 
     thread-safe, and where threads get something done at the same time: the GIL is off, or the calls
     mostly wait, or they compute in libraries that release the GIL. `Compatibility.generate_report`
     tells what stands against it.
+
+    "local" is never recommended: libraries that threads may use in a worker may be used by threads
+    here, but whether a crash or a leak of theirs may be this program's, and whether they may have
+    the GIL that its other threads need, is not to be known from libraries.
     """
     names = _several(libraries)
     if not all(Compatibility.check(name, "thread") for name in names):
@@ -228,7 +237,22 @@ def _names() -> list[str]:
     return [*LIBRARIES, *(library.import_name for library in LIBRARIES.values())]
 
 
+def _is_standard(library: str) -> bool:
+    known = _known(library)
+    if known is not None:
+        return known.standard
+    return library.partition(".")[0] in sys.stdlib_module_names
+
+
+def _version(library: str, installed: Distribution | None) -> str | None:
+    if _is_standard(library):
+        return platform.python_version()
+    return installed.version if installed is not None else None
+
+
 def _installed(library: str) -> Distribution | None:
+    if _is_standard(library):
+        return None  # what is installed under its name is something else
     known = _known(library)
     try:
         return distribution(known.name if known is not None else library)
@@ -251,6 +275,10 @@ def _cited(source: Source) -> str:
 
 def _hearsay(library: str, installed: Distribution | None) -> str:
     """What can be said about a library that is not listed."""
+    if _is_standard(library):
+        return (
+            f"{library} is a module of the standard library; what it allows threads is not listed"
+        )
     if installed is None:
         return f"{library} is not listed, and not installed here"
     if not _has_extensions(installed):

@@ -5,16 +5,19 @@ source was read on the day that stands with it, in the version that was at hand 
 again before you rely on it.
 
 - Thread safety is the library's own statement, in its documentation or its issue tracker.
+- Modules of the standard library are part of Python, and support every build that it has. Few of
+  them say anything of threads; only those are listed.
 - The first version that supports the free-threaded build is from the compatibility table of the
   py-free-threading guide, which is kept by hand; it names no version for what was never released.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LIBRARIES", "Library", "Source"]
+__all__ = ["LIBRARIES", "Library", "Source", "needing_care"]
 
 Threads = Literal["thread_safe", "conditional", "not_thread_safe", "unknown"]
 
@@ -42,8 +45,8 @@ class Library:
     `threads`: "thread_safe" (threads with objects of their own may use it), "conditional" (as
     `note` says), "not_thread_safe", or "unknown". `free_threaded_since`: the first version that
     supports the free-threaded build, None if none was known; `pure`: it has no extension modules,
-    so that the build does not matter. `releases_gil`: most of its computing leaves the GIL to
-    others.
+    so that the build does not matter; `standard`: it is part of Python. `releases_gil`: most of its
+    computing leaves the GIL to others.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Library:
     free_threaded_since: str | None = None
     pure: bool = False
     releases_gil: bool = False
+    standard: bool = False
 
     @property
     def import_name(self) -> str:
@@ -71,7 +75,68 @@ def _tracked(name: str, since: str | None = None, module: str = "", note: str = 
     return Library(name, "unknown", note, TRACKER, module, since)
 
 
+def _standard(
+    name: str, threads: Threads, note: str, url: str, *, releases_gil: bool = False
+) -> Library:
+    """A module of the standard library."""
+    source = Source(url, "2026-11-29")
+    return Library(name, threads, note, source, releases_gil=releases_gil, standard=True)
+
+
+_RELEASING = "https://docs.python.org/3/c-api/init.html#releasing-the-gil-from-extension-code"
+_COMPRESSED_FILES = (
+    "https://github.com/python/cpython/commit/695d47b51e3e197de5448a1eb2f618bef6d59ac8"
+)
+
 _ALL = (
+    _standard(
+        "bz2",
+        "thread_safe",
+        "a BZ2File that threads share needs a lock",
+        _COMPRESSED_FILES,
+        releases_gil=True,
+    ),
+    _standard(
+        "hashlib",
+        "thread_safe",
+        "hashing of more than 2047 bytes at a time leaves the GIL to others",
+        _RELEASING,
+        releases_gil=True,
+    ),
+    _standard(
+        "lzma",
+        "thread_safe",
+        "an LZMAFile that threads share needs a lock",
+        _COMPRESSED_FILES,
+        releases_gil=True,
+    ),
+    _standard(
+        "sqlite3",
+        "conditional",
+        "a connection is for the thread that made it; with check_same_thread=False others may use "
+        "it, and writes need a lock",
+        "https://docs.python.org/3/library/sqlite3.html#sqlite3.connect",
+    ),
+    _standard(
+        "ssl",
+        "conditional",
+        "an SSLContext may be shared by threads, unless it is changed once a connection uses it",
+        "https://github.com/python/cpython/pull/118597",
+    ),
+    _standard(
+        "tkinter",
+        "conditional",
+        "calls of other threads are run by the one that made the Tk object, and fail where that "
+        "does not run the event loop",
+        "https://docs.python.org/3/library/tkinter.html#threading-model",
+    ),
+    _standard(
+        "zlib",
+        "thread_safe",
+        "compressing leaves the GIL to others",
+        _RELEASING,
+        releases_gil=True,
+    ),
     Library(
         "boto3",
         "conditional",
@@ -238,3 +303,15 @@ _ALL = (
 )
 
 LIBRARIES: dict[str, Library] = {library.name: library for library in _ALL}
+
+
+def needing_care(modules: Container[str]) -> dict[str, str]:
+    """Return which of the libraries whose modules are among these threads may not freely use.
+
+    By name, with what is to be minded.
+    """
+    return {
+        library.name: library.note
+        for library in _ALL
+        if library.threads in ("conditional", "not_thread_safe") and library.import_name in modules
+    }

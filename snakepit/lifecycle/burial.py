@@ -172,11 +172,14 @@ class Burial:
         elif not served:
             # Whatever its exit code: one that ends before it is ready has failed to start.
             self._supervisor.crashes += 1
+            launcher = self._pool.launcher
             self._supervisor.start_failed(
                 RuntimeError(
-                    f"worker {worker.pid} {autopsy.summary()} while it started{last_words(autopsy)}"
+                    f"worker {worker.pid} {autopsy.summary()} while it started{launcher.steps()}"
+                    f"{last_words(autopsy)}"
                 ),
                 spare=worker.spare,
+                details={} if launcher.adapter is None else {"adapter": launcher.adapter},
             )
         elif autopsy.exit_code == 0 and autopsy.phase == "idle":
             self.tainted.clear(worker.lane)

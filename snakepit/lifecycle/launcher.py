@@ -52,7 +52,9 @@ class Launcher:
         if config.context is None:
             # What only workers of several threads need is imported once for all of them, too.
             needs = ("snakepit.worker.threads",) if config.threads else ()
-            self.template = Template((*needs, *config.preload), self._env, config.template_hook)
+            self.template = Template(
+                (*needs, *config.preload), self._env, config.template_hook, config.adapter
+            )
             self._context = TemplateContext(self.template)
         else:
             self._context = config.context
@@ -60,6 +62,18 @@ class Launcher:
         self.recordings: dict[int, Recording] = {}  # by lane, of workers that are about to start
         self._lifeline: tuple[int, int] | None = None
         self._newest: Any = None  # the process started last; the supervisor may not know it yet
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the adapter that workers make."""
+        return self._config.adapter
+
+    def steps(self) -> str:
+        """Say what a worker runs of its adapter before it is ready, where it has one."""
+        if self.adapter is None:
+            return ""
+        first = "" if self.template is not None else "import, preload(), "
+        return f" (the {first}constructor or setup() of adapter {self.adapter})"
 
     def open(self) -> None:
         """Open the lifeline: an unused pool holds no descriptors."""

@@ -6,6 +6,7 @@ and the pool can be closed.
 
 from __future__ import annotations
 
+import logging
 import select
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from snakepit.lifecycle.supervisor import Supervisor
     from snakepit.lifecycle.template import Template
     from snakepit.pool.pool import ProcessPool
+
+logger = logging.getLogger("snakepit")
 
 LEAST_PATIENCE = 10.0  # seconds for a template that preloads nothing: an interpreter's mere start
 
@@ -67,13 +70,16 @@ class Preparation:
             return
         self._leave()
         try:
-            template.take_report()
+            warning = template.take_report()
         except errors.PoolNotReadyError as error:
             # What raised there would raise again; what ended it may have been an accident.
             raised = "traceback" in error.details
             self._supervisor.start_failed(error, spare=self._for_spare, hopeless=raised)
         except Exception as error:
             self._supervisor.start_failed(error, spare=self._for_spare)
+        else:
+            if warning is not None:
+                logger.warning("snakepit pool %s: %s", self._pool.name, warning)
 
     def _give_up(self, launch: int) -> None:
         template = self._template

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from snakepit import errors
 from snakepit.lifecycle.burial import Burial
@@ -306,13 +306,18 @@ class Supervisor:
             self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
 
     def start_failed(
-        self, error: BaseException, *, spare: bool = False, hopeless: bool = False
+        self,
+        error: BaseException,
+        *,
+        spare: bool = False,
+        hopeless: bool = False,
+        details: dict[str, Any] | None = None,
     ) -> None:
         """A worker could not be started, or died while it was: try again later, or give up.
 
         For want of a spare no pool is broken, and no other worker waits: who should have been
         replaced goes on. `hopeless`: it would fail again, so a pool that has no worker yet does not
-        try.
+        try. `details`: of the pool's error, where `error` has none.
         """
         if spare:
             self._failed_spares += 1
@@ -336,7 +341,7 @@ class Supervisor:
                 errors.PoolNotReadyError(
                     f"pool {self._pool.name!r} cannot start workers: {times}"
                     f"{type(error).__name__}: {error}",
-                    details={**getattr(error, "details", {}), "pool": self._pool.name},
+                    details={**(details or getattr(error, "details", {})), "pool": self._pool.name},
                 ),
                 error,
             )

@@ -19,6 +19,7 @@ from typing import Any
 
 from snakepit import errors
 from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.autopsy import signal_name
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup, TemplateProcess
 
@@ -42,16 +43,21 @@ class Template:
     """One template process.
 
     `env` is in force before anything is imported, `preload` are modules that it imports, `hook` is
-    a pickled (function, args) that it calls then.
+    a pickled (function, args) that it calls then, which loads `adapter`.
     Started by `start` or `begin`, which return at once. What it reports is to be read by
     `take_report` once its descriptor is readable; then `spawn` can be called. Thread-safe.
     """
 
     def __init__(
-        self, preload: tuple[str, ...], env: dict[str, str], hook: bytes | None = None
+        self,
+        preload: tuple[str, ...],
+        env: dict[str, str],
+        hook: bytes | None = None,
+        adapter: str | None = None,
     ) -> None:
         self._preload = preload
         self._hook = hook
+        self._adapter = adapter
         self._env = env
         self._lock = threading.RLock()  # a signal handler may start the pool again, on top
         self._socket: socket.socket | None = None
@@ -119,33 +125,53 @@ class Template:
             self._start()
             return -1 if self._ready or self._socket is None else self._socket.fileno()
 
-    def take_report(self) -> None:
+    def take_report(self) -> str | None:
         """Read the report that has come; from then on the process is ready.
 
-        Raises PoolNotReadyError when it cannot start, or is gone; then it is given up.
+        Returns what its owner is to be warned of, if anything. Raises PoolNotReadyError when it
+        cannot start, or is gone; then it is given up.
         """
         with self._lock:
             if self._ready or self._socket is None:
-                return
+                return None
             self._socket.settimeout(ANSWER_PATIENCE)
             try:
                 answer = self._socket.recv(1 << 20)
             except OSError:
                 answer = b""
             if not answer:
-                self._discard()
+                code = self._discard()
+                how = signal_name(code)
+                how = f"was killed by {how}" if how is not None else f"exited with code {code}"
                 raise errors.PoolNotReadyError(
-                    "the template process ended before it was ready; its stderr says why"
+                    f"the template process {how} before it was ready, while it {self.doing()}; "
+                    "what it may have written to stderr is in this process's",
+                    details=self._details(),
                 )
             report = pickle.loads(answer)
-            if report is not None:
+            if isinstance(report, tuple):
                 self._discard()
-                summary, text = report
+                summary, text, details = report
                 raise errors.PoolNotReadyError(
                     f"the template process cannot start: {summary}",
-                    details={"traceback": text, "preload": self._preload},
+                    details={"traceback": text, **self._details(), **details},
                 )
             self._ready = True
+        return self._warning(report)
+
+    def _warning(self, threads: list[str]) -> str | None:
+        if not threads:
+            return None
+        who = "what it preloads"
+        start = "an initializer"
+        if self._adapter is not None:
+            who = f"import or preload() of adapter {self._adapter}"
+            start = "setup()"
+        names = ", ".join(map(repr, threads))
+        return (
+            f"{who} left threads running in the template process ({names}): they will not run in "
+            f"the workers, which are forked from it; start them in {start}"
+        )
 
     def give_up(self, seconds: float) -> errors.PoolNotReadyError:
         """End a process that was not ready in time; return the error that says so."""
@@ -154,8 +180,12 @@ class Template:
         return errors.PoolNotReadyError(
             f"the template process was not ready within start_timeout={seconds:g} s: it still "
             f"{self.doing()}; preload less, or raise start_timeout",
-            details={"preload": self._preload, "start_timeout": seconds},
+            details={**self._details(), "start_timeout": seconds},
         )
+
+    def _details(self) -> dict[str, Any]:
+        adapter = {} if self._adapter is None else {"adapter": self._adapter}
+        return {"preload": self._preload, **adapter}
 
     @property
     def preloads(self) -> bool:
@@ -165,7 +195,10 @@ class Template:
     def doing(self) -> str:
         """Say what it does before it is ready."""
         names = ", ".join(self._preload)
-        return f"imported what is to be preloaded ({names})" if names else "started"
+        doing = [f"imported what is to be preloaded ({names})"] if names else []
+        if self._adapter is not None:
+            doing.append(f"ran the import or preload() of adapter {self._adapter}")
+        return ", or ".join(doing) or "started"
 
     def spawn(self, fds: list[int], *, in_no_hurry: bool = False) -> tuple[int, int]:
         """Fork a worker that gets the descriptors `fds`; returns its pid and a pidfd.
@@ -212,16 +245,19 @@ class Template:
         if template is not None and not self._ready:
             template.kill()
 
-    def _discard(self) -> None:
+    def _discard(self) -> int | None:
+        """End the process, if it runs; return its exit code (negative: its signal)."""
+        code = None
         self._ready = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            code = self._process.wait()
             self._process = None
         registry.release(self._row)
+        return code
 
     def stop(self) -> None:
         """End the process and wait for it."""

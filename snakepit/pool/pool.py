@@ -76,6 +76,7 @@ class PoolConfig:
     startup_batch_size: int = 0  # workers that start together; 0: all
     startup_batch_delay: float = 0.0  # seconds between two batches
     template_hook: bytes | None = None  # what the template calls once it has imported all
+    adapter: str | None = None  # the name of what the hook and the initializer make
     threads: int = 0  # that run calls in each worker; 0: its main thread does, one at a time
 
 

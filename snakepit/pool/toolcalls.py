@@ -12,6 +12,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from snakepit.adapters.adapter import Adapter
@@ -122,8 +123,11 @@ class ProcessCalls:
         self._handles: list[Any] = []
 
     def template_hook(self) -> bytes:
-        """Return what the template calls before workers are forked from it."""
-        return _pickled((preload_adapter, (self._spec,)), self._spec.name)
+        """Return what the template calls before workers are forked from it.
+
+        Raises EncodeError, which names the argument of the adapter that cannot be pickled.
+        """
+        return _pickled((preload_adapter, (self._spec,)), self._spec.name, self._spec.args)
 
     def start(self, engine: ProcessPool, plans: Iterable[Plan]) -> None:
         """Give the tools their numbers; an engine that starts them later knows them already."""
@@ -192,16 +196,31 @@ def adapter_spec(
     return AdapterSpec(key, name, reference, dict(args or {}), grace, shared)
 
 
-def _pickled(value: Any, name: str) -> bytes:
+def _pickled(value: Any, adapter: str, args: Mapping[str, Any] = MappingProxyType({})) -> bytes:
     from snakepit.pickling import careful_dumps
 
     try:
         return careful_dumps(value)
     except Exception as error:
-        raise EncodeError(
-            f"the adapter {name} or its adapter_args cannot be pickled for the workers: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        problem = error
+    argument = None
+    for name, each in args.items():
+        try:
+            careful_dumps(each)
+        except Exception as error:
+            argument, problem = name, error
+            break
+    if argument is None:
+        what = "it or its adapter_args" if args else "its class"
+        remedy = ""
+    else:
+        what = f"adapter_args[{argument!r}]"
+        remedy = "; give what it is made from, and make it in setup()"
+    raise EncodeError(
+        f"adapter {adapter}: {what} cannot be pickled for the workers: "
+        f"{type(problem).__name__}: {problem}{remedy}",
+        details={"adapter": adapter, "step": "encode", "argument": argument},
+    ) from problem
 
 
 def plans_of(cls: type[Adapter], terms: Terms, stream_timeout: float | None) -> dict[str, Plan]:

@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import types
@@ -117,9 +118,17 @@ def main(fd: int) -> None:
             with open(hook, "rb") as stream:
                 function, args = pickle.load(stream)
             function(*args)
-        report: Any = None
+        # By the names of the threads that are left: workers will not have them.
+        report: Any = [
+            thread.name
+            for thread in threading.enumerate()
+            if thread is not threading.main_thread()
+        ]  # fmt: skip
     except BaseException as error:
-        report = (f"{type(error).__name__}: {error}", traceback.format_exc())
+        # Of an adapter's error, which adapter and which step; it may hold what cannot be pickled.
+        details = getattr(error, "details", None) or {}
+        named = {key: str(details[key]) for key in ("adapter", "step") if key in details}
+        report = (f"{type(error).__name__}: {error}", traceback.format_exc(), named)
     # No thread is left when workers are forked: the guard's end of the pipe closes after it.
     os.close(guarding)
     for _ in range(1000):  # bounded: threads of imported modules may open the number again
@@ -128,7 +137,7 @@ def main(fd: int) -> None:
         time.sleep(0.0001)
     keeper = Keeper(run_id)
     connection.send(pickle.dumps(report))
-    if report is not None:
+    if isinstance(report, tuple):
         keeper.end_all()
         return
     priority.learn_whether_permitted()

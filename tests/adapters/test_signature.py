@@ -190,6 +190,17 @@ def test_a_hook_that_runs_without_an_instance_must_be_a_class_method() -> None:
         find_adapter(Wrong)
 
 
+@pytest.mark.parametrize("returned", [None, "plain", ["plain", 7]])
+def test_supported_commands_that_are_no_names_are_an_error_that_says_so(returned: Any) -> None:
+    class Wrong(Typed):
+        @classmethod
+        def supported_commands(cls) -> Any:
+            return returned
+
+    with pytest.raises(AdapterError, match=r"Wrong: supported_commands\(\) must return a list of"):
+        find_adapter(Wrong)
+
+
 @pytest.mark.parametrize(
     ("hint", "given", "arrives"),
     [

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+import snakepit
 from snakepit import ThreadSafeAdapter, ThreadSafetyChecker, thread_safe_method, tool
 from snakepit.adapters.tools import tools_of
 from snakepit.errors import AdapterError
+from tests.support import LONG
 
 
 class Ledger(ThreadSafeAdapter):
@@ -43,6 +45,44 @@ class Ledger(ThreadSafeAdapter):
     def careless(self, barrier: Any = None) -> None:
         if barrier is not None:
             barrier.wait(30)
+
+    @tool
+    def count_up(self) -> int:
+        self.total += 1
+        return self.total
+
+    @tool
+    def careful(self) -> int:
+        with self.acquire_lock():
+            return self.count_up()
+
+    @tool(streaming=True)
+    def careless_parts(self, count: int) -> Iterator[int]:
+        yield from range(count)
+
+    @tool
+    def fail(self) -> None:
+        raise ValueError("no luck")
+
+
+class Watched(Ledger):
+    """Watches itself, strictly, in the worker that it lives in."""
+
+    def setup(self) -> None:
+        self.checker = ThreadSafetyChecker(strict_mode=True)
+        self.checker.watch(self)
+
+    @tool(thread_sensitive=True)
+    def alone(self) -> int:
+        return threading.get_ident()
+
+    @tool(thread_sensitive=True, streaming=True)
+    def alone_in_parts(self, count: int) -> Iterator[int]:
+        yield from range(count)
+
+    @tool
+    def report(self) -> dict[str, Any]:
+        return self.checker.get_report()
 
 
 def in_threads(count: int, function: Callable[[], object]) -> list[BaseException]:
@@ -117,6 +157,86 @@ def test_a_strict_checker_raises() -> None:
     assert isinstance(error, AdapterError) and "careless" in str(error)
 
 
+def one_after_the_other(*calls: Callable[[], object]) -> list[BaseException]:
+    """Call them in threads of which each starts while those before are still alive."""
+    errors: list[BaseException] = []
+    end = threading.Event()
+    threads = []
+    for call in calls:
+        done = threading.Event()
+
+        def run(call: Callable[[], object] = call, done: threading.Event = done) -> None:
+            try:
+                call()
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+            end.wait(30)
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+        assert done.wait(30)
+    end.set()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_a_strict_checker_raises_before_the_method_runs() -> None:
+    checker, ledger = ThreadSafetyChecker(strict_mode=True), Ledger()
+    checker.watch(ledger)
+    errors = one_after_the_other(ledger.count_up, ledger.count_up)
+    assert [type(error) for error in errors] == [AdapterError] and ledger.total == 1
+    report = checker.get_report()
+    assert report["unsafe_methods"] == ["Ledger.count_up"]
+    assert report["methods"]["Ledger.count_up"]["calls"] == 1
+
+
+def test_a_strict_checker_lets_methods_in_that_take_the_lock() -> None:
+    checker, ledger = ThreadSafetyChecker(strict_mode=True), Ledger()
+    checker.watch(ledger)
+    calls = [lambda: ledger.add(1), ledger.careful, lambda: list(ledger.parts(3))]
+    assert not one_after_the_other(*calls, *calls)
+    assert checker.get_report()["unsafe_methods"] == [] and ledger.total == 4
+
+
+def test_the_checker_watches_a_stream_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    checker, ledger = ThreadSafetyChecker(), Ledger()
+    checker.watch(ledger)
+    stream = ledger.parts(3)
+    assert next(stream) == 0
+    # Watched, it is a generator still, and holds the lock while it is read.
+    assert ledger.acquire_lock().is_mine() and list(stream) == [1, 2]
+    assert not one_after_the_other(*[lambda: list(ledger.parts(3))] * 2)
+    assert checker.get_report()["unsafe_methods"] == [] and not caplog.records
+    one_after_the_other(*[lambda: list(ledger.careless_parts(3))] * 2)
+    assert checker.get_report()["unsafe_methods"] == ["Ledger.careless_parts"]
+    assert "careless_parts" in caplog.text
+
+
+def test_the_checker_tells_of_methods_that_raise(caplog: pytest.LogCaptureFixture) -> None:
+    for strict in (False, True):
+        checker, ledger = ThreadSafetyChecker(strict_mode=strict), Ledger()
+        checker.watch(ledger)
+        errors = one_after_the_other(ledger.fail, ledger.fail)
+        second = AdapterError if strict else ValueError
+        assert [type(error) for error in errors] == [ValueError, second]
+    assert "Ledger.fail was entered by 2 threads" in caplog.text
+
+
+@pytest.mark.parametrize("profile", ["thread", "local"])
+def test_a_watched_thread_sensitive_tool_is_not_reported(profile: Any) -> None:
+    size: Any = {"pool_size": 1} if profile == "thread" else {}
+    with snakepit.Pool(Watched, profile=profile, threads_per_worker=4, **size) as pool:
+        calls = [pool.submit("alone") for _ in range(40)]
+        streams = [pool.stream("alone_in_parts", {"count": 3}) for _ in range(8)]
+        assert all(list(stream) == [0, 1, 2] for stream in streams)
+        assert len({call.result(LONG) for call in calls}) >= 1
+        report = pool.execute("report")
+    assert report["unsafe_methods"] == []
+    assert report["methods"]["Watched.alone"]["calls"] == 40
+
+
 def test_a_checker_that_is_not_enabled_touches_nothing() -> None:
     checker, ledger = ThreadSafetyChecker(enabled=False), Ledger()
     checker.watch(ledger)
@@ -128,4 +248,8 @@ def test_the_checker_knows_libraries_that_need_care() -> None:
     import sqlite3
 
     assert sqlite3.threadsafety >= 0
-    assert "thread" in ThreadSafetyChecker().get_report()["libraries"]["sqlite3"]
+    found = ThreadSafetyChecker().get_report()["libraries"]
+    assert "thread" in found["sqlite3"]
+    for name, reason in found.items():
+        checked = snakepit.Compatibility.check(name)
+        assert checked.status == "warning" and checked.message.startswith(reason)

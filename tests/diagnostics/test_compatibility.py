@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -142,6 +143,27 @@ def test_library_that_is_not_listed(
         assert (found.status, found.version) == ("unknown", "1.0")
         assert message in found.message
     assert "not installed here" in Compatibility.check("never-heard-of").message
+
+
+def test_standard_library(interpreter: Interpreter, installed: Callable[..., None]) -> None:
+    installed("json", "0.1")  # of which no import takes notice
+    for gil in (True, False):
+        interpreter(free_threaded=not gil, gil=gil)
+        for name in ("hashlib", "zlib", "bz2", "lzma"):
+            found = Compatibility.check(name)
+            assert found and found.version == platform.python_version() and found.source
+            assert Compatibility.get_library_info(name)["releases_gil"]
+        for name in ("sqlite3", "ssl", "tkinter"):
+            found = Compatibility.check(name)
+            assert found.status == "warning" and found.source and "thread" in found.message
+        for name in ("json", "xml.etree"):
+            found = Compatibility.check(name)
+            assert (found.status, found.version) == ("unknown", platform.python_version())
+            assert f"{name} is a module of the standard library" in found.message
+        assert Compatibility.check_python_version("json", (3, 13))
+        assert Compatibility.check_python_version("sqlite3", (3, 13))
+        assert recommend_profile(["zlib"]) == recommend_profile(["numpy", "hashlib"]) == "thread"
+        assert recommend_profile(["sqlite3"], cpu_bound=False) == "process"
 
 
 def test_python_versions(interpreter: Interpreter, installed: Callable[..., None]) -> None:

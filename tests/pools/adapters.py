@@ -171,6 +171,45 @@ class Hooked(snakepit.Adapter):
         return word.lower() * times
 
 
+class WrongHooks(snakepit.Adapter):
+    """Its hooks return what is no use, as those do in which a `return` was forgotten."""
+
+    returned: ClassVar[Any] = None
+
+    def prepare_args(self, command: str, args: dict[str, Any]) -> Any:
+        return self.returned
+
+    @tool
+    def shout(self, word: str) -> str:
+        return word.upper()
+
+    @tool
+    def whisper(self, word: str, /) -> str:
+        return word.lower()
+
+    @tool(streaming=True)
+    def spell(self, word: str) -> Iterator[str]:
+        yield from word
+
+
+class WrongNames(WrongHooks):
+    returned: ClassVar[Any] = {1: "word"}
+
+
+class WrongTimeout(snakepit.Adapter):
+    @classmethod
+    def command_timeout(cls, command: str, args: dict[str, Any]) -> Any:
+        return "soon" if command == "pid" else [1]
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+    @tool(streaming=True)
+    def pids(self) -> Iterator[int]:
+        yield os.getpid()
+
+
 class Typed(snakepit.Adapter):
     """Tools of every kind of signature."""
 
@@ -220,23 +259,54 @@ class Typed(snakepit.Adapter):
 
 
 class Turns(snakepit.Adapter):
-    """Sees how many of its calls run at once."""
+    """Sees how many of its calls run at once, and in which order they begin."""
 
     __thread_safe__ = True
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside = self.most = 0
+        self.begun: list[Any] = []
 
-    @tool(thread_sensitive=True)
-    def alone(self) -> int:
+    def enter(self, name: Any) -> None:
         with self.lock:
+            self.begun.append(name)
             self.inside += 1
             self.most = max(self.most, self.inside)
-        threading.Event().wait(0.01)
+
+    def leave(self) -> None:
         with self.lock:
             self.inside -= 1
-        return self.most
+
+    @tool(thread_sensitive=True)
+    def alone(
+        self, name: Any = None, began: Gate | None = None, release: Gate | None = None
+    ) -> Any:
+        self.enter(name)
+        try:
+            if began is not None:
+                began.open()
+            if release is None:
+                threading.Event().wait(0.01)
+            else:
+                release.wait()
+        finally:
+            self.leave()
+        return name
+
+    @tool(thread_sensitive=True, streaming=True)
+    def alone_in_parts(self, count: int) -> Iterator[int]:
+        self.enter("stream")
+        try:
+            for number in range(count):
+                threading.Event().wait(0.001)
+                yield number
+        finally:
+            self.leave()
+
+    @tool
+    def seen(self) -> tuple[int, list[Any]]:
+        return self.most, self.begun
 
 
 class BadSetup(snakepit.Adapter):
@@ -256,6 +326,83 @@ class BadPreload(snakepit.Adapter):
     @tool
     def pid(self) -> int:
         return os.getpid()
+
+
+class Leaves(snakepit.Adapter):
+    """Calls `sys.exit` in one of its steps, as a wrapped script may."""
+
+    step: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        self.leave("construct")
+
+    @classmethod
+    def leave(cls, step: str) -> None:
+        if step == cls.step:
+            sys.exit(f"no licence in {step}")
+
+    @classmethod
+    def preload(cls) -> None:
+        cls.leave("preload")
+
+    def setup(self) -> None:
+        self.leave("setup")
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class LeavesPreload(Leaves):
+    step = "preload"
+
+
+class LeavesConstructor(Leaves):
+    step = "construct"
+
+
+class LeavesSetup(Leaves):
+    step = "setup"
+
+
+class DiesInPreload(LeavesPreload):
+    @classmethod
+    def leave(cls, step: str) -> None:
+        if step == cls.step:
+            os._exit(3)
+
+
+class DiesInSetup(DiesInPreload):
+    step = "setup"
+
+
+class LeavesLate(snakepit.Adapter):
+    """Calls `sys.exit` when it is asked for its health, and when it is to give back."""
+
+    def health(self) -> bool:
+        sys.exit("no health")
+
+    def teardown(self) -> None:
+        sys.exit("no teardown")
+
+    @tool
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class Threaded(snakepit.Adapter):
+    """Starts a thread where it will be gone."""
+
+    thread: ClassVar[threading.Thread]
+
+    @classmethod
+    def preload(cls) -> None:
+        cls.thread = threading.Thread(target=threading.Event().wait, name="refresher", daemon=True)
+        cls.thread.start()
+
+    @tool
+    def is_alive(self) -> bool:
+        return self.thread.is_alive()
 
 
 class SlowTeardown(snakepit.Adapter):

@@ -116,6 +116,22 @@ class Ledger(snakepit.Adapter):
         return [int(array.sum()), os.getpid()]
 
 
+class Leaving(Ledger):
+    """Calls `sys.exit` where the other raises."""
+
+    def snapshot(self, session: str) -> Any:
+        try:
+            return super().snapshot(session)
+        except OSError as error:
+            raise SystemExit(*error.args) from None
+
+    def restore(self, session: str, state: Any) -> None:
+        try:
+            super().restore(session, state)
+        except OSError as error:
+            raise SystemExit(*error.args) from None
+
+
 class Forgetful(snakepit.Adapter):
     """Has a tool of the name of a hook, which makes it none of those whose sessions move."""
 

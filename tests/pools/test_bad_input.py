@@ -7,6 +7,7 @@ makes of bad input by itself is tested with them.
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,23 @@ import pytest
 
 import snakepit
 from snakepit import errors
-from tests.pools.adapters import BadPreload, BadSetup, Counter, Probe, Unsafe
+from tests.pools.adapters import (
+    BadPreload,
+    BadSetup,
+    Counter,
+    DiesInPreload,
+    DiesInSetup,
+    LeavesConstructor,
+    LeavesLate,
+    LeavesPreload,
+    LeavesSetup,
+    Probe,
+    Threaded,
+    Unsafe,
+    WrongHooks,
+    WrongNames,
+    WrongTimeout,
+)
 from tests.pools.test_every_profile import PROFILES
 from tests.support import LONG, wait_until
 
@@ -142,6 +159,7 @@ IMPORTS: list[tuple[str | None, str]] = [
     ("import no_such_library", "No module named 'no_such_library'; install it"),
     ("class Api(:", "SyntaxError"),
     ("raise OSError('no licence')", "OSError: no licence"),
+    ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
     ("Api = 3", "subclass of snakepit.Adapter"),
     ("class Apis: pass", "has no 'Api'; did you mean 'Apis'?"),
 ]
@@ -171,6 +189,9 @@ UNMAKEABLE: list[tuple[Any, dict[str, Any], str]] = [
     (BadSetup, {}, r"BadSetup.*setup\(\) raised OSError: no such model"),
     (BadPreload, {}, r"BadPreload.*preload\(\) raised OSError: no such file"),
     (Counter, {"adapter_args": {"begin": 1}}, "Counter.*its constructor raised TypeError"),
+    (LeavesPreload, {}, r"LeavesPreload.*preload\(\) raised SystemExit: no licence in preload"),
+    (LeavesConstructor, {}, "LeavesConstructor.*its constructor raised SystemExit: no licence"),
+    (LeavesSetup, {}, r"LeavesSetup.*setup\(\) raised SystemExit: no licence in setup"),
 ]
 
 
@@ -184,6 +205,90 @@ def test_adapter_that_cannot_be_made_is_named(new_pool: NewPool, profile: Any) -
             pool.execute("pid")
         # It would be the same each time, so once is enough.
         assert "in a row" not in str(broken.value)
+        assert broken.value.details["adapter"].endswith(f":{adapter.__name__}")
+        assert broken.value.details["step"] in ("preload", "construct", "setup")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "words"),
+    [
+        (DiesInPreload, r"template process exited with code 3 .*import or preload\(\) of adapter"),
+        (DiesInSetup, r"worker \d+ exited with code 3 .*the constructor or setup\(\) of adapter"),
+    ],
+)
+def test_adapter_that_ends_its_process_is_named(
+    new_pool: NewPool, profile: Any, adapter: Any, words: str
+) -> None:
+    if profile == "local":
+        pytest.skip("it would end this process")
+    pool = new_pool(profile, adapter, thread_safety=None, pool_size=1)
+    with pytest.raises(errors.PoolNotReadyError, match=f"{words} .*{adapter.__name__}") as broken:
+        pool.await_ready(LONG)
+    assert broken.value.details["adapter"].endswith(f":{adapter.__name__}")
+    assert "says why" not in str(broken.value)
+
+
+def test_exit_in_health_or_teardown_of_an_adapter_ends_nothing_else(
+    new_pool: NewPool, profile: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = {"health_interval": math.inf, "pool_size": 1} if profile != "local" else {}
+    pool = new_pool(profile, LeavesLate, thread_safety=None, **size)
+    pool.execute("pid")
+    assert set(pool.check_health().values()) == {False}
+    pool.stop()
+    if profile == "local":
+        assert "teardown() of adapter" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["template", "spawn", "fork"])
+def test_argument_of_an_adapter_that_cannot_be_pickled_is_named(
+    new_pool: NewPool, method: Any
+) -> None:
+    args = {"start": 1, "log": threading.Lock()}
+    words = r"Counter: adapter_args\['log'\] cannot be pickled .*TypeError.*lock.*in setup\(\)"
+    with pytest.raises(errors.EncodeError, match=words) as caught:
+        new_pool("process", Counter, adapter_args=args, start_method=method)
+    details = caught.value.details
+    assert details["adapter"].endswith(":Counter")
+    assert (details["step"], details["argument"]) == ("encode", "log")
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_thread_that_preload_leaves_is_warned_of(
+    new_pool: NewPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = new_pool("process", Threaded)
+    assert not pool.execute("is_alive")
+    (warning,) = [message for message in caplog.messages if "refresher" in message]
+    assert "pool mine: import or preload() of adapter" in warning and "Threaded" in warning
+    assert "start them in setup()" in warning
+    caplog.clear()
+    # Without a template it runs in each worker, and so do its threads.
+    assert new_pool("process", Threaded, pool_size=1, start_method="spawn").execute("is_alive")
+    assert not caplog.messages
+
+
+def test_hook_that_returns_what_is_no_use_is_named(new_pool: NewPool, profile: Any) -> None:
+    for adapter, returned in ((WrongHooks, "None"), (WrongNames, r"\{1: 'word'\}")):
+        pool = new_pool(profile, adapter, thread_safety=None)
+        words = rf"{adapter.__name__}: prepare_args\(\) must return .*dict.*, not {returned}"
+        for name in ("shout", "whisper"):
+            with pytest.raises(errors.AdapterError, match=words) as caught:
+                pool.execute(name, {"word": "hey"})
+            assert caught.value.details["step"] == "prepare_args"
+            assert caught.value.details["tool"] == name
+        with pytest.raises(errors.AdapterError, match=words):
+            list(pool.stream("spell", {"word": "hey"}))
+    pool = new_pool(profile, WrongTimeout, thread_safety=None)
+    words = r"WrongTimeout: command_timeout\(\) must return seconds .*, not "
+    with pytest.raises(errors.AdapterError, match=f"{words}'soon'") as caught:
+        pool.execute("pid")
+    assert (caught.value.details["step"], caught.value.details["tool"]) == (
+        "command_timeout",
+        "pid",
+    )
+    with pytest.raises(errors.AdapterError, match=rf"{words}\[1\]"):
+        pool.stream("pids")
 
 
 @pytest.mark.parametrize("threaded", ["thread", "local"])

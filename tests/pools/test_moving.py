@@ -19,7 +19,7 @@ from snakepit._core import moving
 from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import Counter
 from tests.pools.conftest import WITH_PROCESSES
-from tests.pools.movers import Forgetful, Ledger, OnlySnapshot
+from tests.pools.movers import Forgetful, Leaving, Ledger, OnlySnapshot
 from tests.support import LONG, expect_nothing_held, results, send_signal, wait_until
 
 # For what the bindings do alike whatever their lanes belong to.
@@ -38,7 +38,7 @@ def new(request: pytest.FixtureRequest, new_pool: NewPool) -> NewPool:
         patient = {"timeout": math.inf, "queue_timeout": math.inf, "max_queue_size": math.inf}
         strict = {"affinity": "strict_queue", **patient}
         options = {**WITH_PROCESSES[request.param], **strict, **options}
-        pool = new_pool(adapter=Ledger, **options)
+        pool = new_pool(**{"adapter": Ledger, **options})
         pool.await_ready(LONG)
         return pool
 
@@ -409,6 +409,24 @@ def test_a_restore_that_fails_loses_nothing(new: NewPool, gates: Gates) -> None:
         assert caught.value.details["step"] == "restore"
     fault.path.unlink()
     assert append(pool, "a", 2) == [1, 2]
+
+
+@in_processes
+def test_exit_in_snapshot_or_restore_is_an_error_like_any_other(new: NewPool, gates: Gates) -> None:
+    fault = gates("fault")
+    pool = new(adapter=Leaving, adapter_args={"fault": fault})
+    append(pool, "a", 1)
+    pid = pool.execute("let_snapshots_fail", session="a")
+    assert append(pool, "a", 2) == [1, 2]
+    with pytest.raises(errors.AdapterError, match="SystemExit: no room on the device"):
+        pool.snapshot_session("a", timeout=LONG)
+    pool.execute("let_snapshots_fail", {"fail": False}, session="a")
+    kill(pool, pid)
+    fault.open()
+    with pytest.raises(errors.AdapterError, match=r"restore\(\).* SystemExit: the database is"):
+        append(pool, "a", 3)
+    fault.path.unlink()
+    assert append(pool, "a", 3) == [1, 2, 3]
 
 
 @in_processes

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -334,10 +335,63 @@ def test_an_unfit_worker_is_replaced(new_pool: NewPool, caplog: pytest.LogCaptur
     )
 
 
-def test_thread_sensitive_tools_run_one_at_a_time(new_pool: NewPool) -> None:
-    pool = new_pool("local", Turns, threads_per_worker=4)
-    futures = [pool.submit("alone") for _ in range(20)]
-    assert max(future.result(LONG) for future in futures) == 1
+@pytest.fixture(params=["thread", "local"])
+def turns(request: pytest.FixtureRequest, new_pool: NewPool) -> snakepit.Pool:
+    """A pool of one instance that four threads share, and some of whose tools run alone."""
+    if request.param == "local":
+        return new_pool("local", Turns, threads_per_worker=4)
+    return new_pool(adapter=Turns, profile="thread", pool_size=1, threads_per_worker=4)
+
+
+def test_thread_sensitive_tools_run_one_at_a_time(turns: snakepit.Pool) -> None:
+    calls = [turns.submit("alone", {"name": number}) for number in range(20)]
+    streams = [turns.stream("alone_in_parts", {"count": 5}) for _ in range(4)]
+    assert [list(stream) for stream in streams] == [[0, 1, 2, 3, 4]] * 4
+    assert [call.result(LONG) for call in calls] == list(range(20))
+    most, begun = turns.execute("seen")
+    assert (most, len(begun)) == (1, 24)
+
+
+def busy(pool: snakepit.Pool, count: int) -> None:
+    wait_until(lambda: pool.get_stats()["busy"] == count, f"{count} calls to run")
+
+
+def test_thread_sensitive_calls_get_their_turns_in_order(
+    turns: snakepit.Pool, gates: Gates
+) -> None:
+    began, release = gates("began"), gates("release")
+    calls = [turns.submit("alone", {"name": "a", "began": began, "release": release})]
+    began.wait()
+    for name in "bcd":
+        calls.append(turns.submit("alone", {"name": name}))
+        busy(turns, len(calls))
+    release.open()
+    assert [call.result(LONG) for call in calls] == list("abcd")
+    assert turns.execute("seen") == (1, list("abcd"))
+
+
+@pytest.mark.parametrize("way", ["cancel", "stop", "timeout"])
+def test_thread_sensitive_call_that_waits_can_be_stopped_alone(
+    turns: snakepit.Pool, gates: Gates, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    began, release = gates("began"), gates("release")
+    held = turns.submit("alone", {"name": "a", "began": began, "release": release})
+    began.wait()
+    workers = turns.list_workers()
+    waiting = turns.submit("alone", {"name": "b"}, timeout=0.2 if way == "timeout" else None)
+    if way != "timeout":
+        busy(turns, 2)
+        assert getattr(waiting, way)()
+    stream = turns.stream("alone_in_parts", {"count": 5})
+    with pytest.raises(TaskTimeoutError if way == "timeout" else CancelledError):
+        waiting.result(LONG)
+    # The stream has taken its place; the call that has its turn does not notice.
+    busy(turns, 2)
+    assert [each["pid"] for each in turns.list_workers()] == [each["pid"] for each in workers]
+    release.open()
+    assert held.result(LONG) == "a" and list(stream) == [0, 1, 2, 3, 4]
+    assert turns.execute("seen") == (1, ["a", "stream"])
+    assert "left behind" not in caplog.text
 
 
 def test_a_stopped_pool_takes_no_calls(new_pool: NewPool, profile: str, gates: Gates) -> None:
