@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
@@ -550,20 +550,15 @@ class Pool:
 
         return await asyncio.wrap_future(self.submit(tool, args, **terms))
 
-    async def astream(
+    def astream(
         self, tool: str, args: Mapping[str, Any] = NO_NAMES, **terms: Unpack[StreamTerms]
-    ) -> AsyncGenerator[Any, None]:
-        """Run a streaming tool and yield its chunks (see `stream`).
+    ) -> Stream[Any]:
+        """Run a streaming tool; return its chunks for `async for` (see `stream`).
 
-        A loop that is left before the end does not close it at once, as with any asynchronous
-        generator: `contextlib.aclosing(pool.astream(…))` does.
+        `async with`, or `contextlib.aclosing`, says when it is closed, also where something else
+        still holds it.
         """
-        stream = self.stream(tool, args, **terms)
-        try:
-            async for chunk in stream:
-                yield chunk
-        finally:
-            stream.close()
+        return self.stream(tool, args, **terms)
 
     def cancel(self, *, session: str) -> int:
         """Stop all calls of a session, queued and running; return how many there were."""

@@ -6,6 +6,7 @@ makes of bad input by itself is tested with them.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 import threading
@@ -300,6 +301,59 @@ def test_second_thread_that_reads_a_stream_is_told(pool: snakepit.Pool, tmp_path
     release.touch()
     reader.join(LONG)
     assert first == [0, 1, 2]
+
+
+def test_wrong_arguments_of_astream_are_told_at_the_call(pool: snakepit.Pool) -> None:
+    with pytest.raises(errors.ToolNotFoundError, match="did you mean 'count'"):
+        pool.astream("coun", {"up_to": 5})
+    with pytest.raises(errors.ToolArgumentError, match="'upto'"):
+        pool.astream("count", {"upto": 5})
+    with pytest.raises(errors.ToolArgumentError, match=r"'echo' returns one value"):
+        pool.astream("echo", {"value": 1})
+
+
+def test_astream_is_consumed_once(pool: snakepit.Pool) -> None:
+    async def main() -> None:
+        stream = pool.astream("count", {"up_to": 5})
+        assert [chunk async for chunk in stream] == [0, 1, 2, 3, 4]
+        with pytest.raises(errors.StreamReadError, match="tool 'count' of pool 'mine' has ended"):
+            async for _ in stream:
+                pass
+
+    asyncio.run(main())
+
+
+def test_second_task_that_reads_astream_is_told(pool: snakepit.Pool, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+
+    async def main() -> list[int]:
+        stream = pool.astream("count_after", {"path": str(release)})
+
+        async def read() -> list[int]:
+            return [chunk async for chunk in stream]
+
+        first = asyncio.create_task(read())
+        await asyncio.sleep(0)  # to where it waits for the first chunk
+        with pytest.raises(errors.StreamReadError, match=r"is being read already.*one reader"):
+            await read()
+        release.touch()
+        return await first
+
+    assert asyncio.run(main()) == [0, 1, 2]
+
+
+def test_astream_that_is_left_ends_its_generator(pool: snakepit.Pool, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+
+    async def main() -> None:
+        args = {"up_to": 10**9, "ended": str(ended)}
+        async for chunk in pool.astream("count", args, max_chunks=10):
+            if chunk == 1:
+                break
+        # Here, without a collection of asynchronous generators at the end of the loop.
+        wait_until(ended.exists, "the generator to end")
+
+    asyncio.run(main())
 
 
 # Pools and their configuration
