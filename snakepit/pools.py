@@ -35,6 +35,7 @@ from snakepit.pool.engine import (
 )
 from snakepit.pool.limits import checked_every, checked_limits, checked_span
 from snakepit.pool.local import LocalPool
+from snakepit.pool.names import UNNAMED, names
 from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
     PROFILES_OF_THREADS,
@@ -85,7 +86,8 @@ __all__ = ["Pool"]
 class Pool:
     """Keeps an adapter alive in each of its workers, and runs its tools there.
 
-    `adapter`: a subclass of `snakepit.Adapter`, or "package.module:Class". `profile`: "process",
+    `adapter`: a subclass of `snakepit.Adapter`, or "package.module:Class". `name`: by which errors
+    and metrics know it; of pools that run it is one's alone, but for "default". `profile`: "process",
     "thread" (processes of several threads), or "local": threads of this process, which share one
     instance. `pool_size`: worker processes, 1 to 1000; None: twice the usable CPUs.
     `threads_per_worker`: for the profiles "thread" and "local". `adapter_args`: keyword arguments
@@ -125,7 +127,7 @@ class Pool:
         self,
         adapter: type[Adapter] | str,
         *,
-        name: str = "default",
+        name: str = UNNAMED,
         profile: Literal["process", "thread", "local"] = "process",
         pool_size: int | None = None,
         threads_per_worker: int | None = None,
@@ -249,7 +251,8 @@ class Pool:
         """Start the workers, unless they run; returns at once.
 
         Under the profile "local" the adapter is made here. Raises PoolNotReadyError when that
-        fails, PoolShutdownError after `stop`.
+        fails, PoolExistsError while another pool runs under the `name` that this one was given,
+        PoolShutdownError after `stop`.
         """
         with self._life:
             if self._stopped:
@@ -257,18 +260,29 @@ class Pool:
                     f"pool {self.name!r} was stopped; make another", details={"pool": self.name}
                 )
             if not self._plans:
+                names.claim(self.name, self._takes_calls)
                 try:
-                    self._calls.start(self._engine, self._all_plans.values())  # type: ignore[arg-type]
-                except AdapterError as error:
-                    raise errors.PoolNotReadyError(
-                        f"pool {self.name!r} cannot start: {error}",
-                        details={**error.details, "pool": self.name},
-                    ) from error
-                self._engine.start()
-                if self._fitness is not None:
-                    self._fitness.begin()
+                    self._begin()
+                except BaseException:
+                    names.release(self.name, self._takes_calls)
+                    raise
                 self._plans = self._all_plans
         return self
+
+    def _begin(self) -> None:
+        try:
+            self._calls.start(self._engine, self._all_plans.values())  # type: ignore[arg-type]
+        except AdapterError as error:
+            raise errors.PoolNotReadyError(
+                f"pool {self.name!r} cannot start: {error}",
+                details={**error.details, "pool": self.name},
+            ) from error
+        self._engine.start()
+        if self._fitness is not None:
+            self._fitness.begin()
+
+    def _takes_calls(self) -> bool:
+        return not self._stopped and self._engine.broken is None
 
     def await_ready(self, timeout: float | str | None = 15.0) -> None:
         """Start the workers and wait until all of them can take calls (`Executor.wait_ready`).

@@ -14,6 +14,7 @@ from tests.pools.adapters import Counter
 
 KINDS: dict[str, dict[str, Any]] = {
     "process": {"pool_size": 2},
+    "thread": {"profile": "thread", "pool_size": 1, "threads_per_worker": 2},
     "local": {"profile": "local", "threads_per_worker": 2},
 }
 

@@ -78,7 +78,7 @@ def new_pool() -> Iterator[NewPool]:
 
     def make(profile: Any, adapter: Any = Probe, **options: Any) -> snakepit.Pool:
         shape = {**PROFILES[profile], **options}
-        made.append(snakepit.Pool(adapter, name="mine", profile=profile, **shape))
+        made.append(snakepit.Pool(adapter, name="own", profile=profile, **shape))
         return made[-1]
 
     yield make
@@ -179,7 +179,7 @@ def test_adapter_that_cannot_be_made_is_named(new_pool: NewPool, profile: Any) -
     size = {} if profile == "local" else {"pool_size": 1}
     for adapter, options, words in UNMAKEABLE:
         pool = new_pool(profile, adapter, thread_safety=None, **size, **options)
-        with pytest.raises(errors.PoolNotReadyError, match=f"(?s)'mine'.*{words}"):
+        with pytest.raises(errors.PoolNotReadyError, match=f"(?s)'own'.*{words}"):
             pool.await_ready(LONG)
         with pytest.raises(errors.PoolNotReadyError, match=f"(?s){words}") as broken:
             pool.execute("pid")
@@ -370,11 +370,11 @@ def test_second_pool_of_a_name_is_refused_and_the_first_goes_on(profile: Any) ->
     shape = {"profile": profile, **PROFILES[profile]}
     if profile != "local":
         shape["pool_size"] = 1
-    snakepit.start(adapter=Probe, name="mine", **shape)
-    with pytest.raises(errors.PoolExistsError, match=r"'mine'.*snakepit\.stop\('mine'\)"):
-        snakepit.start({"pools": [{"name": "other"}, {"name": "mine"}], "adapter": Probe, **shape})
-    assert list(snakepit.get_stats()) == ["mine"]
-    assert snakepit.execute("echo", {"value": 1}, pool="mine") == 1
+    snakepit.start(adapter=Probe, name="own", **shape)
+    with pytest.raises(errors.PoolExistsError, match=r"'own'.*snakepit\.stop\('own'\)"):
+        snakepit.start({"pools": [{"name": "other"}, {"name": "own"}], "adapter": Probe, **shape})
+    assert list(snakepit.get_stats()) == ["own"]
+    assert snakepit.execute("echo", {"value": 1}, pool="own") == 1
 
 
 WRONG_SETTINGS: list[tuple[str, type[Exception], str]] = [

@@ -50,7 +50,9 @@ def test_a_tool_runs_in_a_worker_and_its_adapter_keeps_its_state(
 
 
 def one_worker(profile: str) -> dict[str, Any]:
-    return {"pool_size": 1} if profile == "process" else {"threads_per_worker": 1}
+    """One call at a time."""
+    processes = {} if profile == "local" else {"pool_size": 1}
+    return processes | ({} if profile == "process" else {"threads_per_worker": 1})
 
 
 def test_values_arrive_as_they_were(new_pool: NewPool, profile: str) -> None:
@@ -504,7 +506,7 @@ def test_waiting_for_workers_takes_text(new_pool: NewPool, profile: str) -> None
 def test_a_pool_tells_the_life_of_its_workers(new_pool: NewPool, profile: str) -> None:
     pool = new_pool(profile, name="told", **one_worker(profile))
     assert pool.execute("echo", {"value": 1}) == 1
-    if profile == "process":
+    if profile != "local":
         pool.recycle_worker(timeout=LONG)
     lifecycle = pool.lifecycle_stats()
     assert (lifecycle.pool, lifecycle.size) == ("told", 1)
