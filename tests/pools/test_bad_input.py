@@ -19,7 +19,7 @@ import pytest
 import snakepit
 from snakepit import errors
 from tests.pools.adapters import BadPreload, BadSetup, Counter, Probe, Unsafe
-from tests.pools.test_every_profile import PROFILES
+from tests.pools.conftest import KINDS, one_worker
 from tests.support import LONG, wait_until
 
 NewPool = Callable[..., snakepit.Pool]
@@ -37,7 +37,7 @@ class Clock:
 clock = Clock()
 
 
-@pytest.fixture(scope="module", params=PROFILES)
+@pytest.fixture(scope="module", params=KINDS)
 def profile(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -47,9 +47,7 @@ def shared(profile: Any) -> Iterator[snakepit.Pool]:
     """A pool that the tests share, with a store of four sessions; all that is lazy in it awake."""
     with (
         snakepit.SessionStore(4, clock=clock) as store,
-        snakepit.Pool(
-            Probe, name="mine", profile=profile, session_store=store, **PROFILES[profile]
-        ) as pool,
+        snakepit.Pool(Probe, name="mine", session_store=store, **KINDS[profile]) as pool,
     ):
         pool.await_ready(LONG)
         pool.session("warm").register_variable("x", "integer", 1)
@@ -77,8 +75,7 @@ def new_pool() -> Iterator[NewPool]:
     made: list[snakepit.Pool] = []
 
     def make(profile: Any, adapter: Any = Probe, **options: Any) -> snakepit.Pool:
-        shape = {**PROFILES[profile], **options}
-        made.append(snakepit.Pool(adapter, name="own", profile=profile, **shape))
+        made.append(snakepit.Pool(adapter, name="own", **{**KINDS[profile], **options}))
         return made[-1]
 
     yield make
@@ -158,7 +155,7 @@ def test_adapter_that_cannot_be_imported_is_named(
         if source is not None:
             (tmp_path / f"{name}.py").write_text(source)
             importlib.invalidate_caches()
-        for profile in PROFILES:
+        for profile in KINDS:
             with pytest.raises(errors.AdapterError) as caught:
                 new_pool(profile, f"{name}:Api")
             assert words.replace("bad_service", name) in str(caught.value)
@@ -367,9 +364,7 @@ def _no_pools_left() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_pools_left")
 def test_second_pool_of_a_name_is_refused_and_the_first_goes_on(profile: Any) -> None:
-    shape = {"profile": profile, **PROFILES[profile]}
-    if profile != "local":
-        shape["pool_size"] = 1
+    shape = {**KINDS[profile], **one_worker(profile)}
     snakepit.start(adapter=Probe, name="own", **shape)
     with pytest.raises(errors.PoolExistsError, match=r"'own'.*snakepit\.stop\('own'\)"):
         snakepit.start({"pools": [{"name": "other"}, {"name": "own"}], "adapter": Probe, **shape})

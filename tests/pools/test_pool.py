@@ -30,10 +30,10 @@ from tests.pools.adapters import (
     Newborn,
     SlowTeardown,
     Surrounded,
-    Turns,
     Typed,
     Unsafe,
 )
+from tests.pools.conftest import one_worker
 from tests.support import LONG, run_script, wait_until
 
 NewPool = Callable[..., snakepit.Pool]
@@ -47,12 +47,6 @@ def test_a_tool_runs_in_a_worker_and_its_adapter_keeps_its_state(
     assert [pool.execute("increment") for _ in range(3)] == [11, 12, 13]
     assert pool.execute("increment", {"by": 7}) == 20
     assert (pool.execute("pid") == os.getpid()) == (profile == "local")
-
-
-def one_worker(profile: str) -> dict[str, Any]:
-    """One call at a time."""
-    processes = {} if profile == "local" else {"pool_size": 1}
-    return processes | ({} if profile == "process" else {"threads_per_worker": 1})
 
 
 def test_values_arrive_as_they_were(new_pool: NewPool, profile: str) -> None:
@@ -124,17 +118,6 @@ def test_what_a_tool_raises_is_raised(new_pool: NewPool, profile: str) -> None:
         new_pool(profile).execute("fail", {"text": "as asked"})
 
 
-def test_hooks_have_a_say_in_each_call(new_pool: NewPool, profile: str) -> None:
-    pool = new_pool(profile, Hooked, thread_safety=None)
-    assert pool.execute("shout", {"word": " hey "}) == {"command": "shout", "response": "HEY"}
-    assert pool.execute("shout", {"word": "a", "times": 3})["response"] == "AAA"
-    with pytest.raises(PermissionError, match="shout"):
-        pool.execute("shout", {"word": "forbidden"})
-    with pytest.raises(TaskTimeoutError, match=r"0\.2 s"):
-        pool.execute("shout", {"word": "slow"})
-    assert [answer["response"] for answer in pool.map("shout", [{"word": "a"}])] == ["A"]
-
-
 def test_the_timeout_of_a_tool_holds_where_the_caller_gives_none(
     new_pool: NewPool, profile: str, gates: Gates
 ) -> None:
@@ -184,37 +167,6 @@ def test_asyncio_awaits_calls_and_cancels_them(
 
     assert asyncio.run(main()) == list(range(50))
     wait_until(lambda: pool.get_stats()["busy"] == 0, "the cancelled call to end")
-
-
-def test_a_session_goes_to_the_worker_that_knows_it(new_pool: NewPool) -> None:
-    pool = new_pool()
-    pool.await_ready(LONG)
-    engine: Any = pool._engine
-
-    def waiting() -> bool:
-        counts = engine.scheduler.counts()
-        return bool(counts["searching"] + counts["sleeping"] == len(pool.list_workers()))
-
-    pids = set()
-    for _ in range(20):
-        pids.add(pool.execute("pid", session="a"))
-        # A hint counts where that worker is free, which it says a moment after its answer.
-        wait_until(waiting, "an idle pool")
-    assert len(pids) == 1
-    assert pool.cancel(session="a") == 0
-
-
-def test_setup_and_teardown_frame_the_life_of_an_instance(
-    new_pool: NewPool, profile: str, log: Log
-) -> None:
-    pool = new_pool(profile, adapter_args={"log": log})
-    pool.await_ready(LONG)
-    pool.execute("record", {"line": "call"})
-    pool.stop()
-    instances = 2 if profile == "process" else 1
-    lines = log.lines()
-    assert sorted(lines) == sorted(["setup"] * instances + ["call"] + ["teardown"] * instances)
-    assert lines[0] == "setup" and lines[-1] == "teardown"
 
 
 @pytest.mark.parametrize("options", ["pool_size=1", "profile='local', threads_per_worker=1"])
@@ -336,12 +288,6 @@ def test_an_unfit_worker_is_replaced(new_pool: NewPool, caplog: pytest.LogCaptur
     )
 
 
-def test_thread_sensitive_tools_run_one_at_a_time(new_pool: NewPool) -> None:
-    pool = new_pool("local", Turns, threads_per_worker=4)
-    futures = [pool.submit("alone") for _ in range(20)]
-    assert max(future.result(LONG) for future in futures) == 1
-
-
 def test_a_stopped_pool_takes_no_calls(new_pool: NewPool, profile: str, gates: Gates) -> None:
     pool = new_pool(profile)
     started, release = gates("started"), gates("release")
@@ -388,20 +334,13 @@ WAYS_TO_GIVE_UP = [stop, press_ctrl_c]
 
 
 @pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
-@pytest.mark.parametrize("workers", ["process", "thread", "local"])
 def test_idle_workers_run_teardown_when_a_pool_is_given_up(
-    new_pool: NewPool, log: Log, workers: str, give_up: Callable[[snakepit.Pool], None]
+    new_pool: NewPool, log: Log, profile: str, give_up: Callable[[snakepit.Pool], None]
 ) -> None:
-    sizes: dict[str, Any] = {"threads_per_worker": 2} if workers != "process" else {}
-    pool = new_pool(
-        "local" if workers == "local" else "process",
-        adapter_args={"log": log},
-        profile=workers,
-        **sizes,
-    )
+    pool = new_pool(profile, adapter_args={"log": log})
     pool.await_ready(LONG)
     give_up(pool)
-    instances = 1 if workers == "local" else 2
+    instances = 2 if profile == "process" else 1
     assert sorted(log.lines()) == ["setup"] * instances + ["teardown"] * instances
 
 
@@ -498,7 +437,7 @@ def test_a_pool_shows_where_its_workers_are(new_pool: NewPool, profile: str, gat
 def test_waiting_for_workers_takes_text(new_pool: NewPool, profile: str) -> None:
     pool = new_pool(profile)
     pool.await_ready(f"{LONG:g}s")
-    assert pool.stats().ready == 2
+    assert pool.stats().ready == (1 if profile == "thread" else 2)
     with pytest.raises(ValueError, match="timeout"):
         pool.await_ready("soon")
 
