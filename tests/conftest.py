@@ -110,6 +110,7 @@ def prepare_libraries() -> None:
             "snakepit",
             deadline=None,
             database=None,
+            derandomize=False,  # as it would be where CI is set
             max_examples=60,
             suppress_health_check=list(hypothesis.HealthCheck),
         )
