@@ -87,9 +87,9 @@ class Pool:
     """Keeps an adapter alive in each of its workers, and runs its tools there.
 
     `adapter`: a subclass of `snakepit.Adapter`, or "package.module:Class". `name`: by which errors
-    and metrics know it; of pools that run it is one's alone, but for "default". `profile`: "process",
-    "thread" (processes of several threads), or "local": threads of this process, which share one
-    instance. `pool_size`: worker processes, 1 to 1000; None: twice the usable CPUs.
+    and metrics know the pool; of pools that run it is one's alone, but for "default". `profile`:
+    "process", "thread" (processes of several threads), or "local": threads of this process, which
+    share one instance. `pool_size`: worker processes, 1 to 1000; None: twice the usable CPUs.
     `threads_per_worker`: for the profiles "thread" and "local". `adapter_args`: keyword arguments
     of the adapter's constructor. `adapter_env`: environment variables of the workers, in force
     before the adapter's module is imported there.

@@ -75,7 +75,7 @@ def new_pool() -> Iterator[NewPool]:
     made: list[snakepit.Pool] = []
 
     def make(profile: Any, adapter: Any = Probe, **options: Any) -> snakepit.Pool:
-        made.append(snakepit.Pool(adapter, name="own", **{**KINDS[profile], **options}))
+        made.append(snakepit.Pool(adapter, **{"name": "own", **KINDS[profile], **options}))
         return made[-1]
 
     yield make
@@ -196,7 +196,7 @@ def test_adapter_that_is_not_thread_safe_is_reported_where_threads_share_it(
     assert pool.execute("ping") == "pong"
     with pytest.raises(errors.AdapterError, match=r"Unsafe does not declare .*ThreadSafeAdapter"):
         new_pool(threaded, Unsafe, thread_safety="strict")
-    alone = new_pool(threaded, Unsafe, thread_safety="strict", threads_per_worker=1)
+    alone = new_pool(threaded, Unsafe, name="alone", thread_safety="strict", threads_per_worker=1)
     assert alone.execute("ping") == "pong"
 
 
