@@ -263,29 +263,10 @@ def test_the_first_call_of_a_plain_adapter_imports_nothing(new_pool: NewPool) ->
     assert new_pool(adapter=Importing, pool_size=1).execute("imported") == []
 
 
-def test_a_worker_that_dies_fails_its_call_alone(new_pool: NewPool) -> None:
-    pool = new_pool()
-    with pytest.raises(WorkerCrashedError):
-        pool.execute("die")
-    assert pool.execute("echo", {"value": 1}) == 1
-
-
 def test_an_idempotent_tool_is_tried_again(new_pool: NewPool, gates: Gates) -> None:
     pool = new_pool()
     future = pool.submit("die_once", {"marker": gates("marker")})
     assert future.result(LONG) > 0 and future.attempts == 2
-
-
-def test_an_unfit_worker_is_replaced(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
-    pool = new_pool(health_interval=math.inf)
-    pool.await_ready(LONG)
-    wait_until(lambda: set(pool.check_health().values()) == {True}, "two fit workers")
-    sick = pool.execute("fall_sick")
-    wait_until(lambda: False in pool.check_health().values(), "the verdict")
-    wait_until(lambda: "is not fit" in caplog.text, "the report")
-    wait_until(
-        lambda: sick not in {worker["pid"] for worker in pool.list_workers()}, "its replacement"
-    )
 
 
 def test_a_stopped_pool_takes_no_calls(new_pool: NewPool, profile: str, gates: Gates) -> None:
