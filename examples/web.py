@@ -1,8 +1,8 @@
 """A web service (Starlette) over a pool: an answer by `aexecute`, a streamed one by `astream`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from itertools import count, islice
 
 import httpx
@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from snakepit import Adapter, Pool, errors, tool
+from snakepit import Adapter, Pool, Stream, errors, tool
 
 
 class Arithmetic(Adapter):
@@ -52,10 +52,10 @@ class Streamed(StreamingResponse):
     """A response that closes its stream when it ends, also because its client has left."""
 
     media_type = "text/plain"
-    body_iterator: AsyncGenerator[str, None]
+    body_iterator: Stream[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.body_iterator):
+        async with self.body_iterator:
             await super().__call__(scope, receive, send)
 
 

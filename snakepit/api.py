@@ -191,11 +191,7 @@ def _register(pools: list[Pool]) -> None:
         names = set(_pools)
         for pool in pools:
             if pool.name in names:
-                raise PoolExistsError(
-                    f"a pool named {pool.name!r} runs already; stop it first "
-                    f"(snakepit.stop({pool.name!r})), or give another name",
-                    details={"pool": pool.name},
-                )
+                raise PoolExistsError.of(pool.name)
             names.add(pool.name)
         _pools.update((pool.name, pool) for pool in pools)
     try:

@@ -267,6 +267,16 @@ class QueueTimeoutError(TaskTimeoutError):
 class PoolExistsError(SnakepitError, ValueError):
     """A pool of this name runs already in this program. `details`: pool."""
 
+    @classmethod
+    def of(cls, pool: str) -> PoolExistsError:
+        """Make the error for the name that is taken."""
+        return cls(
+            f"a pool named {pool!r} runs already; stop it first (its stop(), or the end of its "
+            f"with block; snakepit.stop({pool!r}) if snakepit.start() made it), or give another "
+            "name",
+            details={"pool": pool},
+        )
+
 
 class RemoteTraceback(Exception):
     """The traceback of an exception as the worker saw it; stands as the exception's `__cause__`."""

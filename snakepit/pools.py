@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
@@ -35,6 +35,7 @@ from snakepit.pool.engine import (
 )
 from snakepit.pool.limits import checked_every, checked_limits, checked_span
 from snakepit.pool.local import LocalPool
+from snakepit.pool.names import UNNAMED, names
 from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
     PROFILES_OF_THREADS,
@@ -85,9 +86,10 @@ __all__ = ["Pool"]
 class Pool:
     """Keeps an adapter alive in each of its workers, and runs its tools there.
 
-    `adapter`: a subclass of `snakepit.Adapter`, or "package.module:Class". `profile`: "process",
-    "thread" (processes of several threads), or "local": threads of this process, which share one
-    instance. `pool_size`: worker processes, 1 to 1000; None: twice the usable CPUs.
+    `adapter`: a subclass of `snakepit.Adapter`, or "package.module:Class". `name`: by which errors
+    and metrics know the pool; of pools that run it is one's alone, but for "default". `profile`:
+    "process", "thread" (processes of several threads), or "local": threads of this process, which
+    share one instance. `pool_size`: worker processes, 1 to 1000; None: twice the usable CPUs.
     `threads_per_worker`: for the profiles "thread" and "local". `adapter_args`: keyword arguments
     of the adapter's constructor. `adapter_env`: environment variables of the workers, in force
     before the adapter's module is imported there.
@@ -126,7 +128,7 @@ class Pool:
         self,
         adapter: type[Adapter] | str,
         *,
-        name: str = "default",
+        name: str = UNNAMED,
         profile: Literal["process", "thread", "local"] = "process",
         pool_size: int | None = None,
         threads_per_worker: int | None = None,
@@ -253,7 +255,8 @@ class Pool:
         """Start the workers, unless they run; returns at once.
 
         Under the profile "local" the adapter is made here. Raises PoolNotReadyError when that
-        fails, PoolShutdownError after `stop`.
+        fails, PoolExistsError while another pool runs under the `name` that this one was given,
+        PoolShutdownError after `stop`.
         """
         with self._life:
             if self._stopped:
@@ -261,18 +264,29 @@ class Pool:
                     f"pool {self.name!r} was stopped; make another", details={"pool": self.name}
                 )
             if not self._plans:
+                names.claim(self.name, self._takes_calls)
                 try:
-                    self._calls.start(self._engine, self._all_plans.values())  # type: ignore[arg-type]
-                except AdapterError as error:
-                    raise errors.PoolNotReadyError(
-                        f"pool {self.name!r} cannot start: {error}",
-                        details={**error.details, "pool": self.name},
-                    ) from error
-                self._engine.start()
-                if self._fitness is not None:
-                    self._fitness.begin()
+                    self._begin()
+                except BaseException:
+                    names.release(self.name, self._takes_calls)
+                    raise
                 self._plans = self._all_plans
         return self
+
+    def _begin(self) -> None:
+        try:
+            self._calls.start(self._engine, self._all_plans.values())  # type: ignore[arg-type]
+        except AdapterError as error:
+            raise errors.PoolNotReadyError(
+                f"pool {self.name!r} cannot start: {error}",
+                details={**error.details, "pool": self.name},
+            ) from error
+        self._engine.start()
+        if self._fitness is not None:
+            self._fitness.begin()
+
+    def _takes_calls(self) -> bool:
+        return not self._stopped and self._engine.broken is None
 
     def await_ready(self, timeout: float | str | None = 15.0) -> None:
         """Start the workers and wait until all of them can take calls (`Executor.wait_ready`).
@@ -566,20 +580,15 @@ class Pool:
 
         return await asyncio.wrap_future(self.submit(tool, args, **terms))
 
-    async def astream(
+    def astream(
         self, tool: str, args: Mapping[str, Any] = NO_NAMES, **terms: Unpack[StreamTerms]
-    ) -> AsyncGenerator[Any, None]:
-        """Run a streaming tool and yield its chunks (see `stream`).
+    ) -> Stream[Any]:
+        """Run a streaming tool; return its chunks for `async for` (see `stream`).
 
-        A loop that is left before the end does not close it at once, as with any asynchronous
-        generator: `contextlib.aclosing(pool.astream(…))` does.
+        `async with`, or `contextlib.aclosing`, says when it is closed, also where something else
+        still holds it.
         """
-        stream = self.stream(tool, args, **terms)
-        try:
-            async for chunk in stream:
-                yield chunk
-        finally:
-            stream.close()
+        return self.stream(tool, args, **terms)
 
     def cancel(self, *, session: str) -> int:
         """Stop all calls of a session, queued and running; return how many there were."""

@@ -54,7 +54,8 @@ ALL_KINDS = ("template", "thread", "local", "fork", "forkserver", "spawn")
 # Whose behaviours are tried on workers of several threads each time; those of the others only with
 # --all-kinds.
 THREADED_MODULES = {
-    "test_callbacks", "test_context", "test_errors", "test_nested", "test_reading", "test_release",
+    "test_affinity", "test_asynchronous", "test_callbacks", "test_context", "test_ending",
+    "test_errors", "test_host_tools", "test_nested", "test_reading", "test_release",
     "test_shutdown", "test_stats", "test_stop", "test_stop_options", "test_submit", "test_values",
 }  # fmt: skip
 HANG_LIMIT = 150.0
@@ -109,6 +110,7 @@ def prepare_libraries() -> None:
             "snakepit",
             deadline=None,
             database=None,
+            derandomize=False,  # as it would be where CI is set
             max_examples=60,
             suppress_health_check=list(hypothesis.HealthCheck),
         )

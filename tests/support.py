@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -50,6 +51,16 @@ def is_over(stream: snakepit.Stream[Any]) -> bool:
     with pytest.raises(StreamReadError, match=r"has ended.*call stream\(\) again"):
         iter(stream)
     return True
+
+
+def need(package: str, reason: str) -> Any:
+    """Import what the extra `test` installs; a test skips without it, but fails where CI is set.
+
+    All that is installed there has wheels for each of its interpreters, or is plain Python.
+    """
+    if os.environ.get("CI"):
+        return importlib.import_module(package)
+    return pytest.importorskip(package, reason=reason)
 
 
 def wait_until(condition: Callable[[], Any], what: str = "", timeout: float = LONG) -> Any:

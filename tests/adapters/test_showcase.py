@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -22,13 +23,21 @@ TOOLS: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
+kinds = pytest.mark.parametrize(
     ("adapter", "options"),
     [
         (ShowcaseAdapter, {"pool_size": 1}),
+        (
+            ThreadedShowcaseAdapter,
+            {"profile": "thread", "pool_size": 1, "threads_per_worker": 2},
+        ),
         (ThreadedShowcaseAdapter, {"profile": "local", "threads_per_worker": 2}),
     ],
+    ids=["process", "thread", "local"],
 )
+
+
+@kinds
 def test_every_tool_answers(adapter: Any, options: dict[str, Any]) -> None:
     with snakepit.Pool(adapter, **options, thread_safety="strict") as pool:
         for name, (args, value) in TOOLS.items():
@@ -48,16 +57,12 @@ def test_every_tool_answers(adapter: Any, options: dict[str, Any]) -> None:
             pool.execute("visit")
 
 
-@pytest.mark.parametrize(
-    ("adapter", "options"),
-    [
-        (ShowcaseAdapter, {"pool_size": 2}),
-        (ThreadedShowcaseAdapter, {"profile": "local", "threads_per_worker": 2}),
-    ],
-)
+@kinds
 def test_sessions_have_variables_host_tools_and_notes(
     adapter: Any, options: dict[str, Any]
 ) -> None:
+    if options.get("pool_size"):
+        options = {**options, "pool_size": 2}
     with snakepit.Pool(adapter, **options) as pool:
         visits = [pool.submit("visit", session="a") for _ in range(10)]
         assert sorted(visit.result() for visit in visits) == list(range(1, 11))
@@ -89,7 +94,15 @@ def test_a_tool_that_has_much_to_do_has_the_time_for_it() -> None:
     assert ShowcaseAdapter.command_timeout("ping", {}) is None
 
 
-def test_streams_yield_in_order() -> None:
-    adapter = ShowcaseAdapter()
-    assert [chunk["number"] for chunk in adapter.ping_stream(3)] == [1, 2, 3]
-    assert [chunk["percent"] for chunk in adapter.stream_progress(2)] == [50.0, 100.0]
+@kinds
+def test_streams_yield_in_order(adapter: Any, options: dict[str, Any]) -> None:
+    with snakepit.Pool(adapter, **options) as pool:
+        chunks = pool.stream("ping_stream", {"count": 3})
+        assert [chunk["number"] for chunk in chunks] == [1, 2, 3]
+        parts = pool.stream("stream_progress", {"steps": 2})
+        assert [part["percent"] for part in parts] == [50.0, 100.0]
+
+        async def main() -> list[int]:
+            return [chunk["number"] async for chunk in pool.astream("ping_stream", {"count": 2})]
+
+        assert asyncio.run(main()) == [1, 2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Outcome, start_script
+from tests.support import Outcome, need, start_script
 
 EXAMPLES = Path(__file__).resolve().parents[2]
 SHOWN = re.compile(
@@ -51,7 +51,7 @@ def without(varying: str, output: str) -> list[str]:
 def run_shown(directory: Path, name: str, varying: str = "", package: str = "") -> Outcome:
     """Run an example and expect what the guide shows; `varying` is a pattern of what may differ."""
     if package:
-        pytest.importorskip(package, reason=f"the example {name} is about {package}")
+        need(package, f"the example {name} is about {package}")
     outcome = run_example(directory, name)
     assert outcome.stderr == ""
     assert without(varying, outcome.stdout) == without(varying, shown_outputs()[name]), outcome
@@ -67,6 +67,21 @@ def test_the_guide_shows_every_example_and_its_output() -> None:
 def test_every_example_has_its_test(path: Path) -> None:
     tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
     assert f'"{path.stem}"' in tests
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "examples").glob("[!_]*.py")), ids=str)
+def test_every_example_but_the_report_is_short(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert (lines < 100) == (path.stem != "stdlib_report"), f"{path.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_what_an_example_is_about_may_be_missing_but_not_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(ModuleNotFoundError if ci else pytest.skip.Exception, match="no_such"):
+        need("no_such_package", "an example is about no_such_package")
 
 
 def test_first_program(tmp_path: Path) -> None:
@@ -137,5 +152,5 @@ def test_picture_of_the_pipeline_is_a_png_of_its_size(tmp_path: Path) -> None:
 
 
 def test_web(tmp_path: Path) -> None:
-    pytest.importorskip("httpx", reason="the example web calls itself by httpx")
+    need("httpx", "the example web calls itself by httpx")
     run_shown(tmp_path, "web", r"(?<=it waited ).*", package="starlette")

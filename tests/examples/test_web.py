@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("starlette", reason="the example web is about starlette")
-httpx = pytest.importorskip("httpx", reason="the example web calls itself by httpx")
+from tests.support import LONG, need
+
+need("starlette", "the example web is about starlette")
+httpx = need("httpx", "the example web calls itself by httpx")
 
 from examples.web import app  # noqa: E402 - after what it needs
-from tests.support import LONG  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

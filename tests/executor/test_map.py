@@ -14,7 +14,7 @@ import pytest
 
 import snakepit
 from snakepit.errors import EncodeError
-from tests.support import LONG, new_executor, wait_until
+from tests.support import LONG, need, new_executor, wait_until
 
 from . import tasks
 
@@ -268,7 +268,7 @@ def test_lambdas_and_closures(executor: snakepit.Executor) -> None:
 def test_progress_is_shown_and_changes_no_result(
     executor: snakepit.Executor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tqdm = pytest.importorskip("tqdm")
+    tqdm = need("tqdm", "tqdm shows the progress")
     monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)  # no thread that outlives the bar
     assert list(executor.map(tasks.square, range(200), progress=True)) == [
         n * n for n in range(200)

@@ -463,8 +463,36 @@ class Probe(snakepit.Adapter):
         yield from range(3)
 
     @tool
+    def where(self) -> tuple[int, int]:
+        """Return the process and the thread that run the call."""
+        return os.getpid(), threading.get_ident()
+
+    @tool
+    def heed_nothing(self, path: str, began: str, ended: str) -> None:
+        """Wait for the file, whatever is raised in it."""
+        Path(began).touch()
+        while True:
+            with contextlib.suppress(BaseException):
+                while not Path(path).exists():
+                    threading.Event().wait(0.002)
+                break
+        Path(ended).touch()
+
+    @tool
+    def die(self) -> None:
+        os._exit(7)
+
+    @tool
     def session_id(self) -> str | None:
         return None if self.session is None else self.session.id
+
+    @tool
+    def await_change(self, name: str, began: str) -> tuple[Any, int]:
+        assert self.session is not None
+        changes = self.session.watch_variable(name)
+        Path(began).touch()
+        change: tuple[Any, int] = next(changes)
+        return change
 
     @tool
     def add_to(self, name: str, amount: int) -> int:

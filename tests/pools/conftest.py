@@ -13,7 +13,8 @@ from tests.executor.tasks import Gate, Log
 from tests.pools.adapters import Counter
 
 KINDS: dict[str, dict[str, Any]] = {
-    "process": {"pool_size": 2},
+    "process": {"profile": "process", "pool_size": 2},
+    "thread": {"profile": "thread", "pool_size": 1, "threads_per_worker": 2},
     "local": {"profile": "local", "threads_per_worker": 2},
 }
 
@@ -22,6 +23,12 @@ WITH_PROCESSES: dict[str, dict[str, Any]] = {
     "process": {"pool_size": 2},
     "thread": {"profile": "thread", "pool_size": 2, "threads_per_worker": 2},
 }
+
+
+def one_worker(profile: str) -> dict[str, Any]:
+    """The shape of a pool that runs one call at a time."""
+    processes = {} if profile == "local" else {"pool_size": 1}
+    return processes | ({} if profile == "process" else {"threads_per_worker": 1})
 
 
 @pytest.fixture(params=list(KINDS))

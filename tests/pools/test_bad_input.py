@@ -6,6 +6,7 @@ makes of bad input by itself is tested with them.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import math
 import sys
@@ -35,7 +36,7 @@ from tests.pools.adapters import (
     WrongNames,
     WrongTimeout,
 )
-from tests.pools.test_every_profile import PROFILES
+from tests.pools.conftest import KINDS, one_worker
 from tests.support import LONG, wait_until
 
 NewPool = Callable[..., snakepit.Pool]
@@ -53,7 +54,7 @@ class Clock:
 clock = Clock()
 
 
-@pytest.fixture(scope="module", params=PROFILES)
+@pytest.fixture(scope="module", params=KINDS)
 def profile(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -63,9 +64,7 @@ def shared(profile: Any) -> Iterator[snakepit.Pool]:
     """A pool that the tests share, with a store of four sessions; all that is lazy in it awake."""
     with (
         snakepit.SessionStore(4, clock=clock) as store,
-        snakepit.Pool(
-            Probe, name="mine", profile=profile, session_store=store, **PROFILES[profile]
-        ) as pool,
+        snakepit.Pool(Probe, name="mine", session_store=store, **KINDS[profile]) as pool,
     ):
         pool.await_ready(LONG)
         pool.session("warm").register_variable("x", "integer", 1)
@@ -93,8 +92,7 @@ def new_pool() -> Iterator[NewPool]:
     made: list[snakepit.Pool] = []
 
     def make(profile: Any, adapter: Any = Probe, **options: Any) -> snakepit.Pool:
-        shape = {**PROFILES[profile], **options}
-        made.append(snakepit.Pool(adapter, name="mine", profile=profile, **shape))
+        made.append(snakepit.Pool(adapter, **{"name": "own", **KINDS[profile], **options}))
         return made[-1]
 
     yield make
@@ -175,7 +173,7 @@ def test_adapter_that_cannot_be_imported_is_named(
         if source is not None:
             (tmp_path / f"{name}.py").write_text(source)
             importlib.invalidate_caches()
-        for profile in PROFILES:
+        for profile in KINDS:
             with pytest.raises(errors.AdapterError) as caught:
                 new_pool(profile, f"{name}:Api")
             assert words.replace("bad_service", name) in str(caught.value)
@@ -199,7 +197,7 @@ def test_adapter_that_cannot_be_made_is_named(new_pool: NewPool, profile: Any) -
     size = {} if profile == "local" else {"pool_size": 1}
     for adapter, options, words in UNMAKEABLE:
         pool = new_pool(profile, adapter, thread_safety=None, **size, **options)
-        with pytest.raises(errors.PoolNotReadyError, match=f"(?s)'mine'.*{words}"):
+        with pytest.raises(errors.PoolNotReadyError, match=f"(?s)'own'.*{words}"):
             pool.await_ready(LONG)
         with pytest.raises(errors.PoolNotReadyError, match=f"(?s){words}") as broken:
             pool.execute("pid")
@@ -303,7 +301,7 @@ def test_adapter_that_is_not_thread_safe_is_reported_where_threads_share_it(
     assert pool.execute("ping") == "pong"
     with pytest.raises(errors.AdapterError, match=r"Unsafe does not declare .*ThreadSafeAdapter"):
         new_pool(threaded, Unsafe, thread_safety="strict")
-    alone = new_pool(threaded, Unsafe, thread_safety="strict", threads_per_worker=1)
+    alone = new_pool(threaded, Unsafe, name="alone", thread_safety="strict", threads_per_worker=1)
     assert alone.execute("ping") == "pong"
 
 
@@ -407,6 +405,59 @@ def test_second_thread_that_reads_a_stream_is_told(pool: snakepit.Pool, tmp_path
     assert first == [0, 1, 2]
 
 
+def test_wrong_arguments_of_astream_are_told_at_the_call(pool: snakepit.Pool) -> None:
+    with pytest.raises(errors.ToolNotFoundError, match="did you mean 'count'"):
+        pool.astream("coun", {"up_to": 5})
+    with pytest.raises(errors.ToolArgumentError, match="'upto'"):
+        pool.astream("count", {"upto": 5})
+    with pytest.raises(errors.ToolArgumentError, match=r"'echo' returns one value"):
+        pool.astream("echo", {"value": 1})
+
+
+def test_astream_is_consumed_once(pool: snakepit.Pool) -> None:
+    async def main() -> None:
+        stream = pool.astream("count", {"up_to": 5})
+        assert [chunk async for chunk in stream] == [0, 1, 2, 3, 4]
+        with pytest.raises(errors.StreamReadError, match="tool 'count' of pool 'mine' has ended"):
+            async for _ in stream:
+                pass
+
+    asyncio.run(main())
+
+
+def test_second_task_that_reads_astream_is_told(pool: snakepit.Pool, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+
+    async def main() -> list[int]:
+        stream = pool.astream("count_after", {"path": str(release)})
+
+        async def read() -> list[int]:
+            return [chunk async for chunk in stream]
+
+        first = asyncio.create_task(read())
+        await asyncio.sleep(0)  # to where it waits for the first chunk
+        with pytest.raises(errors.StreamReadError, match=r"is being read already.*one reader"):
+            await read()
+        release.touch()
+        return await first
+
+    assert asyncio.run(main()) == [0, 1, 2]
+
+
+def test_astream_that_is_left_ends_its_generator(pool: snakepit.Pool, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+
+    async def main() -> None:
+        args = {"up_to": 10**9, "ended": str(ended)}
+        async for chunk in pool.astream("count", args, max_chunks=10):
+            if chunk == 1:
+                break
+        # Here, without a collection of asynchronous generators at the end of the loop.
+        wait_until(ended.exists, "the generator to end")
+
+    asyncio.run(main())
+
+
 # Pools and their configuration
 
 
@@ -418,14 +469,12 @@ def _no_pools_left() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_pools_left")
 def test_second_pool_of_a_name_is_refused_and_the_first_goes_on(profile: Any) -> None:
-    shape = {"profile": profile, **PROFILES[profile]}
-    if profile != "local":
-        shape["pool_size"] = 1
-    snakepit.start(adapter=Probe, name="mine", **shape)
-    with pytest.raises(errors.PoolExistsError, match=r"'mine'.*snakepit\.stop\('mine'\)"):
-        snakepit.start({"pools": [{"name": "other"}, {"name": "mine"}], "adapter": Probe, **shape})
-    assert list(snakepit.get_stats()) == ["mine"]
-    assert snakepit.execute("echo", {"value": 1}, pool="mine") == 1
+    shape = {**KINDS[profile], **one_worker(profile)}
+    snakepit.start(adapter=Probe, name="own", **shape)
+    with pytest.raises(errors.PoolExistsError, match=r"'own'.*snakepit\.stop\('own'\)"):
+        snakepit.start({"pools": [{"name": "other"}, {"name": "own"}], "adapter": Probe, **shape})
+    assert list(snakepit.get_stats()) == ["own"]
+    assert snakepit.execute("echo", {"value": 1}, pool="own") == 1
 
 
 WRONG_SETTINGS: list[tuple[str, type[Exception], str]] = [

@@ -154,21 +154,6 @@ def test_profiles_of_timeouts(new_pool: NewPool) -> None:
     assert endless.execute("echo", {"value": 1}, timeout=math.inf) == 1
 
 
-def test_urgent_calls_go_first(new_pool: NewPool, gates: Gates, log: Log) -> None:
-    pool = new_pool(pool_size=1, adapter_args={"log": log})
-    _, release = occupy(pool, gates, 1)
-    for priority in ("low", "normal", "high"):
-        pool.submit("record", {"line": priority}, priority=priority)
-    release.open()
-    pool.stop()
-    assert [line for line in log.lines() if "down" not in line] == [
-        "setup",
-        "high",
-        "normal",
-        "low",
-    ]
-
-
 def test_a_retried_call_waits_no_longer_than_it_may(
     new_pool: NewPool, profile: str, gates: Gates
 ) -> None:

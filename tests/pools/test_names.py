@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,9 @@ import snakepit
 from snakepit import errors
 from tests.executor import tasks
 from tests.executor.tasks import Gate
-from tests.pools.adapters import BadSetup
+from tests.pools.adapters import BadSetup, Counter
 from tests.pools.test_limits import occupy
-from tests.support import LONG
+from tests.support import LONG, run_script
 
 NewPool = Callable[..., snakepit.Pool]
 Gates = Callable[[str], Gate]
@@ -150,3 +152,114 @@ def test_a_result_that_cannot_be_pickled_names_what_returned_it(new_pool: NewPoo
     with pytest.raises(errors.EncodeError, match=r"pickle .*in what 'Lock\.lock' returned") as bad:
         pool.execute("lock")
     assert bad.value.details["function"] == "Lock.lock"
+
+
+# The names themselves
+
+
+@pytest.fixture
+def _no_pools_left() -> Iterator[None]:
+    yield
+    snakepit.stop(cancel_calls=True)
+
+
+TAKEN = r"named 'images' runs already; stop it .*snakepit\.stop\('images'\).*another name"
+
+
+def test_a_name_is_one_pools_at_a_time(new_pool: NewPool, profile: str, gates: Gates) -> None:
+    first, second = new_pool(profile, name="images"), new_pool(profile, name="images")
+    started, release = gates("started"), gates("release")
+    held = first.submit("hold", {"started": started, "release": release, "value": 5})
+    started.wait()
+    for use in (second.start, second.await_ready, lambda: second.execute("pid")):
+        with pytest.raises(errors.PoolExistsError, match=TAKEN) as taken:
+            use()
+        assert taken.value.details == {"pool": "images"}
+    assert second.get_stats()["submitted"] == 0
+    # One that takes no more calls has no use for its name.
+    first.stop(wait=False)
+    assert second.execute("echo", {"value": 1}) == 1
+    with pytest.raises(errors.PoolShutdownError):
+        first.start()
+    release.open()
+    assert held.result(LONG) == 5
+
+
+def test_pools_without_a_name_are_any_number(new_pool: NewPool) -> None:
+    assert {new_pool("local").start().name for _ in range(3)} == {"default"}
+
+
+def test_a_pool_that_is_dropped_leaves_its_name() -> None:
+    options: dict[str, Any] = {"name": "images", "profile": "local", "threads_per_worker": 1}
+    first = snakepit.Pool(Counter, **options).start()
+    engine = first._engine
+    del first
+    gc.collect()
+    with snakepit.Pool(Counter, **options) as second:
+        assert second.execute("increment") == 1
+    engine.join()
+
+
+def test_a_pool_that_cannot_start_leaves_its_name(new_pool: NewPool, profile: str) -> None:
+    broken = new_pool(profile, BadSetup, name="images", thread_safety=None)
+    with pytest.raises(errors.PoolNotReadyError):
+        broken.await_ready(LONG)
+    assert new_pool(profile, name="images").execute("increment") == 1
+
+
+@pytest.mark.usefixtures("_no_pools_left")
+def test_named_pools_of_the_module_and_others_have_different_names(new_pool: NewPool) -> None:
+    threads: dict[str, Any] = {"profile": "local", "threads_per_worker": 1}
+    own = new_pool("local", name="images").start()
+    with pytest.raises(errors.PoolExistsError, match=TAKEN):
+        snakepit.start(adapter=Counter, pools=[{"name": "texts"}, {"name": "images"}], **threads)
+    assert snakepit.get_stats() == {}
+    own.stop()
+    snakepit.start(adapter=Counter, name="images", **threads)
+    with pytest.raises(errors.PoolExistsError, match=TAKEN):
+        new_pool("local", name="images").start()
+    snakepit.stop("images")
+    assert new_pool("local", name="images").execute("increment") == 1
+
+
+def test_of_many_that_start_at_once_one_has_the_name(new_pool: NewPool) -> None:
+    pools = [new_pool("local", name="images") for _ in range(8)]
+    together = threading.Barrier(len(pools))
+    refused: list[errors.PoolExistsError] = []
+
+    def start(pool: snakepit.Pool) -> None:
+        together.wait()
+        try:
+            pool.start()
+        except errors.PoolExistsError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start, args=(pool,)) for pool in pools]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == len(pools) - 1
+
+
+def test_a_forked_process_has_names_of_its_own(tmp_path: Path) -> None:
+    outcome = run_script(
+        """
+        import os
+        import snakepit
+        from tests.pools.adapters import Counter
+
+        def make():
+            return snakepit.Pool(Counter, name="images", profile="local", threads_per_worker=1)
+
+        with make():
+            pid = os.fork()
+            if pid == 0:
+                with make() as own:
+                    print(own.execute("increment"), flush=True)
+                os._exit(0)
+            print(os.waitpid(pid, 0)[1])
+        """,
+        tmp_path,
+    )
+    assert outcome.stdout == "1\n0\n", outcome

@@ -35,6 +35,7 @@ from tests.pools.adapters import (
     Typed,
     Unsafe,
 )
+from tests.pools.conftest import one_worker
 from tests.support import LONG, run_script, wait_until
 
 NewPool = Callable[..., snakepit.Pool]
@@ -48,10 +49,6 @@ def test_a_tool_runs_in_a_worker_and_its_adapter_keeps_its_state(
     assert [pool.execute("increment") for _ in range(3)] == [11, 12, 13]
     assert pool.execute("increment", {"by": 7}) == 20
     assert (pool.execute("pid") == os.getpid()) == (profile == "local")
-
-
-def one_worker(profile: str) -> dict[str, Any]:
-    return {"pool_size": 1} if profile == "process" else {"threads_per_worker": 1}
 
 
 def test_values_arrive_as_they_were(new_pool: NewPool, profile: str) -> None:
@@ -123,17 +120,6 @@ def test_what_a_tool_raises_is_raised(new_pool: NewPool, profile: str) -> None:
         new_pool(profile).execute("fail", {"text": "as asked"})
 
 
-def test_hooks_have_a_say_in_each_call(new_pool: NewPool, profile: str) -> None:
-    pool = new_pool(profile, Hooked, thread_safety=None)
-    assert pool.execute("shout", {"word": " hey "}) == {"command": "shout", "response": "HEY"}
-    assert pool.execute("shout", {"word": "a", "times": 3})["response"] == "AAA"
-    with pytest.raises(PermissionError, match="shout"):
-        pool.execute("shout", {"word": "forbidden"})
-    with pytest.raises(TaskTimeoutError, match=r"0\.2 s"):
-        pool.execute("shout", {"word": "slow"})
-    assert [answer["response"] for answer in pool.map("shout", [{"word": "a"}])] == ["A"]
-
-
 def test_the_timeout_of_a_tool_holds_where_the_caller_gives_none(
     new_pool: NewPool, profile: str, gates: Gates
 ) -> None:
@@ -183,37 +169,6 @@ def test_asyncio_awaits_calls_and_cancels_them(
 
     assert asyncio.run(main()) == list(range(50))
     wait_until(lambda: pool.get_stats()["busy"] == 0, "the cancelled call to end")
-
-
-def test_a_session_goes_to_the_worker_that_knows_it(new_pool: NewPool) -> None:
-    pool = new_pool()
-    pool.await_ready(LONG)
-    engine: Any = pool._engine
-
-    def waiting() -> bool:
-        counts = engine.scheduler.counts()
-        return bool(counts["searching"] + counts["sleeping"] == len(pool.list_workers()))
-
-    pids = set()
-    for _ in range(20):
-        pids.add(pool.execute("pid", session="a"))
-        # A hint counts where that worker is free, which it says a moment after its answer.
-        wait_until(waiting, "an idle pool")
-    assert len(pids) == 1
-    assert pool.cancel(session="a") == 0
-
-
-def test_setup_and_teardown_frame_the_life_of_an_instance(
-    new_pool: NewPool, profile: str, log: Log
-) -> None:
-    pool = new_pool(profile, adapter_args={"log": log})
-    pool.await_ready(LONG)
-    pool.execute("record", {"line": "call"})
-    pool.stop()
-    instances = 2 if profile == "process" else 1
-    lines = log.lines()
-    assert sorted(lines) == sorted(["setup"] * instances + ["call"] + ["teardown"] * instances)
-    assert lines[0] == "setup" and lines[-1] == "teardown"
 
 
 @pytest.mark.parametrize("options", ["pool_size=1", "profile='local', threads_per_worker=1"])
@@ -310,29 +265,10 @@ def test_the_first_call_of_a_plain_adapter_imports_nothing(new_pool: NewPool) ->
     assert new_pool(adapter=Importing, pool_size=1).execute("imported") == []
 
 
-def test_a_worker_that_dies_fails_its_call_alone(new_pool: NewPool) -> None:
-    pool = new_pool()
-    with pytest.raises(WorkerCrashedError):
-        pool.execute("die")
-    assert pool.execute("echo", {"value": 1}) == 1
-
-
 def test_an_idempotent_tool_is_tried_again(new_pool: NewPool, gates: Gates) -> None:
     pool = new_pool()
     future = pool.submit("die_once", {"marker": gates("marker")})
     assert future.result(LONG) > 0 and future.attempts == 2
-
-
-def test_an_unfit_worker_is_replaced(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
-    pool = new_pool(health_interval=math.inf)
-    pool.await_ready(LONG)
-    wait_until(lambda: set(pool.check_health().values()) == {True}, "two fit workers")
-    sick = pool.execute("fall_sick")
-    wait_until(lambda: False in pool.check_health().values(), "the verdict")
-    wait_until(lambda: "is not fit" in caplog.text, "the report")
-    wait_until(
-        lambda: sick not in {worker["pid"] for worker in pool.list_workers()}, "its replacement"
-    )
 
 
 @pytest.fixture(params=["thread", "local"])
@@ -440,20 +376,13 @@ WAYS_TO_GIVE_UP = [stop, press_ctrl_c]
 
 
 @pytest.mark.parametrize("give_up", WAYS_TO_GIVE_UP)
-@pytest.mark.parametrize("workers", ["process", "thread", "local"])
 def test_idle_workers_run_teardown_when_a_pool_is_given_up(
-    new_pool: NewPool, log: Log, workers: str, give_up: Callable[[snakepit.Pool], None]
+    new_pool: NewPool, log: Log, profile: str, give_up: Callable[[snakepit.Pool], None]
 ) -> None:
-    sizes: dict[str, Any] = {"threads_per_worker": 2} if workers != "process" else {}
-    pool = new_pool(
-        "local" if workers == "local" else "process",
-        adapter_args={"log": log},
-        profile=workers,
-        **sizes,
-    )
+    pool = new_pool(profile, adapter_args={"log": log})
     pool.await_ready(LONG)
     give_up(pool)
-    instances = 1 if workers == "local" else 2
+    instances = 2 if profile == "process" else 1
     assert sorted(log.lines()) == ["setup"] * instances + ["teardown"] * instances
 
 
@@ -550,7 +479,7 @@ def test_a_pool_shows_where_its_workers_are(new_pool: NewPool, profile: str, gat
 def test_waiting_for_workers_takes_text(new_pool: NewPool, profile: str) -> None:
     pool = new_pool(profile)
     pool.await_ready(f"{LONG:g}s")
-    assert pool.stats().ready == 2
+    assert pool.stats().ready == (1 if profile == "thread" else 2)
     with pytest.raises(ValueError, match="timeout"):
         pool.await_ready("soon")
 
@@ -558,7 +487,7 @@ def test_waiting_for_workers_takes_text(new_pool: NewPool, profile: str) -> None
 def test_a_pool_tells_the_life_of_its_workers(new_pool: NewPool, profile: str) -> None:
     pool = new_pool(profile, name="told", **one_worker(profile))
     assert pool.execute("echo", {"value": 1}) == 1
-    if profile == "process":
+    if profile != "local":
         pool.recycle_worker(timeout=LONG)
     lifecycle = pool.lifecycle_stats()
     assert (lifecycle.pool, lifecycle.size) == ("told", 1)
