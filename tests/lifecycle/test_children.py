@@ -18,13 +18,22 @@ from snakepit.worker import children
 
 
 @contextlib.contextmanager
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+    )
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def answers(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has been spared: one that is killed may take a moment to be gone."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"there?\n")
+    return process.stdout.readline() == b"there?\n"
 
 
 def started(pid: int) -> int:
@@ -45,18 +54,18 @@ def pass_on(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
 
 
 def test_a_process_that_started_at_another_time_is_spared() -> None:
-    with sleeper() as process:
+    with bystander() as process:
         start = started(process.pid)
         children.end_process(process.pid, start - 1)
         children.end_process(process.pid, start + 1)
-        assert process.poll() is None
+        assert answers(process)
         children.end_process(process.pid, start)
         assert process.wait(60) == -signal.SIGKILL
         children.end_process(process.pid, start)  # gone, it is nobody
 
 
 def test_whoever_got_the_number_of_a_grandchild_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
-    with sleeper() as stranger:
+    with bystander() as stranger:
         claimed = time.monotonic_ns()
         child = subprocess.Popen(["sleep", "600"])
         family = {os.getpid(): [child.pid], child.pid: [stranger.pid]}
@@ -65,13 +74,13 @@ def test_whoever_got_the_number_of_a_grandchild_is_spared(monkeypatch: pytest.Mo
         children.end_those_since(claimed)
         child.wait(60)  # It is reaped already.
         assert not os.path.exists(f"/proc/{child.pid}")
-        assert stranger.poll() is None
+        assert answers(stranger)
 
 
 def test_whoever_got_the_number_of_a_workers_stray_is_spared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with sleeper() as stranger, sleeper() as stray:
+    with bystander() as stranger, bystander() as stray:
         monkeypatch.setattr(ladder, "descendants", lambda pid: [stranger.pid, stray.pid])
         pass_on(monkeypatch, stranger.pid)
         sent: list[int] = []
@@ -80,4 +89,4 @@ def test_whoever_got_the_number_of_a_workers_stray_is_spared(
         ladder.Ladder._end(climber, worker)
         assert sent == [signal.SIGTERM]
         assert stray.wait(60) == -signal.SIGKILL
-        assert stranger.poll() is None
+        assert answers(stranger)
