@@ -35,9 +35,7 @@ def end_those_since(claimed_ns: int, *, of_process: bool = True) -> None:
         spared = _kept | set(_helpers())
         pids = children_of(os.getpid()) if of_process else children_of_thread()
         found = [
-            (pid, start)
-            for pid, start in with_start(pids)
-            if pid not in spared and start >= tick
+            (pid, start) for pid, start in with_start(pids) if pid not in spared and start >= tick
         ]
         if not found:
             return

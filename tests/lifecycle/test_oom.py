@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def memory_group(limit: int) -> Iterator[Path]:
             yield folder
             return
         finally:
-            wait_until(lambda folder=folder: removed(folder), "the control group to be empty")
+            wait_until(partial(removed, folder), "the control group to be empty")
     pytest.skip(f"no control group can be made: {why[-1]}")
 
 

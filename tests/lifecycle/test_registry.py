@@ -8,13 +8,14 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import snakepit
-from snakepit.lifecycle import database, orphans, run_id
+from snakepit.lifecycle import orphans, run_id
 from snakepit.lifecycle import registry as registries
 from snakepit.lifecycle.database import Database, RunRow, file_in
 from snakepit.lifecycle.identity import Place
@@ -41,7 +42,7 @@ def new_writer(
 
         def opened() -> Any:
             with monkeypatch.context() as patched:
-                patched.setattr(registries.run_ids, "current", lambda: run)
+                patched.setattr(run_id, "current", lambda: run)
                 return real()
 
         writer._opened = opened  # type: ignore[method-assign]
@@ -121,6 +122,10 @@ OWNER = """
     """
 
 
+def has_runs(folder: Path, number: int) -> bool:
+    return file_in(folder).exists() and len(runs_in(folder)) == number
+
+
 def test_two_processes_with_one_token_are_both_told(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     owners: list[Script] = []
@@ -132,10 +137,7 @@ def test_two_processes_with_one_token_are_both_told(tmp_path: Path) -> None:
             )  # fmt: skip
             owners.append(script)
             script.read_line()
-            wait_until(
-                lambda number=number: file_in(folder).exists() and len(runs_in(folder)) == number,
-                "the owner's row",
-            )
+            wait_until(partial(has_runs, folder, number), "the owner's row")
         # What the first writes at its end lets it see the second.
         outcomes = [script.finish(stdin="\n") for script in owners]
     finally:
@@ -179,13 +181,13 @@ def test_rows_of_another_place_are_forgotten_if_their_owner_does_not_renew_them(
     now = time.time()
     elsewhere = [RunRow(run, os.getpid(), 1, "elsewhere", "default", "") for run in (OTHER, DEAD)]
     file = Database(tmp_path)
-    monkeypatch.setattr(database.time, "time", lambda: now - 8 * DAY)
+    monkeypatch.setattr(time, "time", lambda: now - 8 * DAY)
     for run in elsewhere:
         file.add_run(run)
-    monkeypatch.setattr(database.time, "time", lambda: now - DAY)
+    monkeypatch.setattr(time, "time", lambda: now - DAY)
     file.renew(OTHER)
     file.close()
-    monkeypatch.setattr(database.time, "time", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: now)
     new_writer(MINE).write([])
     assert sorted(runs_in(tmp_path)) == sorted([MINE, OTHER])
 
@@ -218,9 +220,7 @@ def test_a_jump_of_the_clock_makes_nobody_living_dead(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, days: int,
 ) -> None:  # fmt: skip
     child, left = sleep(), sleep()
-    enter(
-        tmp_path, OTHER, os.getpid(), started_at(os.getpid()), (child.pid, started_at(child.pid))
-    )
+    enter(tmp_path, OTHER, os.getpid(), started_at(os.getpid()), (child.pid, started_at(child.pid)))
     enter(tmp_path, DEAD, *dead_owner(sleep), (left.pid, started_at(left.pid)))
     now = time.time()
     with caplog.at_level(logging.WARNING, "snakepit"):
