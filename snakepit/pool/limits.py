@@ -148,8 +148,8 @@ def recycling_problems(
         yield (
             "worker_ttl",
             f"worker_ttl ({ttl:g} s) must be at least {SHORTEST_LIFE:g} s: a worker takes longer "
-            "to start, and none would serve; for a worker of its own for each call there is "
-            "max_tasks_per_child=1",
+            "to start, and none would serve; to replace it after so many calls, give "
+            "worker_max_requests instead",
         )
     if max_requests is not None and max_tasks is not None and max_requests > max_tasks:
         yield (

@@ -434,7 +434,7 @@ def test_worker_is_due_a_little_before_its_age_limit() -> None:
         ),
         (
             {"worker_ttl": 0.001},
-            r"worker_ttl \(0.001 s\) must be at least 0.01 s.*max_tasks_per_child=1",
+            r"worker_ttl \(0.001 s\) must be at least 0.01 s.*worker_max_requests",
         ),
         ({"start_timeout": "1 fortnight"}, "start_timeout='1 fortnight' has the unknown unit"),
         ({"start_timeout": "0s"}, "start_timeout must be a number of seconds above 0"),
