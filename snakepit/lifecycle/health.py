@@ -71,7 +71,6 @@ class Health:
         assert self.policy.interval is not None
         late = now - self._last - self.policy.interval
         self._last = now
-        self._supervisor.burial.oom.look()
         if late > self.policy.interval + 1.0:
             # We did not run either: the machine slept, or all of us were stopped. Whatever the
             # workers missed meanwhile proves nothing.
