@@ -114,6 +114,18 @@ class PoolView:
         return self._pool.stream(fn, args, kwargs, self._terms)
 
 
+class InnerView(PoolView):
+    """A pool of threads, seen from inside a task that it runs."""
+
+    __slots__ = ()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
+        """Raise RuntimeError: the pool's owner shuts it down."""
+        from snakepit.worker.context import refuse_shutdown
+
+        refuse_shutdown()
+
+
 class Executor(concurrent.futures.Executor):
     """Runs calls in a pool of warm workers; takes the place of ProcessPoolExecutor.
 
@@ -134,18 +146,19 @@ class Executor(concurrent.futures.Executor):
     `heartbeat_interval`: seconds between two looks at the workers' health, None for no looks;
     `heartbeat_timeout`: seconds and `max_missed`: looks without a sign of life after which a worker
     that should have taken a call, or whose process is stopped, is replaced. A long call is none.
+    Given both, so many looks must fit into that time; given either, there must be looks.
     `preload`: names of modules to import once in the template. `env`: environment variables of the
     workers, in force before they import anything of the program's.
     `blas_threads`: threads of BLAS and OpenMP libraries in each worker, in force before anything is
     imported; "share": the usable CPUs divided among the workers; None: 1, and with profile "thread"
     "share". Variables that `env` or the environment sets win.
-    `start_timeout`: seconds that a worker has to start, its initializer included, and before that
-    the template to import what is preloaded; what takes longer is killed and counts as a failed
-    start; by default 60. Three failed starts in a row break the pool.
+    `start_timeout`: seconds, or text, that a worker has to start, its initializer included, and
+    before that the template to import what is preloaded; what takes longer is killed and counts as
+    a failed start; by default 60. Three failed starts in a row break the pool.
     `inline_threshold`: bytes up to which a message goes inline; larger ones go by shared memory.
     `cancel_running`: `cancel()` of a future also stops a call that runs (`options` can say
     otherwise). `stop_grace`: what a call that is stopped, or late, is given before it is made to
-    end: `snakepit.Graces` or a dict of its fields, in seconds.
+    end: `snakepit.Graces` or a dict of its fields, in seconds or text such as "500ms".
     `session_store`: the SessionStore that keeps its sessions; None: one of its own, made when it is
     needed and gone with the pool.
 
@@ -177,9 +190,9 @@ class Executor(concurrent.futures.Executor):
         preload: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         inline_threshold: int = 10_240,
-        start_timeout: float | None = None,
+        start_timeout: float | str | None = None,
         cancel_running: bool = False,
-        stop_grace: Graces | Mapping[str, float] | None = None,
+        stop_grace: Graces | Mapping[str, float | str] | None = None,
         name: str = "default",
         blas_threads: int | Literal["share"] | None = None,
         session_store: SessionStore | None = None,

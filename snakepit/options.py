@@ -47,12 +47,13 @@ BYTES = {
 _NUMBER_AND_UNIT = re.compile(r"\s*([-+]?[0-9]*\.?[0-9]+)\s*([^\s0-9.]*)\s*")
 
 
-def checked_seconds(name: str, value: object) -> float:
+def checked_seconds(name: str, value: object, *, zero: bool = False) -> float:
     """Return the seconds that `value` stands for: a number above 0, or text such as "90s", "1h".
 
-    Raises TypeError and ValueError, which name the option and the units there are.
+    `zero`: 0 is a time, too. Raises TypeError and ValueError, which name the option and the units
+    there are.
     """
-    return _checked(name, value, "seconds", 1.0, SECONDS, '"90s" or "1h"')
+    return _checked(name, value, "seconds", 1.0, SECONDS, '"90s" or "1h"', zero=zero)
 
 
 def checked_bytes(name: str, value: object, unit: int = 1) -> int:
@@ -151,8 +152,11 @@ def _checked(
     unit: float,
     units: dict[str, float] | dict[str, int],
     example: str,
+    *,
+    zero: bool = False,
 ) -> float:
-    expected = f"{name} must be a number of {what} above 0, or text such as {example}"
+    least = "from 0 on" if zero else "above 0"
+    expected = f"{name} must be a number of {what} {least}, or text such as {example}"
     if isinstance(value, str):
         match = _NUMBER_AND_UNIT.fullmatch(value)
         if match is None:
@@ -172,7 +176,7 @@ def _checked(
             amount = float(value) * unit
         except OverflowError:
             raise ValueError(f"{expected}, not {shortened(value)}: that is too large") from None
-    if not math.isfinite(amount) or amount <= 0:
+    if not math.isfinite(amount) or amount < 0 or (amount == 0 and not zero):
         raise ValueError(f"{expected}, not {value!r}")
     return amount
 

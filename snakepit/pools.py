@@ -26,14 +26,8 @@ from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import checked_bytes, checked_environment, checked_seconds, checked_wait
 from snakepit.pool.affinity import check_session, checked_affinity
-from snakepit.pool.engine import (
-    HEARTBEAT_INTERVAL,
-    WorkerOptions,
-    check_options,
-    checked_name,
-    make_engine,
-)
-from snakepit.pool.limits import checked_every, checked_limits, checked_span
+from snakepit.pool.engine import WorkerOptions, check_options, checked_name, make_engine
+from snakepit.pool.limits import HEARTBEAT_INTERVAL, checked_every, checked_limits, checked_span
 from snakepit.pool.local import LocalPool
 from snakepit.pool.names import UNNAMED, names
 from snakepit.pool.pool import ProcessPool
@@ -145,7 +139,7 @@ class Pool:
         thread_safety: Literal["warn", "strict"] | None = "warn",
         startup_batch_size: int | None = None,
         startup_batch_delay_ms: float = 0.0,
-        stop_grace: Graces | Mapping[str, float] | None = None,
+        stop_grace: Graces | Mapping[str, float | str] | None = None,
         session_store: SessionStore | None = None,
         snapshot_every: int | str | None = 1,
         snapshot_memory_mb: float | str = 1024,

@@ -164,11 +164,6 @@ def module_names(name: str, value: Any) -> tuple[str, ...]:
 
 def graces(name: str, value: Any) -> Graces:
     """Grace times of stopping a call, as a table of seconds or of text with units."""
-    if isinstance(value, Mapping):
-        value = {
-            key: checked_seconds(f"{name}.{key}", time) if isinstance(time, str) else time
-            for key, time in value.items()
-        }
     return Graces.checked(value)
 
 

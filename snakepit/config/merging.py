@@ -241,6 +241,9 @@ class _LayerReader:
         for key, entry in table.items():
             self._setting(key, entry, found, HEARTBEAT, (), {"enabled"})
         if enabled is not None and enabled.value is False:
+            # Switched off, the rest of the table may stay as it is.
+            for name in ("heartbeat_timeout", "max_missed"):
+                found.pop(name, None)
             found["heartbeat_interval"] = Item(None, enabled.place, enabled.path)
 
 

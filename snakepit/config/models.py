@@ -13,7 +13,7 @@ from snakepit.config.checks import Check, choice, count, count_up_to, optional, 
 from snakepit.config.exceptions import with_classes
 from snakepit.errors import ConfigError
 from snakepit.pool.limits import PROFILES as TIMEOUT_PROFILES
-from snakepit.pool.limits import check_together
+from snakepit.pool.limits import check_together, heartbeat_problems, recycling_problems
 from snakepit.resources import usable_cpus
 
 __all__ = ["DEFAULT_POOL", "PROFILES", "PoolSettings", "ProcessSettings"]
@@ -159,15 +159,11 @@ class PoolSettings(BaseModel):
             check_together(*given)
         except ValueError as error:
             problems.append(("queue_timeout", str(error)))
-        interval, patience = self.heartbeat_interval, self.heartbeat_timeout
-        if self.profile != "local" and interval is not None and interval > patience:
-            problems.append(
-                (
-                    "heartbeat_interval",
-                    f"heartbeat_timeout ({patience:g} s) must be at least heartbeat_interval "
-                    f"({interval:g} s): no worker can answer more often than it is looked at",
-                )
+        if self.profile != "local":
+            problems += heartbeat_problems(
+                self.heartbeat_interval, self.heartbeat_timeout, self.max_missed
             )
+            problems += recycling_problems(self.worker_ttl, self.worker_max_requests)
         if self.preload and (self.mp_context or self.start_method not in (None, "template")):
             problems.append(("preload", "preload needs start_method='template'"))
         if self.mp_context and self.start_method is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from snakepit._core.recorder import HEADER, SIZE, TAIL
 
 MOST_LINES = 20  # of stderr
 MOST_STACK = 65_536  # bytes
-TOGETHER = 1.0  # seconds within which victims of one shortage of memory are found dead
+DYING = 1.0  # seconds from the instant at which the kernel counts a victim until it is found dead
+FRESH = 5.0  # seconds for which a look says what the counter showed just before a death
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Autopsy:
     `phase`: "starting", "idle" or "running".
     `ended_by_pool`: why the pool itself sent that signal ("stop", "shutdown" …), or None.
     `oom_killed`: whether the kernel's out-of-memory killer did it, None where that is not known;
-    `oom_evidence`: the counter that says so.
+    `oom_evidence`: the counter that says so. It counts the control group's victims, whoever they
+    are, so what tells is that it rose in the seconds before the death; with a `heartbeat_interval`
+    of more than 4 seconds, or None, that can only be ruled out.
     `peak_memory`: the most bytes of memory that it ever had, by the kernel, None if not known.
     `last_memory`: the bytes that it had resident when the pool last looked, None if it never did:
     it looks at calls that run for longer than `heartbeat_interval`, and where there is a
@@ -131,15 +135,17 @@ class OomWatch:
     """Tells by the kernel's own counters whether the out-of-memory killer struck.
 
     That of our control group, where there is one, counts the victims among us; that of the machine
-    can only rule it out.
+    can only rule it out. A victim is not named: what makes one of a death is that the counter rose
+    between the last look and that death. So somebody has to look every now and then.
     """
 
     def __init__(self) -> None:
         self._path: str | None = None
         self._ours = True
         self._seen = 0  # victims that are accounted for
-        self._latest = 0  # what the counter showed at the last look
-        self._looked = 0.0
+        # When the counter was looked at, and what it showed; the first look is the one before
+        # `DYING` seconds, for a victim that takes its time to die is counted before it is found.
+        self._looks: deque[tuple[float, int]] = deque()
 
     def start(self) -> None:
         """Remember how many victims there were so far."""
@@ -147,30 +153,44 @@ class OomWatch:
             *((path, True) for path in _group_files()),
             ("/proc/vmstat", False),
         ):
-            count = _read_count(path)
-            if count is not None:
-                self._path, self._ours, self._seen, self._latest = path, ours, count, count
-                self._looked = time.monotonic()
+            if _read_count(path) is not None:
+                self._path, self._ours = path, ours
+                self._looks.clear()
+                self.look()
                 return
 
+    def look(self) -> int | None:
+        """Account for the victims that there were so far; return how many, None if not known."""
+        count = None if self._path is None else _read_count(self._path)
+        if count is not None:
+            now = time.monotonic()
+            self._looks.append((now, count))
+            while len(self._looks) > 1 and self._looks[1][0] <= now - DYING:
+                self._looks.popleft()
+        return count
+
     def verdict(self, killed: bool) -> tuple[bool | None, str]:
-        """Say whether a worker that ended just now, by SIGKILL or not, was a victim."""
+        """Say whether a worker that ended just now, by SIGKILL or not, was a victim.
+
+        None where that is not known: nobody has looked for `FRESH` seconds, and the counter has
+        risen since.
+        """
         if not killed:
             return False, "it ends processes by SIGKILL only"
-        count = None if self._path is None else _read_count(self._path)
+        count = self.look()
         if count is None:
             return None, "unknown: this system shows no counter of its victims"
-        now = time.monotonic()
-        if now - self._looked > TOGETHER:
-            self._seen = self._latest
-        self._looked, self._latest = now, count
+        when, before = self._looks[0]
+        age = self._looks[-1][0] - when
+        self._seen = max(self._seen, before)
         victims = count - self._seen
-        evidence = f"{victims} more victims counted in {self._path}"
+        evidence = f"{victims} more victims counted in {self._path} in the last {age:.3g} s"
         if victims <= 0:
             return False, evidence
         if not self._ours:
-            self._seen = count
             return None, f"unknown: {evidence}, which counts the whole machine's"
+        if age > FRESH:
+            return None, f"unknown: {evidence}, at some time since the pool last looked"
         self._seen += 1
         return True, evidence
 

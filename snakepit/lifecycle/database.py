@@ -19,15 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from snakepit.lifecycle.identity import Place
-
 __all__ = ["Database", "ProcessRow", "RunRow", "file_in", "is_corrupt", "set_aside"]
 
 logger = logging.getLogger("snakepit")
 
 VERSION = 1
 BUSY_SECONDS = 2.0
-FORGET_AFTER = 7 * 86_400.0  # seconds; rows of other boots, hosts and containers, by file age only
+FORGET_AFTER = 7 * 86_400.0  # seconds without a renewal; for rows of other boots and containers
 
 _SCHEMA = f"""
 BEGIN;
@@ -155,6 +153,12 @@ class Database:
              time.time()),
         )  # fmt: skip
 
+    def renew(self, run_id: str) -> None:
+        """Note that an owner lives, for those who cannot see it."""
+        self._connection.execute(
+            "UPDATE runs SET created = ? WHERE run_id = ?", (time.time(), run_id)
+        )
+
     def remove_run(self, run_id: str) -> None:
         """Strike out an owner and its processes."""
         self._connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
@@ -195,11 +199,11 @@ class Database:
         )
         return [ProcessRow(*row) for row in rows]
 
-    def forget_elsewhere(self, here: Place) -> None:
-        """Strike out what other boots, hosts and containers entered long ago."""
+    def forget_elsewhere(self, here: str) -> None:
+        """Strike out what other boots, hosts and containers entered and did not renew for long."""
         self._connection.execute(
             "DELETE FROM runs WHERE place != ? AND created < ?",
-            (here.text, time.time() - FORGET_AFTER),
+            (here, time.time() - FORGET_AFTER),
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from snakepit.options import did_you_mean
+from snakepit.options import checked_seconds, did_you_mean
 
 __all__ = ["Graces"]
 
@@ -15,13 +16,13 @@ LONGEST = 86_400.0  # seconds
 
 @dataclass(frozen=True)
 class Graces:
-    """Grace times in seconds: what a task that is to stop is given before the next rung.
+    """Grace times in seconds, or text: what a task that is to stop is given before the next rung.
 
     `flag` (0.1): to see `snakepit.cancelled()`, then TaskInterrupt is raised in it. `interrupt`
     (0.4): to clean up after that, then its worker gets SIGTERM; a thread is left behind instead.
     `terminate` (1.0): for the worker to end, then SIGKILL. 0 goes on to the next rung at once.
-    Raises TypeError for what is no number, ValueError for one that is negative, not finite, or
-    more than a day.
+    Text has a unit, "500ms" or "2s". Raises TypeError for what is neither, ValueError for one that
+    is negative, not finite, or more than a day, and for text without a unit or with an unknown one.
     """
 
     flag: float = 0.1
@@ -31,8 +32,14 @@ class Graces:
     def __post_init__(self) -> None:
         for name in self.__match_args__:
             value = getattr(self, name)
+            if isinstance(value, str):
+                value = checked_seconds(f"stop_grace: {name}", value, zero=True)
+                object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"stop_grace: {name} must be a number of seconds, not {value!r}")
+                raise TypeError(
+                    f"stop_grace: {name} must be a number of seconds, or text such as "
+                    f'"500ms", not {value!r}'
+                )
             if not (math.isfinite(value) and 0 <= value <= LONGEST):
                 raise ValueError(
                     f"stop_grace: {name} must be 0 to {LONGEST:g} seconds, not {value!r}; "
@@ -40,7 +47,7 @@ class Graces:
                 )
 
     @classmethod
-    def checked(cls, value: Graces | Mapping[str, float] | None) -> Graces:
+    def checked(cls, value: Graces | Mapping[str, float | str] | None) -> Graces:
         """Return the grace times that a user gave: Graces, a mapping of some of them, or None."""
         if value is None:
             return cls()
@@ -58,4 +65,5 @@ class Graces:
                     f"stop_grace: unknown grace time {name!r}, known are {', '.join(known)}"
                     f"{did_you_mean(name, known)}"
                 )
-        return cls(**value)
+        times: dict[str, Any] = dict(value)
+        return cls(**times)

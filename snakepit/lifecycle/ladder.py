@@ -24,7 +24,7 @@ from snakepit._core.stopping import (
 )
 from snakepit.errors import TaskStoppedError
 from snakepit.pool.terms import sessions_in_use
-from snakepit.worker.children import descendants, end_process
+from snakepit.worker.children import descendants, end_process, with_start
 from snakepit.worker.context import INTERRUPT_SIGNAL
 
 if TYPE_CHECKING:
@@ -162,11 +162,15 @@ class Ladder:
         look()
 
     def _end(self, worker: Worker) -> None:
-        strays = [pid for pid in descendants(worker.pid) if group_of(pid) != worker.pid]
+        strays = [
+            (pid, start)
+            for pid, start in with_start(descendants(worker.pid))
+            if group_of(pid) != worker.pid
+        ]
         worker.send(signal.SIGTERM)
         self._supervisor.kill_later(worker)
-        for pid in strays:
-            end_process(pid)
+        for pid, start in strays:
+            end_process(pid, start)
 
 
 def send_one(worker: Worker, number: int) -> None:

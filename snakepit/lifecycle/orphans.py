@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,27 +125,41 @@ def end_leftovers(leftovers: list[Leftover], grace: float = GRACE) -> list[Lefto
 # -- at an owner's start ---------------------------------------------------------------------------
 
 
-def look_once(file: Database, run: RunRow) -> None:
-    """Look for dead runs of the same instance; a thread of its own ends what they left."""
-    here = Place.here()
-    file.forget_elsewhere(here)
+def same_instance(file: Database, run: RunRow) -> list[RunRow]:
+    """Return the other owners, living and dead, of the instance that `run` is of."""
     instance = (run.instance_name, run.instance_token)
-    ours = [
+    return [
         other
         for other in file.runs()
         if other.run_id != run.run_id and (other.instance_name, other.instance_token) == instance
     ]
-    dead = [other for other in ours if is_dead(other, here)]
-    if run.instance_token:
-        for other in ours:
-            if other.place == here.text and other not in dead:
-                logger.error(
-                    "process %d uses the instance token of instance %r as well; both go on, and "
-                    "neither ends the other's processes: give each its own "
-                    "SNAKEPIT_INSTANCE_TOKEN",
-                    other.pid,
-                    run.instance_name,
-                )
+
+
+def tell_rivals(run: RunRow, others: Iterable[RunRow], told: Collection[str]) -> set[str]:
+    """Log an error for each living owner with our token, without those `told` of; return their ids.
+
+    The later of two owners learns of the other at its start, the earlier when it next writes.
+    """
+    rivals = set()
+    for other in others:
+        if not run.instance_token or other.place != run.place or other.run_id in told:
+            continue
+        if process_alive(other.pid, other.start):
+            rivals.add(other.run_id)
+            logger.error(
+                "process %d uses the instance token of instance %r as well; both go on, and "
+                "neither ends the other's processes: give each its own "
+                "SNAKEPIT_INSTANCE_TOKEN",
+                other.pid,
+                run.instance_name,
+            )
+    return rivals
+
+
+def sweep(file: Database, others: Iterable[RunRow]) -> None:
+    """Have a thread of its own end what dead runs of these left."""
+    here = Place.here()
+    dead = [other for other in others if is_dead(other, here)]
     if dead:
         thread = threading.Thread(
             target=_sweep, args=(file.path.parent, dead), name="snakepit-orphans", daemon=True

@@ -38,6 +38,7 @@ __all__ = ["Instance", "Registry", "data_dir", "registry"]
 logger = logging.getLogger("snakepit")
 
 DELAY = 0.25  # seconds from the first process to the first write
+RENEWAL = 86_400.0  # seconds after which a living owner renews its row, which would be forgotten
 
 Operation = Callable[["Database"], None]
 
@@ -221,7 +222,10 @@ class Registry:
                 writer.close()
                 if self._notes.empty():
                     return
-            batch = self._take(self._notes.get())
+            try:
+                batch = self._take(self._notes.get(timeout=RENEWAL))
+            except queue.Empty:
+                batch = []  # For the renewal alone.
 
     def _collect(self) -> list[Note]:
         """Take what comes in the first moments.
@@ -257,6 +261,8 @@ class Writer:
         self._file: Database | None = None
         self._told = False
         self._run: RunRow | None = None
+        self._renewed: float | None = None  # monotonic time; None: nothing is written yet
+        self._rivals: set[str] = set()  # runs with our instance token that we have told of
 
     @property
     def is_open(self) -> bool:
@@ -268,19 +274,33 @@ class Writer:
         if self._told and self._file is None:
             return
         try:
-            file = self._opened()
+            # Imported here: psutil, and SQLite, take 10 ms, and only this thread needs them.
+            from snakepit.lifecycle import orphans
+
+            file, run = self._opened()
+            now = time.monotonic()
+            first = self._renewed is None
+            renew = self._renewed is None or now - self._renewed >= RENEWAL
             with file.writing():
-                if self._run is not None:
-                    file.add_run(self._run)
+                # Others are looked for after we are entered, both in one transaction: of two owners
+                # that start at the same time, one sees the other.
+                file.add_run(run)
+                if renew:
+                    file.renew(run.run_id)
+                    file.forget_elsewhere(run.place)
+                others = orphans.same_instance(file, run) if first or run.instance_token else []
                 for operation in batch:
                     operation(file)
+            if renew:
+                self._renewed = now
+            self._rivals |= orphans.tell_rivals(run, others, self._rivals)
+            if first:
+                orphans.sweep(file, others)
         except Exception as error:
             self._tell(error)
 
-    def _opened(self) -> Database:
-        if self._file is None:
-            # Imported here: SQLite takes 10 ms, and this is the only thread that needs it.
-            from snakepit.lifecycle import orphans
+    def _opened(self) -> tuple[Database, RunRow]:
+        if self._file is None or self._run is None:
             from snakepit.lifecycle.database import Database, RunRow
 
             start = start_time(os.getpid())
@@ -292,8 +312,8 @@ class Writer:
                 run_ids.current(), os.getpid(), start, Place.here().text, instance.name,
                 instance.token,
             )  # fmt: skip
-            orphans.look_once(self._file, self._run)
-        return self._file
+            self._renewed = None
+        return self._file, self._run
 
     def close(self) -> None:
         """Strike out the run, which has nothing left, and close the file."""

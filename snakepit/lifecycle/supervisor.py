@@ -170,6 +170,7 @@ class Supervisor:
         when = self.health.next_look()
         if when is not None and now >= when:
             self.health.look(now)
+            self.burial.oom.look()
         when = self.recycler.next_look()
         if when is not None and now >= when:
             self.last_look = now

@@ -23,6 +23,13 @@ from snakepit.options import (
     did_you_mean,
     shortened,
 )
+from snakepit.pool.limits import (
+    HEARTBEAT_INTERVAL,
+    HEARTBEAT_TIMEOUT,
+    MAX_MISSED,
+    heartbeat_problems,
+    recycling_problems,
+)
 from snakepit.pool.pool import START_TIMEOUT, PoolConfig, ProcessPool, lanes_for
 from snakepit.resources import usable_cpus
 
@@ -34,9 +41,6 @@ MOST_WORKERS = 1000
 START_METHODS = ("template", "forkserver", "spawn", "fork")
 PROFILES = ("process", "thread", "local")
 THREADS_PER_WORKER = 10
-HEARTBEAT_INTERVAL = 1.0  # seconds
-HEARTBEAT_TIMEOUT = 10.0  # seconds
-MAX_MISSED = 3
 INLINE_THRESHOLD = 10_240  # bytes
 
 
@@ -52,7 +56,7 @@ class WorkerOptions(TypedDict, total=False):
     preload: Iterable[str]
     start_method: Literal["template", "forkserver", "spawn", "fork"] | None
     mp_context: BaseContext | None
-    start_timeout: float | None
+    start_timeout: float | str | None
     inline_threshold: int
     blas_threads: int | Literal["share"] | None
 
@@ -91,7 +95,7 @@ def make_engine(
     preload: Iterable[str] = (),
     env: Mapping[str, str] | None = None,
     inline_threshold: int = INLINE_THRESHOLD,
-    start_timeout: float | None = None,
+    start_timeout: float | str | None = None,
     blas_threads: int | str | None = None,
     session_store: SessionStore | None = None,
     threads_per_worker: int | None = None,
@@ -152,7 +156,11 @@ def make_engine(
             preload=_checked_preload(preload, context),
             env=checked_environment("env", env),
             inline_threshold=_checked_threshold(inline_threshold),
-            start_timeout=_checked_start_timeout(start_timeout),
+            start_timeout=(
+                START_TIMEOUT
+                if start_timeout is None
+                else checked_seconds("start_timeout", start_timeout)
+            ),
             name=name,
             blas_threads=checked_blas_threads(blas_threads),
             graces=graces,
@@ -257,39 +265,29 @@ def check_count(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be >= 1, not {value}")
 
 
-def _checked_start_timeout(value: float | None) -> float:
-    if value is None:
-        return START_TIMEOUT
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"start_timeout must be a number of seconds, not {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"start_timeout must be more than 0 seconds and finite, not {value}")
-    return float(value)
-
-
 def _checked_recycling(
     ttl: object, requests: object, memory: object, max_tasks: int | None
 ) -> RecyclingPolicy:
-    return RecyclingPolicy(
+    policy = RecyclingPolicy(
         ttl=None if ttl is None else checked_seconds("worker_ttl", ttl),
         max_requests=None if requests is None else checked_count("worker_max_requests", requests),
         memory=None if memory is None else checked_bytes("memory_threshold_mb", memory, 10**6),
         max_tasks=max_tasks,
     )
+    for _, problem in recycling_problems(policy.ttl, policy.max_requests, max_tasks):
+        raise ValueError(problem)
+    return policy
 
 
 def _checked_health(interval: object, timeout: object, max_missed: object) -> HealthPolicy:
-    seconds = checked_seconds("heartbeat_timeout", timeout)
-    missed = checked_count("max_missed", max_missed)
-    if interval is None:
-        return HealthPolicy(None, seconds, missed)
-    every = checked_seconds("heartbeat_interval", interval)
-    if every > seconds:
-        raise ValueError(
-            f"heartbeat_timeout ({seconds:g} s) must be at least heartbeat_interval ({every:g} s): "
-            "no worker can answer more often than it is looked at"
-        )
-    return HealthPolicy(every, seconds, missed)
+    policy = HealthPolicy(
+        timeout=checked_seconds("heartbeat_timeout", timeout),
+        max_missed=checked_count("max_missed", max_missed),
+        interval=None if interval is None else checked_seconds("heartbeat_interval", interval),
+    )
+    for _, problem in heartbeat_problems(policy.interval, policy.timeout, policy.max_missed):
+        raise ValueError(problem)
+    return policy
 
 
 def _checked_threshold(value: int) -> int:

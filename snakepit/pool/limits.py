@@ -1,15 +1,34 @@
-"""What a pool of adapters bounds: how many calls wait and for how long, and how long one takes."""
+"""What a pool bounds: how many calls wait and for how long, how long one takes, what a worker may.
+
+And which of these limits contradict each other.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from snakepit.options import checked_count, checked_seconds, did_you_mean
 
-__all__ = ["PROFILES", "Limits", "checked_every", "checked_limits", "checked_span"]
+__all__ = [
+    "HEARTBEAT_INTERVAL",
+    "HEARTBEAT_TIMEOUT",
+    "MAX_MISSED",
+    "PROFILES",
+    "Limits",
+    "checked_every",
+    "checked_limits",
+    "checked_span",
+    "heartbeat_problems",
+    "recycling_problems",
+]
 
 MOST_QUEUED = 1000
+HEARTBEAT_INTERVAL = 1.0  # seconds
+HEARTBEAT_TIMEOUT = 10.0  # seconds
+MAX_MISSED = 3
+SHORTEST_LIFE = 0.01  # seconds; hardly a worker starts in less
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,60 @@ def check_together(
                 "the wait for a worker is part of; lower the one, raise the other, or leave "
                 "queue_timeout out"
             )
+
+
+def heartbeat_problems(
+    interval: float | None, timeout: float, max_missed: int
+) -> Iterator[tuple[str, str]]:
+    """Yield what contradicts itself in how stuck workers are found: an option, and a sentence.
+
+    Seconds, None for no looks. What is at its default gives way.
+    """
+    timed, counted = timeout != HEARTBEAT_TIMEOUT, max_missed != MAX_MISSED
+    if interval is None:
+        for name, given, value in (
+            ("heartbeat_timeout", timed, f"{timeout:g} s"),
+            ("max_missed", counted, f"{max_missed}"),
+        ):
+            if given:
+                yield (
+                    name,
+                    f"{name} ({value}) means nothing with heartbeat_interval=None, which looks at "
+                    f"no worker: leave {name} out, or give heartbeat_interval in seconds",
+                )
+    elif interval > timeout:
+        yield (
+            "heartbeat_interval",
+            f"heartbeat_timeout ({timeout:g} s) must be at least heartbeat_interval "
+            f"({interval:g} s): no worker can answer more often than it is looked at",
+        )
+    elif timed and counted and interval * max_missed > timeout * (1 + 1e-9):
+        yield (
+            "max_missed",
+            f"max_missed ({max_missed}) looks every heartbeat_interval ({interval:g} s) take "
+            f"{interval * max_missed:g} s, longer than heartbeat_timeout ({timeout:g} s): lower "
+            "max_missed or heartbeat_interval, or raise heartbeat_timeout",
+        )
+
+
+def recycling_problems(
+    ttl: float | None, max_requests: int | None, max_tasks: int | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield what makes no sense in when workers are replaced: an option, and a sentence."""
+    if ttl is not None and ttl < SHORTEST_LIFE:
+        yield (
+            "worker_ttl",
+            f"worker_ttl ({ttl:g} s) must be at least {SHORTEST_LIFE:g} s: a worker takes longer "
+            "to start, and none would serve; to replace it after so many calls, give "
+            "worker_max_requests instead",
+        )
+    if max_requests is not None and max_tasks is not None and max_requests > max_tasks:
+        yield (
+            "worker_max_requests",
+            f"worker_max_requests ({max_requests}) must be at most max_tasks_per_child "
+            f"({max_tasks}), after which a worker ends in any case: lower the one, raise the "
+            "other, or leave one out",
+        )
 
 
 def checked_span(name: str, value: float | str | None, default: float | None) -> float | None:

@@ -409,9 +409,9 @@ def pool_of_this_thread() -> Any:
     pool = getattr(here, "pool", None)
     if pool is None:
         raise RuntimeError("current_pool() is only there inside a task that a snakepit pool runs")
-    from snakepit.executor import PoolView
+    from snakepit.executor import InnerView
 
-    return PoolView(pool, Terms(nested=True))
+    return InnerView(pool, Terms(nested=True))
 
 
 def session_of_this_thread() -> SessionContext | None:

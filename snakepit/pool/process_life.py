@@ -88,10 +88,11 @@ class ProcessLife(BasePool):
         collector = PoolThread(f"snakepit-{self.name}-collector", self._collect)
         supervisor = PoolThread(f"snakepit-{self.name}-supervisor", self.supervisor.run)
         try:
+            # Before there is a lifeline or a worker: a fork, which another thread may make at any
+            # time, lets go of the pools that it finds here.
+            _running.add(self)
             self.launcher.open()
             self.supervisor.prepare()
-            # Before a worker can be forked: a fork lets go of the pools that it finds here.
-            _running.add(self)
             self.launcher.start_template()
             collector.start()
             supervisor.start()

@@ -33,19 +33,18 @@ def end_those_since(claimed_ns: int, *, of_process: bool = True) -> None:
     tick = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - age) * os.sysconf("SC_CLK_TCK") // 10**9
     for _ in range(ROUNDS):
         spared = _kept | set(_helpers())
+        pids = children_of(os.getpid()) if of_process else children_of_thread()
         found = [
-            pid
-            for pid in (children_of(os.getpid()) if of_process else children_of_thread())
-            if pid not in spared and (_started(pid) or 0) >= tick
+            (pid, start) for pid, start in with_start(pids) if pid not in spared and start >= tick
         ]
         if not found:
             return
-        families = {pid: [*descendants(pid)] for pid in found}
+        families = {child: with_start(descendants(child[0])) for child in found}
         deadline = time.monotonic() + PATIENCE
-        for pid, family in families.items():
-            end_process(pid, wait_until=deadline)
-            for other in family:
-                end_process(other)
+        for (pid, start), family in families.items():
+            end_process(pid, start, wait_until=deadline)
+            for other, other_start in family:
+                end_process(other, other_start)
 
 
 def _helpers() -> Iterator[int]:
@@ -60,13 +59,20 @@ def _helpers() -> Iterator[int]:
             yield pid
 
 
-def end_process(pid: int, wait_until: float | None = None) -> None:
-    """Kill a process; `wait_until` a monotonic time, if given, for it to be gone, and reap it."""
+def end_process(pid: int, start: int, wait_until: float | None = None) -> None:
+    """Kill a process; `wait_until` a monotonic time, if given, for it to be gone, and reap it.
+
+    `start`: its start time, by `with_start`. Whoever started at another has got its number since,
+    and is spared.
+    """
     try:
         handle = os.pidfd_open(pid)
     except (OSError, AttributeError):
         return
     try:
+        # Not before: from here on the number of who is held cannot pass to another.
+        if _started(pid) != start:
+            return
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         if wait_until is not None:
@@ -111,6 +117,11 @@ def children_of_thread() -> list[int]:
     ):
         return [int(pid) for pid in file.read().split()]
     return []
+
+
+def with_start(pids: list[int]) -> list[tuple[int, int]]:
+    """Return each of these processes that is still there, with its start time in clock ticks."""
+    return [(pid, start) for pid in pids if (start := _started(pid)) is not None]
 
 
 def _started(pid: int) -> int | None:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from snakepit._core.interrupts import HELD, stop_requested
 
@@ -128,8 +128,8 @@ def cancelled() -> bool:
 def current_pool() -> Any:
     """Return the pool that runs the current task: an object with `submit` and `map`.
 
-    Waiting in a task for what was submitted there cannot deadlock. Raises RuntimeError outside a
-    worker.
+    Waiting in a task for what was submitted there cannot deadlock. Its `shutdown` raises
+    RuntimeError: that is the owner's to call. Raises RuntimeError outside a worker.
     """
     global _pool
     if _home is not None:
@@ -145,6 +145,16 @@ def current_pool() -> Any:
 
         _pool = NestedPool(_lane, socket.socket(fileno=_link), _workers)
     return _pool
+
+
+def refuse_shutdown() -> NoReturn:
+    """Raise RuntimeError: a task would shut down the pool that runs it."""
+    raise RuntimeError(
+        "a task cannot shut down the pool that runs it: shutdown() waits for the tasks, and so for "
+        "this one. Return from the task, with a value or an error by which the pool's owner knows, "
+        "and call shutdown() there; what this task has submitted is given up by the futures' "
+        "cancel()"
+    )
 
 
 def current_session() -> SessionContext | None:

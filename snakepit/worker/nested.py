@@ -15,12 +15,12 @@ import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from snakepit._core.constants import MAIL_CANCEL, MAIL_WANT
 from snakepit.errors import RemoteTraceback, TaskInterrupt
 from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.worker.context import inner_call
+from snakepit.worker.context import inner_call, refuse_shutdown
 from snakepit.worker.link import CANCELLED, ERROR, LEND, RUN
 
 if TYPE_CHECKING:
@@ -198,6 +198,10 @@ class NestedPool:
             buffersize=buffersize, ordered=ordered, timeout=timeout, watch=lambda: None,
         )  # fmt: skip
         return MapResults(run)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
+        """Raise RuntimeError: the pool's owner shuts it down."""
+        refuse_shutdown()
 
     def want(self, future: NestedFuture) -> None:
         """Ask for a task back, unless it started somewhere."""

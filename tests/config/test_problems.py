@@ -87,6 +87,8 @@ SENSELESS: list[tuple[str, Any, str]] = [
     ("preload", ["a b"], "'a b' is not the name of a module"),
     ("preload", 3, "preload must be a list of names of modules"),
     ("stop_grace", {"flg": 1}, "unknown grace time 'flg'"),
+    ("stop_grace", {"flag": "1 fortnight"}, "unknown unit 'fortnight'"),
+    ("worker_ttl", 0.001, "worker_ttl (0.001 s) must be at least 0.01 s"),
     ("stop_grace", 1.0, "stop_grace must be snakepit.Graces"),
     ("retry", {"max_attempt": 2}, "retry has no setting 'max_attempt'; did you mean"),
     ("retry", {"max_attempts": 0}, "retry: max_attempts must be at least 1"),
@@ -235,6 +237,24 @@ def test_all_that_contradicts_itself_is_named_beside_what_is_wrong(write: Write)
     ]
     with pytest.raises(ValueError, match=r"pool_size must be .*; threads_per_worker is for"):
         PoolSettings(adapter="service:Api", pool_size=2000, threads_per_worker=5)
+
+
+def test_heartbeats_that_contradict_themselves() -> None:
+    beats: list[tuple[dict[str, Any], str, str]] = [
+        ({"interval": 1, "timeout": 2, "max_missed": 50}, "max_missed", "take 50 s, longer than"),
+        ({"interval": "never", "timeout": 5}, "timeout", "with heartbeat_interval=None"),
+        ({"interval": "never", "max_missed": 5}, "max_missed", "with heartbeat_interval=None"),
+    ]
+    for table, key, message in beats:
+        (problem,) = problems_of({"pools": [{"name": "a", "adapter": "a:B", "heartbeat": table}]})
+        assert problem.startswith(f"argument pools[0].heartbeat.{key}"), problem
+        assert message in problem
+
+
+def test_heartbeats_that_are_switched_off_keep_the_rest_of_their_table() -> None:
+    table = {"enabled": False, "timeout": 2, "max_missed": 50}
+    config = load_config({"adapter": "a:B", "heartbeat": table})
+    assert config.pools[0].heartbeat_interval is None
 
 
 def test_settings_of_a_pool_that_are_no_dict() -> None:

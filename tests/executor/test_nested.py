@@ -169,3 +169,20 @@ def test_worker_that_dies_while_it_waits_for_its_child(make: Make, gate: Any) ->
     assert results(executor.submit(tasks.square, n) for n in range(20)) == [
         n * n for n in range(20)
     ]
+
+
+def shut_down_from_inside(cancel_futures: bool) -> str:
+    pool = snakepit.current_pool()
+    try:
+        pool.shutdown(cancel_futures=cancel_futures)
+    except RuntimeError as error:
+        return f"{error} -- {pool.submit(pow, 2, 3).result(60)}"
+    return "shut down"
+
+
+def test_a_task_cannot_shut_down_its_own_pool(executor: snakepit.Executor) -> None:
+    for cancel_futures in (False, True):
+        told = executor.submit(shut_down_from_inside, cancel_futures).result(60)
+        assert "cannot shut down the pool that runs it" in told
+        assert "the pool's owner" in told and told.endswith("-- 8")
+    assert executor.submit(pow, 2, 4).result(60) == 16

@@ -415,6 +415,29 @@ def test_worker_is_due_a_little_before_its_age_limit() -> None:
         ({"heartbeat_interval": 0}, "heartbeat_interval must be a number of seconds above 0"),
         ({"heartbeat_interval": 5, "heartbeat_timeout": 1}, "must be at least heartbeat_interval"),
         ({"max_missed": 0}, "max_missed must be >= 1"),
+        (
+            {"heartbeat_interval": 1, "heartbeat_timeout": 2, "max_missed": 50},
+            r"max_missed \(50\) looks every heartbeat_interval \(1 s\) take 50 s, longer than "
+            r"heartbeat_timeout \(2 s\): lower",
+        ),
+        (
+            {"heartbeat_interval": None, "heartbeat_timeout": 5},
+            r"heartbeat_timeout \(5 s\) means nothing with heartbeat_interval=None.*leave",
+        ),
+        (
+            {"heartbeat_interval": None, "max_missed": 5},
+            r"max_missed \(5\) means nothing with heartbeat_interval=None.*leave",
+        ),
+        (
+            {"worker_max_requests": 100, "max_tasks_per_child": 10},
+            r"worker_max_requests \(100\) must be at most max_tasks_per_child \(10\).*leave",
+        ),
+        (
+            {"worker_ttl": 0.001},
+            r"worker_ttl \(0.001 s\) must be at least 0.01 s.*worker_max_requests",
+        ),
+        ({"start_timeout": "1 fortnight"}, "start_timeout='1 fortnight' has the unknown unit"),
+        ({"start_timeout": "0s"}, "start_timeout must be a number of seconds above 0"),
     ],
 )
 def test_senseless_limits_are_refused(options: dict[str, Any], message: str) -> None:
@@ -423,7 +446,28 @@ def test_senseless_limits_are_refused(options: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    "options", [{"worker_ttl": True}, {"worker_max_requests": 1.5}, {"memory_threshold_mb": b"1"}]
+    "options",
+    [
+        {"heartbeat_interval": 0.1, "heartbeat_timeout": 0.3, "max_missed": 3},  # to the tick
+        {"heartbeat_interval": 1, "max_missed": 50},  # what is at its default gives way
+        {"heartbeat_interval": 5, "heartbeat_timeout": 12},
+        {"worker_max_requests": 10, "max_tasks_per_child": 10},
+        {"worker_ttl": "10ms"},
+        {"start_timeout": "90s"},
+    ],
+)
+def test_limits_that_agree_are_taken(make: Make, options: dict[str, Any]) -> None:
+    make(1, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start_timeout": b"1"},
+        {"worker_ttl": True},
+        {"worker_max_requests": 1.5},
+        {"memory_threshold_mb": b"1"},
+    ],
 )
 def test_limits_of_a_wrong_type_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=next(iter(options))):

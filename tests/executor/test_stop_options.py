@@ -29,10 +29,22 @@ def test_refuses_grace_times_that_make_no_sense(field: str, value: float) -> Non
         snakepit.Executor(1, stop_grace={field: value})
 
 
-@pytest.mark.parametrize("value", ["1 fortnight", True, None])
+@pytest.mark.parametrize("value", [b"1s", True, None])
 def test_refuses_grace_times_that_are_no_numbers(value: Any) -> None:
     with pytest.raises(TypeError, match="seconds"):
         snakepit.Graces(flag=value)
+
+
+@pytest.mark.parametrize("value", ["1 fortnight", "1", "-1s", "2d"])
+def test_refuses_grace_times_in_text_that_make_no_sense(value: Any) -> None:
+    with pytest.raises(ValueError, match="stop_grace: flag"):
+        snakepit.Executor(1, stop_grace={"flag": value})
+
+
+def test_grace_times_may_be_text(make: Make) -> None:
+    times: Any = {"flag": "0s", "interrupt": "500ms", "terminate": "2s"}
+    assert snakepit.Graces(**times) == snakepit.Graces(0.0, 0.5, 2.0)
+    make(1, stop_grace=times)
 
 
 def test_refuses_unknown_grace_times() -> None:

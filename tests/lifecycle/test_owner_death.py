@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.executor.tasks import Log
-from tests.support import LONG, Script, start_script, wait_until
+from tests.support import LONG, Script, is_running, start_script, wait_until
 
 SOURCE = """
 import os, sys, time
@@ -162,3 +162,46 @@ def test_what_does_not_end_is_ended_with_its_owner(tmp_path: Path, method: str, 
     script.process.wait(LONG)
     script.expect_nothing_left()
     assert "cleaned up" not in log.lines()
+
+
+FORKER = """
+import os, sys, time
+import snakepit
+from snakepit.lifecycle.autopsy import OomWatch
+
+start = OomWatch.start
+
+def fork_too(self):
+    # What another thread may do at any time: here right after the lifeline was opened.
+    start(self)
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    print(child, flush=True)
+
+if __name__ == "__main__":
+    OomWatch.start = fork_too
+    executor = snakepit.Executor(2, start_method="{method}")
+    executor.wait_ready(60)
+    executor.submit(time.sleep, 600)
+    print(*executor.worker_pids(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("method", ["template", "spawn", "forkserver"])
+def test_a_child_forked_while_the_pool_starts_does_not_keep_its_workers(
+    tmp_path: Path, method: str
+) -> None:
+    script = start_script(FORKER.replace("{method}", method), tmp_path)
+    try:
+        child = int(script.read_line())
+        workers = [int(pid) for pid in script.read_line().split()]
+        assert len(workers) == 2
+        script.process.kill()
+        script.process.wait(LONG)
+        wait_until(lambda: not any(map(is_running, workers)), "the workers to end", 10.0)
+        assert is_running(child)
+    finally:
+        script.stop()
+        script.finish()
