@@ -442,8 +442,9 @@ class Executor(concurrent.futures.Executor):
     def wait_ready(self, timeout: float | str | None = None) -> None:
         """Start the workers and wait until all are ready.
 
-        `timeout`: seconds, or text such as "30s"; None: for ever. Raises PoolNotReadyError,
-        ReadyTimeoutError after `timeout`, and PoolShutdownError when the executor is shut down.
+        `timeout`: seconds, or text such as "30s"; None: for ever. Raises PoolNotReadyError when the
+        executor is broken, or three starts of workers fail meanwhile, ReadyTimeoutError after
+        `timeout`, and PoolShutdownError when the executor is shut down.
         """
         self._pool.await_ready(checked_wait("timeout", timeout))
 

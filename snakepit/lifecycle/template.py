@@ -178,13 +178,18 @@ class Template:
                 raise errors.PoolNotReadyError("the template process is not ready to fork workers")
             try:
                 socket.send_fds(self._socket, [request], fds)
-                answer, (pidfd,), _, _ = socket.recv_fds(self._socket, 32, 1)
-            except (OSError, ValueError) as error:
+                answer, pidfds, _, _ = socket.recv_fds(self._socket, 256, 1)
+                if not answer:
+                    raise ConnectionResetError("it closed its socket")
+            except OSError as error:
                 self._discard()
                 raise errors.PoolNotReadyError(
                     f"the template process is gone ({error}); a new one is started"
                 ) from error
-            return int(answer), pidfd
+        if not pidfds:
+            reason = answer.decode(errors="replace")
+            raise errors.PoolNotReadyError(f"the template process cannot fork a worker: {reason}")
+        return int(answer), pidfds[0]
 
     def reap(self, pid: int) -> tuple[int, int] | None:
         """Return the exit code of a dead worker (negative: its signal) and its peak memory.
