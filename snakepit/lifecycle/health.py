@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from snakepit.lifecycle.identity import process_state
 from snakepit.lifecycle.recycling import resident_memory
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Health:
 
     def _is_cleared(self, suspicion: Suspicion) -> bool:
         worker = suspicion.worker
-        if self._supervisor.workers.get(worker.lane) is not worker:
+        if self._supervisor.worker_on(worker.lane) is not worker:
             return True
         # Who asked for its end sees to that, but nobody does where it was only told to go.
         if worker.expected and not suspicion.lingers:
@@ -155,12 +156,3 @@ class Health:
         )  # fmt: skip
         # Not SIGTERM: a stopped process would not see it.
         worker.send(signal.SIGKILL)
-
-
-def process_state(pid: int) -> str:
-    """Return the letter that the kernel gives the state of a process, "" if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return chr(file.read().rpartition(b") ")[2][0])
-    except (OSError, IndexError):
-        return ""

@@ -153,7 +153,7 @@ class Supervisor:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
-                    self.burial.bury(self._by_sentinel[fd])
+                    self.burial.begin(self._by_sentinel[fd])
                 else:
                     self.preparation.look()
             while self._notes:
@@ -292,8 +292,9 @@ class Supervisor:
         self.after(self._pool.start_timeout, end)
 
     def worker_on(self, lane: int) -> Worker | None:
-        """Return the worker to which a lane belongs, if it is there."""
-        return self.workers.get(lane - lane % self._pool.threads)
+        """Return the worker to which a lane belongs, if it is there and not being buried."""
+        worker = self.workers.get(lane - lane % self._pool.threads)
+        return None if worker is None or worker.buried else worker
 
     def holds(self, worker: Worker) -> bool:
         """Whether a worker is a spare that waits for a place."""
@@ -301,7 +302,7 @@ class Supervisor:
 
     def hurry(self, worker: Worker) -> None:
         """Let a spare that starts in nobody else's time have the CPU: it is needed now."""
-        if not worker.ready:
+        if not (worker.ready or worker.buried):
             become_ordinary(worker.pid)
 
     def _hurry_if_starting(self, worker: Worker) -> None:
@@ -412,10 +413,13 @@ class Supervisor:
 
     # -- ending ------------------------------------------------------------------------------------
 
-    def forget(self, worker: Worker) -> None:
-        """Strike a dead worker off: its lane and its sentinel are free."""
+    def unwatch(self, worker: Worker) -> None:
+        """A worker is dead: its sentinel has told so."""
         self._poller.unregister(worker.sentinel)
         del self._by_sentinel[worker.sentinel]
+
+    def forget(self, worker: Worker) -> None:
+        """Strike a dead worker off: its lane is free."""
         del self.workers[worker.lane]
         if worker.ready and not self._has_ready():
             # Nobody is left to run calls: what was put off is tried now.

@@ -19,11 +19,13 @@ from typing import Any
 
 from snakepit import errors
 from snakepit.lifecycle import run_id as run_ids
+from snakepit.lifecycle.identity import process_state
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup, TemplateProcess
 
-# Seconds until a template that does not answer is given up. It answers in a millisecond; while it
-# is waited for, nothing else is supervised.
+# Seconds until a template that does not answer is given up. It answers in a millisecond. So that
+# nobody waits for that who has others to see to, `reap` is called in a thread of its own, and
+# `spawn` only of a template that runs.
 ANSWER_PATIENCE = 3.0
 
 
@@ -155,6 +157,20 @@ class Template:
             f"the template process was not ready within start_timeout={seconds:g} s: it still "
             f"{self.doing()}; preload less, or raise start_timeout",
             details={"preload": self._preload, "start_timeout": seconds},
+        )
+
+    def runs(self) -> bool:
+        """Whether the process can answer: it is not stopped, and not held up in the kernel."""
+        template = self._process
+        # Gone, it says so at once when it is asked.
+        return template is None or process_state(template.pid) in ("S", "R", "Z", "X", "")
+
+    def give_up_stalled(self) -> errors.PoolNotReadyError:
+        """End a process that does not run; return the error that says so."""
+        with self._lock:
+            self._discard()
+        return errors.PoolNotReadyError(
+            f"the template process has not run for {ANSWER_PATIENCE:g} s; a new one is started"
         )
 
     @property
@@ -309,11 +325,12 @@ class TemplatePopen(popen_fork.Popen):
             pass  # It died already; its sentinel tells.
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        if self.returncode is None:
+        # Only the supervisor has it reaped, who waits for it. Whoever else looks, as
+        # multiprocessing does at each start of a process, might have to wait for the template.
+        if self.returncode is None and flag != os.WNOHANG:
             poller = select.poll()
             poller.register(self.sentinel, select.POLLIN)
-            if not poller.poll(0 if flag == os.WNOHANG else None):
-                return None
+            poller.poll()
             known = self._template.reap(self.pid) or self._reap_adopted()
             self.status_unknown = known is None
             self.returncode, self.peak_memory = known or (255, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -25,14 +26,17 @@ RAISES, EXITS = "raises", "exits"
 
 
 class Fault:
-    """Makes as many starts fail as its file says, and counts the others."""
+    """Makes so many starts fail, or all."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "fault"
-        self.count = folder / "count"
+        self.shares = folder / "shares"
 
-    def arm(self, how: str, times: int) -> None:
-        self.count.write_text(str(times))
+    def arm(self, how: str, times: int | None = None) -> None:
+        if times is not None:
+            self.shares.mkdir()
+            for number in range(times):
+                (self.shares / str(number)).touch()
         self.path.write_text(how)
 
     def disarm(self) -> None:
@@ -40,15 +44,18 @@ class Fault:
 
     def strike(self) -> None:
         """Fail, in a worker that starts, if so many have not failed yet."""
-        if not self.path.exists():
+        if not self.path.exists() or (self.shares.exists() and not self.take()):
             return
-        left = int(self.count.read_text())
-        if left == 0:
-            return
-        self.count.write_text(str(left - 1))
         if self.path.read_text() == EXITS:
             os._exit(3)
         raise OSError("the database is away")
+
+    def take(self) -> bool:
+        for share in self.shares.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                share.unlink()
+                return True
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +217,7 @@ def test_waiting_for_all_workers_ends_when_starts_go_on_failing(
 ) -> None:
     executor = make(2, initializer=fault.strike)
     busy, release, idle = occupy(executor, gate)
-    fault.arm(RAISES, 10**6)
+    fault.arm(RAISES)
     assert send_signal(idle)
     wait_until(lambda: failures(executor) > 0, "a failed start")
     with pytest.raises(errors.PoolNotReadyError, match=r"1 of 2 workers .*OSError: the database"):
@@ -228,7 +235,7 @@ def test_shutdown_does_not_wait_for_a_start_that_was_put_off(
     monkeypatch.setattr(supervisor, "LONGEST_BACKOFF", 3600.0)
     executor = make(2, initializer=fault.strike)
     busy, release, idle = occupy(executor, gate)
-    fault.arm(EXITS, 10**6)
+    fault.arm(EXITS)
     assert send_signal(idle)
     wait_until(lambda: failures(executor) >= 3, "the failed starts")
     put_off(executor)
@@ -290,7 +297,7 @@ def test_spare_takes_the_place_of_who_is_missing_while_starts_are_put_off(
 def test_pool_that_was_ready_and_lost_all_its_workers_gives_up(make: Make, fault: Fault) -> None:
     executor = make(2, initializer=fault.strike)
     executor.wait_ready(60)
-    fault.arm(EXITS, 10**6)
+    fault.arm(EXITS)
     for pid in executor.worker_pids():
         assert send_signal(pid, signal.SIGKILL)
     with pytest.raises(errors.PoolNotReadyError, match="cannot start workers"):
