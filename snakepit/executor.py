@@ -136,8 +136,8 @@ class Executor(concurrent.futures.Executor):
     `start_method`: "template" (the default on Linux: forked from a clean process that imported
     `preload`), "forkserver", "spawn" or "fork"; `mp_context`, a multiprocessing context, decides it
     instead.
-    `initializer(*initargs)` runs in each worker before its first call; if it raises, the pool is
-    broken and says why.
+    `initializer(*initargs)` runs in each worker before its first call; if it raises while no worker
+    is ready, the pool is broken and says why; else the start is tried again later.
     `max_tasks_per_child`: calls (or chunks of map) that a worker runs at most; None: no limit.
     `worker_ttl` (seconds, or text such as "1h"), `worker_max_requests` (calls or chunks) and
     `memory_threshold_mb` (megabytes of the worker's own memory, or text such as "2GiB"): age, work
@@ -457,8 +457,9 @@ class Executor(concurrent.futures.Executor):
     def wait_ready(self, timeout: float | str | None = None) -> None:
         """Start the workers and wait until all are ready.
 
-        `timeout`: seconds, or text such as "30s"; None: for ever. Raises PoolNotReadyError,
-        ReadyTimeoutError after `timeout`, and PoolShutdownError when the executor is shut down.
+        `timeout`: seconds, or text such as "30s"; None: for ever. Raises PoolNotReadyError when the
+        executor is broken, or three starts of workers fail meanwhile, ReadyTimeoutError after
+        `timeout`, and PoolShutdownError when the executor is shut down.
         """
         self._pool.await_ready(checked_wait("timeout", timeout))
 

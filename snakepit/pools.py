@@ -285,8 +285,8 @@ class Pool:
     def await_ready(self, timeout: float | str | None = 15.0) -> None:
         """Start the workers and wait until all of them can take calls (`Executor.wait_ready`).
 
-        Raises PoolNotReadyError, and ReadyTimeoutError after `timeout`: seconds, or "30s";
-        None: waits for ever.
+        Raises PoolNotReadyError when the pool is broken, or three starts of workers fail meanwhile,
+        and ReadyTimeoutError after `timeout`: seconds, or "30s"; None: waits for ever.
         """
         seconds = checked_wait("timeout", timeout)
         self.start()

@@ -310,6 +310,28 @@ cdef class Roster:
                 idle.append(i)
         return idle, long_
 
+    def lingering(self) -> list[int]:
+        """Lanes that run nothing and were told to go: for good, or because a spare is ready to take over.
+
+        A healthy one is gone in a moment, or comes round when it is rung. Reads shared memory only.
+        """
+        cdef uint32_t i, order
+        cdef bint spare = False
+        cdef Lane *lane
+        cdef list found = []
+        for i in range(self.control.n_lanes):
+            lane = &self.control.lanes[i]
+            if load32(&lane.state) == LANE_READY and load32(&lane.retire) == ORDER_HOLD:
+                spare = True
+        for i in range(self.control.n_lanes):
+            lane = &self.control.lanes[i]
+            if load32(&lane.state) != LANE_READY or load64(&lane.claimed):
+                continue
+            order = load32(&lane.retire)
+            if order == ORDER_RETIRE or (order == ORDER_EXCHANGE and spare):
+                found.append(i)
+        return found
+
     @property
     def idle(self) -> bool:
         """Whether no lane runs a task."""

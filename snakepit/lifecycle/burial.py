@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,15 +42,46 @@ class Burial:
         self._supervisor = supervisor
         self.tainted = TaintedLanes()
         self.oom = OomWatch()
+        self.reaping = 0  # workers whose exit status the template is asked for
 
-    def bury(self, worker: Worker) -> None:
-        """A worker is dead: fail its task, give back what it held, make room for another."""
+    def begin(self, worker: Worker) -> None:
+        """A worker is dead: reap it, then bury it."""
         # Before it is reaped its number cannot be anybody else's: now its children can be ended
         # safely.
         self._step(worker, lambda: worker.send(signal.SIGKILL))
         self._step(worker, worker.end_leftovers)
-        self._step(worker, lambda: self._supervisor.forget(worker))
+        self._step(worker, lambda: self._supervisor.unwatch(worker))
+        worker.buried = True
+        if self._pool.template is None:
+            self._reap(worker)
+            return
+        # The template may be stopped, or busy with what the worker has left.
+        self.reaping += 1
+        thread = threading.Thread(
+            target=self._reap,
+            args=(worker,),
+            name=f"snakepit-{self._pool.name}-reaper",
+            daemon=True,
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # No room for another thread.
+            self._reap(worker)
+
+    def _reap(self, worker: Worker) -> None:
         self._step(worker, worker.reap)
+        if self._pool.template is None:
+            self._bury(worker)
+        else:
+            self._supervisor.tell(lambda: self._reaped(worker))
+
+    def _reaped(self, worker: Worker) -> None:
+        self.reaping -= 1
+        self._bury(worker)
+
+    def _bury(self, worker: Worker) -> None:
+        """Fail the task of a reaped worker, give back what it held, make room for another."""
+        self._step(worker, lambda: self._supervisor.forget(worker))
         self._step(worker, lambda: registry.release(worker.row))
         info = self._step(worker, lambda: self._pool.roster.lane_info(worker.lane)) or {}
         served = worker.ready or info.get("state") in ("ready", "retiring")

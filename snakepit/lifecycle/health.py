@@ -1,9 +1,9 @@
 """Health: telling a worker that is stuck from one that is busy, and replacing it.
 
 Nothing is asked of a worker that works, or of one that has nothing to do: the owner reads shared
-memory. Only a lane that stands idle beside work that it should have taken is rung; a healthy one
-comes round and says so. A lane that runs one task for long is busy, whatever that task does, unless
-its process is stopped.
+memory. Only a lane that stands idle beside work that it should have taken is rung, or that stays
+though it was told to go; a healthy one comes round and says so. A lane that runs one task for long
+is busy, whatever that task does, unless its process is stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from snakepit.lifecycle.identity import process_state
 from snakepit.lifecycle.recycling import resident_memory
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Suspicion:
     since: float
     missed: int = 0
     stopped: bool = False  # its process is stopped, in the middle of a task
+    lingers: bool = False  # it was told to go, and has not
 
 
 class Health:
@@ -89,6 +91,11 @@ class Health:
                 # Rung, it either takes the work or shows that it cannot. Whichever lane was woken
                 # for that work and did not come, the others come now.
                 self._roster.ring(lane)
+        for lane in self._roster.lingering():
+            worker = self._supervisor.worker_on(lane)
+            if worker is not None and worker.ready:
+                self._suspect(worker, lane, now).lingers = True
+                self._roster.ring(lane)
         # In turns, if they are many: each look costs a system call or three.
         step = len(long) // MOST_STATES + 1
         self._turn += 1
@@ -110,10 +117,15 @@ class Health:
 
     def _is_cleared(self, suspicion: Suspicion) -> bool:
         worker = suspicion.worker
-        if self._supervisor.workers.get(worker.lane) is not worker or worker.expected:
+        if self._supervisor.worker_on(worker.lane) is not worker:
+            return True
+        # Who asked for its end sees to that, but nobody does where it was only told to go.
+        if worker.expected and not suspicion.lingers:
             return True
         if self._roster.heartbeat(suspicion.lane) != suspicion.heartbeat:
             return True
+        if self._roster.lane_info(suspicion.lane)["state"] != "ready":
+            return True  # It has left, and its teardown may take time.
         # "t" is a debugger's: whoever looks into a worker does not want to see it killed.
         state = process_state(worker.pid)
         return state == "t" or (suspicion.stopped and state != "T")
@@ -134,20 +146,13 @@ class Health:
                 # The tasks of its other threads have time to end; the one that is stuck will not.
                 self._supervisor.ladder.drain(worker)
             return
-        what = "is stopped" if process_state(worker.pid) == "T" else "takes no work"
+        what = "does not go" if suspicion.lingers else "takes no work"
+        if process_state(worker.pid) == "T":
+            what = "is stopped"
         logger.warning(
             "snakepit pool %s: worker %d (pid %d) %s and gave no sign of life for %.3g s; "
-            "it is replaced",
+            "it is ended",
             self._pool.name, worker.lane, worker.pid, what, silent,
         )  # fmt: skip
         # Not SIGTERM: a stopped process would not see it.
         worker.send(signal.SIGKILL)
-
-
-def process_state(pid: int) -> str:
-    """Return the letter that the kernel gives the state of a process, "" if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return chr(file.read().rpartition(b") ")[2][0])
-    except (OSError, IndexError):
-        return ""

@@ -9,7 +9,7 @@ import socket
 import sys
 from dataclasses import dataclass
 
-__all__ = ["Place", "process_alive", "start_time"]
+__all__ = ["Place", "process_alive", "process_state", "start_time"]
 
 _LINUX = sys.platform == "linux"
 
@@ -100,3 +100,12 @@ def process_alive(pid: int, start: int | None = None) -> bool:
         return False
     except psutil.Error:
         return True
+
+
+def process_state(pid: int) -> str:
+    """Return the letter that the kernel gives the state of a process, "" if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return chr(file.read().rpartition(b") ")[2][0])
+    except (OSError, IndexError):
+        return ""

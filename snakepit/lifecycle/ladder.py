@@ -148,7 +148,7 @@ class Ladder:
         stopping = bool(worker.victims)
 
         def look() -> None:
-            if self._supervisor.workers.get(worker.lane) is not worker:
+            if self._supervisor.worker_on(worker.lane) is not worker:
                 return
             lanes = [self._pool.scheduler.lane_of_task(task, True) for task in worker.victims]
             stuck = sum(lane in worker.lanes for lane in lanes)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing.process
 import os
 import signal
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import popen_fork, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
@@ -155,8 +156,13 @@ class Launcher:
         self._newest = process
         if self.template is not None:
             process.in_no_hurry = in_no_hurry
-        with self._held_interrupt():
-            process.start()
+        try:
+            with self._held_interrupt():
+                process.start()
+        except OSError as error:
+            if self.forks:
+                _close_pipes(error)
+            raise
         return process
 
     @contextmanager
@@ -184,6 +190,15 @@ class Launcher:
         # Else multiprocessing would try to join them when the child ends.
         children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
         children.difference_update([*(worker.process for worker in workers), self._newest])
+
+
+def _close_pipes(error: OSError) -> None:
+    """Close the pipes that multiprocessing has opened for a fork that was refused: it does not."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is popen_fork.Popen._launch.__code__:  # type: ignore[attr-defined]
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 def _pickle_initializer(config: PoolConfig) -> bytes | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import select
+import time
 from typing import TYPE_CHECKING
 
 from snakepit import errors
+from snakepit.lifecycle.template import ANSWER_PATIENCE
 
 if TYPE_CHECKING:
     from snakepit.lifecycle.supervisor import Supervisor
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("snakepit")
 
 LEAST_PATIENCE = 10.0  # seconds for a template that preloads nothing: an interpreter's mere start
+STALL_LOOK = 0.02  # seconds between two looks whether a template runs again
 
 
 class Preparation:
@@ -31,6 +34,8 @@ class Preparation:
         self._poller = poller
         self._fd = -1  # on which a template will report; -1: none is waited for
         self._for_spare = False
+        self._stalled_since = 0.0  # 0: it is not
+        self._looks_again = False
 
     @property
     def _template(self) -> Template | None:
@@ -48,20 +53,41 @@ class Preparation:
         template = self._template
         if template is None:
             return False
+        # While another thread asks it, it would not answer us; the burial comes first anyway.
+        if self._supervisor.burial.reaping:
+            return True
         try:
             fd = template.begin()
         except Exception as error:
             self._supervisor.start_failed(error, spare=spare)
             return True
-        if fd < 0:
-            return False
         self._for_spare = spare
+        if fd < 0:
+            return self._is_stalled(template)
         if self._fd < 0:
             self._fd = fd
             self._poller.register(fd, select.POLLIN)
             launch = template.launches
             self._supervisor.at(template.started + self._patience, lambda: self._give_up(launch))
         return True
+
+    def _is_stalled(self, template: Template) -> bool:
+        """Whether a template that is ready would not answer now; it is given up after a time."""
+        now = time.monotonic()
+        if template.runs():
+            self._stalled_since = 0.0
+            return False
+        self._stalled_since = self._stalled_since or now
+        if now - self._stalled_since >= ANSWER_PATIENCE:
+            self._stalled_since = 0.0
+            self._supervisor.start_failed(template.give_up_stalled(), spare=self._for_spare)
+        elif not self._looks_again:
+            self._looks_again = True
+            self._supervisor.at(now + STALL_LOOK, self._look_again)
+        return True
+
+    def _look_again(self) -> None:
+        self._looks_again = False
 
     def look(self) -> None:
         """The template has reported, or is gone."""

@@ -210,7 +210,7 @@ class Recycler:
             if worker.draining:
                 serving -= self._roster.serving(worker.lane)
         if held:
-            spares = [worker for worker in workers.values() if self._roster.held(worker.lane)]
+            spares = [worker for worker in workers.values() if self._has_held(worker)]
             # Ready ones first, and of those the ones that serve with some of their lanes.
             spares.sort(key=lambda worker: (not worker.ready, self._roster.holds(worker.lane)))
             for spare in spares:
@@ -245,7 +245,10 @@ class Recycler:
         never.
         """
         workers = self._supervisor.workers.values()
-        if not all(worker.ready and self._roster.serving(worker.lane) for worker in workers):
+        if not all(
+            worker.ready and not worker.buried and self._roster.serving(worker.lane)
+            for worker in workers
+        ):
             return
         idle = [
             worker
@@ -286,9 +289,13 @@ class Recycler:
 
     def _spare_is_ready(self, besides: Worker | None = None) -> bool:
         return any(
-            worker.ready and worker is not besides and self._roster.held(worker.lane)
+            worker.ready and worker is not besides and self._has_held(worker)
             for worker in self._supervisor.workers.values()
         )
+
+    def _has_held(self, worker: Worker) -> bool:
+        """Whether a worker has lanes that can be let in."""
+        return not worker.buried and self._roster.held(worker.lane) > 0
 
     def ready(self, worker: Worker) -> None:
         """A worker is ready: a spare for who is due, or one that is due by now, for a spare."""

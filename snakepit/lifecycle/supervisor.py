@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
-MOST_FAILED_STARTS = 3  # in a row; then the pool is broken
+MOST_FAILED_STARTS = 3  # in a row; then a pool without a ready worker is broken
 SPARE_PATIENCE = 0.25  # seconds that a spare may take to start while others have the CPUs
-LONGEST_BACKOFF = 30.0  # seconds between two tries to start a spare
+LONGEST_BACKOFF = 30.0  # seconds between two tries to start a worker
 LONGEST_POLL = 86_400_000  # milliseconds; poll() takes no more than 24.8 days
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 
@@ -59,6 +59,8 @@ class Supervisor:
         self.crashes = 0
         self.restarts = 0
         self.started = False  # the first workers exist
+        self.failed_starts = 0  # in all, those of spares included
+        self.last_failure = ""  # why the last of them did; no error, whose frames would hold us
         self._failed_starts = 0
         self._failed_spares = 0
         self._started = 0
@@ -151,7 +153,7 @@ class Supervisor:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
-                    self.burial.bury(self._by_sentinel[fd])
+                    self.burial.begin(self._by_sentinel[fd])
                 else:
                     self.preparation.look()
             while self._notes:
@@ -204,10 +206,12 @@ class Supervisor:
         now = time.monotonic()
         if self._no_spare_before <= now:
             self._no_spare_before = 0.0
-        if now < max(self._not_before, self._batch_at):
-            return
-        self._not_before = self._batch_at = 0.0
+        if max(self._not_before, self._batch_at) <= now:
+            self._not_before = self._batch_at = 0.0
+        # Asked while starts are put off, too: a spare may be there for who is missing.
         while (spare := self.recycler.next_start()) is not None:
+            if self._not_before or self._batch_at:
+                return
             # Who should be replaced goes on; who is missing is not waited for because of that.
             if spare and self._no_spare_before:
                 return
@@ -289,8 +293,9 @@ class Supervisor:
         self.after(self._pool.start_timeout, end)
 
     def worker_on(self, lane: int) -> Worker | None:
-        """Return the worker to which a lane belongs, if it is there."""
-        return self.workers.get(lane - lane % self._pool.threads)
+        """Return the worker to which a lane belongs, if it is there and not being buried."""
+        worker = self.workers.get(lane - lane % self._pool.threads)
+        return None if worker is None or worker.buried else worker
 
     def holds(self, worker: Worker) -> bool:
         """Whether a worker is a spare that waits for a place."""
@@ -298,7 +303,7 @@ class Supervisor:
 
     def hurry(self, worker: Worker) -> None:
         """Let a spare that starts in nobody else's time have the CPU: it is needed now."""
-        if not worker.ready:
+        if not (worker.ready or worker.buried):
             become_ordinary(worker.pid)
 
     def _hurry_if_starting(self, worker: Worker) -> None:
@@ -313,39 +318,62 @@ class Supervisor:
         spare: bool = False,
         hopeless: bool = False,
         details: dict[str, Any] | None = None,
+        verdict: errors.PoolNotReadyError | None = None,
     ) -> None:
         """A worker could not be started, or died while it was: try again later, or give up.
 
-        For want of a spare no pool is broken, and no other worker waits: who should have been
-        replaced goes on. `hopeless`: it would fail again, so a pool that has no worker yet does not
-        try. `details`: of the pool's error, where `error` has none.
+        No pool is broken that has a worker which is ready, nor one for want of a spare: who should
+        have been replaced goes on. `hopeless`: it would fail again, so a pool without a ready
+        worker does not try. `verdict`: what the pool says once it is broken; `details`: of what it
+        says else, where `error` has none.
         """
+        self.failed_starts += 1
+        self.last_failure = f"{type(error).__name__}: {error}"
         if spare:
             self._failed_spares += 1
             backoff = _backoff(self._failed_spares)
             self._no_spare_before = time.monotonic() + backoff
-            logger.warning(
-                "snakepit pool %s: a worker to take over from another cannot be started, "
-                "tried again in %.3g s: %s: %s",
-                self._pool.name, backoff, type(error).__name__, error,
-            )  # fmt: skip
-            return
-        self._failed_starts += 1
-        backoff = _backoff(self._failed_starts)
-        self._not_before = time.monotonic() + backoff
-        if self._failed_starts >= MOST_FAILED_STARTS or (hopeless and not self.workers):
-            times = (
-                "" if self._failed_starts == 1
-                else f"{self._failed_starts} in a row failed, the last with "
-            )  # fmt: skip
-            self._break(
-                errors.PoolNotReadyError(
-                    f"pool {self._pool.name!r} cannot start workers: {times}"
-                    f"{type(error).__name__}: {error}",
-                    details={**(details or getattr(error, "details", {})), "pool": self._pool.name},
-                ),
-                error,
-            )
+        else:
+            self._failed_starts += 1
+            if not self._has_ready() and (hopeless or self._failed_starts >= MOST_FAILED_STARTS):
+                self._break(verdict or self._why_given_up(error, details), error)
+                return
+            backoff = _backoff(self._failed_starts)
+            self._not_before = time.monotonic() + backoff
+        logger.warning(
+            "snakepit pool %s: a worker%s cannot be started, tried again in %.3g s: %s",
+            self._pool.name, " to take over from another" if spare else "", backoff,
+            self.last_failure,
+        )  # fmt: skip
+        self._pool.note_ready()
+
+    def _has_ready(self) -> bool:
+        """Whether a worker can run calls, now or once it is let in."""
+        return any(self._is_ready(worker) for worker in self.workers.values())
+
+    def _is_ready(self, worker: Worker) -> bool:
+        roster = self._pool.roster
+        return (
+            # Its lanes know before its mail is read.
+            (worker.ready or roster.serves(worker.lane))
+            and not worker.expected
+            and roster.may_serve(worker.lane)
+            and not roster.has_left(worker.lane)
+            and not worker.is_dead()
+        )
+
+    def _why_given_up(
+        self, error: BaseException, details: dict[str, Any] | None
+    ) -> errors.PoolNotReadyError:
+        times = (
+            "" if self._failed_starts == 1
+            else f"{self._failed_starts} in a row failed, the last with "
+        )  # fmt: skip
+        return errors.PoolNotReadyError(
+            f"pool {self._pool.name!r} cannot start workers: {times}"
+            f"{type(error).__name__}: {error}",
+            details={**(details or getattr(error, "details", {})), "pool": self._pool.name},
+        )
 
     def worker_ready(self, lane: int, pid: int) -> None:
         """A worker finished its start-up."""
@@ -361,17 +389,11 @@ class Supervisor:
     def worker_failed(
         self, lane: int, pid: int, error: BaseException, text: str, *, spare: bool
     ) -> None:
-        """A worker's initializer raised: others would too, so the pool stops trying.
-
-        Unless it was a spare's: who should have been replaced goes on.
-        """
+        """A worker's initializer raised: others would too, unless some are ready already."""
         worker = self.workers.get(lane)
         if worker is not None and worker.pid == pid:
             worker.expected = True
             self.leaving.note(worker)
-        if spare:
-            self.start_failed(error, spare=True)
-            return
         if isinstance(error, errors.AdapterError):
             problem = f"pool {self._pool.name!r} cannot start: {error}"
         else:
@@ -380,21 +402,33 @@ class Supervisor:
                 f"{type(error).__name__}: {error}"
             )
         details = {**getattr(error, "details", {}), "pool": self._pool.name, "traceback": text}
-        self._break(errors.PoolNotReadyError(problem, details=details), error)
+        verdict = errors.PoolNotReadyError(problem, details=details)
+        self.start_failed(error, spare=spare, hopeless=True, verdict=verdict)
 
     def _break(self, error: errors.PoolNotReadyError, cause: BaseException) -> None:
-        if self._pool.broken is None:
-            error.__cause__ = cause
-            self._pool.set_broken(error)
-            self.end_workers(signal.SIGTERM)
+        if self._pool.broken is not None:
+            return
+        error.__cause__ = cause
+        self._pool.set_broken(error)
+        for worker in list(self.workers.values()):
+            if self._pool.roster.running(worker.lane):
+                self.ladder.drain(worker)
+            else:
+                self._end_worker(worker, signal.SIGTERM)
 
     # -- ending ------------------------------------------------------------------------------------
 
-    def forget(self, worker: Worker) -> None:
-        """Strike a dead worker off: its lane and its sentinel are free."""
+    def unwatch(self, worker: Worker) -> None:
+        """A worker is dead: its sentinel has told so."""
         self._poller.unregister(worker.sentinel)
         del self._by_sentinel[worker.sentinel]
+
+    def forget(self, worker: Worker) -> None:
+        """Strike a dead worker off: its lane is free."""
         del self.workers[worker.lane]
+        if worker.ready and not self._has_ready():
+            # Nobody is left to run calls: what was put off is tried now.
+            self._not_before = 0.0
 
     def _check_end(self) -> None:
         """Once a closed pool has nothing left to do, let idle workers end, then make them."""
@@ -411,10 +445,13 @@ class Supervisor:
     def end_workers(self, sig: int, reason: str | None = None) -> None:
         """Send every worker a signal, and SIGKILL after a grace time."""
         for worker in list(self.workers.values()):
-            worker.expected = True
-            worker.send(sig, reason)
-            if sig != signal.SIGKILL:
-                self.kill_later(worker)
+            self._end_worker(worker, sig, reason)
+
+    def _end_worker(self, worker: Worker, sig: int, reason: str | None = None) -> None:
+        worker.expected = True
+        worker.send(sig, reason)
+        if sig != signal.SIGKILL:
+            self.kill_later(worker)
 
     def kill_later(self, worker: Worker) -> None:
         def kill() -> None:

@@ -20,11 +20,13 @@ from typing import Any
 from snakepit import errors
 from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.autopsy import signal_name
+from snakepit.lifecycle.identity import process_state
 from snakepit.lifecycle.registry import registry
 from snakepit.worker.template import TemplateDup, TemplateProcess
 
-# Seconds until a template that does not answer is given up. It answers in a millisecond; while it
-# is waited for, nothing else is supervised.
+# Seconds until a template that does not answer is given up. It answers in a millisecond. So that
+# nobody waits for that who has others to see to, `reap` is called in a thread of its own, and
+# `spawn` only of a template that runs.
 ANSWER_PATIENCE = 3.0
 
 
@@ -187,6 +189,20 @@ class Template:
         adapter = {} if self._adapter is None else {"adapter": self._adapter}
         return {"preload": self._preload, **adapter}
 
+    def runs(self) -> bool:
+        """Whether the process can answer: it is not stopped, and not held up in the kernel."""
+        template = self._process
+        # Gone, it says so at once when it is asked.
+        return template is None or process_state(template.pid) in ("S", "R", "Z", "X", "")
+
+    def give_up_stalled(self) -> errors.PoolNotReadyError:
+        """End a process that does not run; return the error that says so."""
+        with self._lock:
+            self._discard()
+        return errors.PoolNotReadyError(
+            f"the template process has not run for {ANSWER_PATIENCE:g} s; a new one is started"
+        )
+
     @property
     def preloads(self) -> bool:
         """Whether it imports anything but what every worker needs."""
@@ -211,13 +227,18 @@ class Template:
                 raise errors.PoolNotReadyError("the template process is not ready to fork workers")
             try:
                 socket.send_fds(self._socket, [request], fds)
-                answer, (pidfd,), _, _ = socket.recv_fds(self._socket, 32, 1)
-            except (OSError, ValueError) as error:
+                answer, pidfds, _, _ = socket.recv_fds(self._socket, 256, 1)
+                if not answer:
+                    raise ConnectionResetError("it closed its socket")
+            except OSError as error:
                 self._discard()
                 raise errors.PoolNotReadyError(
                     f"the template process is gone ({error}); a new one is started"
                 ) from error
-            return int(answer), pidfd
+        if not pidfds:
+            reason = answer.decode(errors="replace")
+            raise errors.PoolNotReadyError(f"the template process cannot fork a worker: {reason}")
+        return int(answer), pidfds[0]
 
     def reap(self, pid: int) -> tuple[int, int] | None:
         """Return the exit code of a dead worker (negative: its signal) and its peak memory.
@@ -340,11 +361,12 @@ class TemplatePopen(popen_fork.Popen):
             pass  # It died already; its sentinel tells.
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        if self.returncode is None:
+        # Only the supervisor has it reaped, who waits for it. Whoever else looks, as
+        # multiprocessing does at each start of a process, might have to wait for the template.
+        if self.returncode is None and flag != os.WNOHANG:
             poller = select.poll()
             poller.register(self.sentinel, select.POLLIN)
-            if not poller.poll(0 if flag == os.WNOHANG else None):
-                return None
+            poller.poll()
             known = self._template.reap(self.pid) or self._reap_adopted()
             self.status_unknown = known is None
             self.returncode, self.peak_memory = known or (255, None)

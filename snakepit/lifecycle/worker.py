@@ -50,6 +50,7 @@ class Worker:
         self.draining = False  # of several threads: it ends for one task, and takes no others
         self.reason: str | None = None  # why we end it
         self.sent: set[int] = set()  # signals that it had from us
+        self.buried = False  # it is dead; from here on its number may become somebody else's
         self.reaped = False
         self.exit_code: int | None = None
         self.peak_memory: int | None = None  # bytes, known when it is reaped
@@ -86,7 +87,7 @@ class Worker:
 
     def send(self, sig: int, reason: str | None = None) -> None:
         """Send a signal to the worker's whole process group; `reason` names why, in a word."""
-        if self.reaped:
+        if self.buried or self.reaped:
             return
         if not self.is_dead():
             self.sent.add(int(sig))

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from snakepit.pool.terms import Terms
 
 
+MOST_FAILED_STARTS = 3  # while somebody waits for all workers
+
+
 class BasePool:
     """The part of a pool that is the same whatever runs its calls.
 
@@ -63,16 +66,32 @@ class BasePool:
     # -- readiness ---------------------------------------------------------------------------------
 
     def _await_ready(self, ready: Callable[[], int], timeout: float | None, what: str) -> None:
+        before, _ = self.start_failures()
+
+        def is_hopeless() -> bool:
+            return self.start_failures()[0] - before >= MOST_FAILED_STARTS
+
         with self._life:
             done = self._life.wait_for(
-                lambda: self.broken is not None or self._closed or ready() >= self.size, timeout
+                lambda: (
+                    self.broken is not None or self._closed or ready() >= self.size or is_hopeless()
+                ),
+                timeout,
             )
         if self.broken is not None:
             raise self._why_broken()
         if self._closed:
             raise errors.PoolShutdownError.of(self.name)
+        count = ready()
+        if is_hopeless() and count < self.size:
+            failed, reason = self.start_failures()
+            raise errors.PoolNotReadyError(
+                f"{count} of {self.size} {what} of pool {self.name!r} are ready, and others could "
+                f"not be started in {failed - before} tries, the last with {reason}; calls run on "
+                "those that are ready, and the pool goes on trying",
+                details={"pool": self.name, "ready": count, "size": self.size},
+            )
         if not done:
-            count = ready()
             raise errors.ReadyTimeoutError(
                 f"{count} of {self.size} {what} of pool {self.name!r} were ready after "
                 f"{timeout:g} s; give await_ready() or wait_ready() more time, or do without: "
@@ -84,6 +103,10 @@ class BasePool:
                     "timeout": timeout,
                 },
             )
+
+    def start_failures(self) -> tuple[int, str]:
+        """Return how many starts of workers have failed so far, and why the last of them did."""
+        return 0, ""
 
     def _why_broken(self) -> errors.PoolNotReadyError:
         assert self.broken is not None

@@ -416,6 +416,10 @@ class ProcessPool(ProcessLife):
         """Return how many workers are ready for work; spares are not counted."""
         return len(self.worker_pids())
 
+    def start_failures(self) -> tuple[int, str]:
+        """Return how many starts of workers have failed so far, and why the last of them did."""
+        return self.supervisor.failed_starts, self.supervisor.last_failure
+
     def recycle(self, lane: int | None, wait: bool, timeout: float | None) -> None:
         """Replace a worker, or all (see `Executor.recycle_worker`)."""
         self.scheduler.refuse_in_child()

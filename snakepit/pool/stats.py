@@ -99,6 +99,7 @@ class LifecycleStats:
     stuck: int  # workers that were replaced because they gave no sign of life
     restarts: int  # workers that were started beside the first ones
     health_check_failed: int = 0  # workers whose adapter said that it was not fit, or raised
+    failed_starts: int = 0  # workers that could not be started, or ended before they were ready
 
     @classmethod
     def read(
@@ -141,6 +142,7 @@ class LifecycleStats:
             stuck=supervisor.health.replaced,
             restarts=supervisor.restarts,
             health_check_failed=supervisor.recycler.health_checks_failed,
+            failed_starts=supervisor.failed_starts,
         )
 
 

@@ -3,7 +3,7 @@
     owner                                   template
     Template()  --- exec python ----------> main(): prepare, preload, freeze
     spawn()     --- "spawn" + pipe + fds -> fork ---> worker: run the process object in the pipe
-                <-- pid, pidfd ------------
+                <-- pid, pidfd ------------ or the reason, if it cannot fork
     reap(pid)   --- "reap" ---------------> waitpid
                 <-- status, memory --------
 
@@ -49,6 +49,7 @@ WORKER_MODULES = (
     "snakepit.pickling",
 )
 
+MOST_OF_REASON = 200  # bytes
 LEEWAY = 0.05  # seconds that workers have beyond their grace before the template ends them
 
 _inherited: list[int] = []
@@ -201,7 +202,13 @@ def _prepare(preparation: dict[str, Any]) -> None:
 
 def _spawn(connection: socket.socket, fds: list[int], keeper: Keeper, *, in_no_hurry: bool) -> None:
     # Imported modules may have threads by now; they are not in the child, as after any fork.
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:  # of memory, or of processes: the owner tries again
+        for fd in fds:
+            os.close(fd)
+        connection.send(str(error).encode()[:MOST_OF_REASON])
+        return
     if pid == 0:
         code = 1
         try:

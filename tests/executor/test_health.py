@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from snakepit import errors
 from snakepit.lifecycle import health
 from snakepit.lifecycle.health import Health, HealthPolicy
 from tests.conftest import Make
-from tests.support import results, send_signal, wait_until
+from tests.support import is_running, results, send_signal, wait_until
 
 from . import tasks
 
@@ -54,6 +55,59 @@ def test_worker_stopped_in_the_middle_of_a_call_fails_it(make: Make, gate: Any) 
         future.result(60)
     assert executor.submit(tasks.square, 3).result(60) == 9
     assert executor.lifecycle_stats().stuck == 1
+
+
+def test_replacing_a_worker_that_is_stopped_comes_to_an_end(make: Make) -> None:
+    executor = make(1, **SOON)
+    executor.wait_ready(60)
+    (pid,) = executor.worker_pids()
+    assert send_signal(pid, signal.SIGSTOP)
+    executor.recycle_worker(timeout=60)
+    assert executor.submit(os.getpid).result(60) != pid
+    assert executor.lifecycle_stats().stuck == 1
+
+
+def test_idle_worker_that_is_too_old_and_stopped_is_replaced(make: Make) -> None:
+    executor = make(1, worker_ttl=60, **SOON)
+    executor.wait_ready(60)
+    (pid,) = executor.worker_pids()
+    assert send_signal(pid, signal.SIGSTOP)
+
+    def age() -> None:
+        (worker,) = executor._pool.supervisor.workers.values()  # type: ignore[union-attr]
+        worker.ends_at = 0.0
+
+    executor._pool.supervisor.tell(age)  # type: ignore[union-attr]
+    wait_until(lambda: executor.worker_pids() not in ([], [pid]), "the replacement")
+    wait_until(lambda: not is_running(pid), "its end")
+    assert executor.submit(tasks.square, 3).result(60) == 9
+
+
+def test_spare_that_nobody_needs_and_that_is_stopped_is_ended(make: Make, gate: Any) -> None:
+    executor = make(1, **SOON)
+    started, release = gate("started"), gate("release")
+    future = executor.submit(tasks.hold, started, release, "done")
+    started.wait()
+    (served,) = executor.worker_pids()
+    executor.recycle_worker(wait=False)
+
+    def spares() -> list[int]:
+        workers = executor.lifecycle_stats().workers
+        return [worker.pid for worker in workers if worker.state == "spare"]
+
+    (spare,) = wait_until(spares, "the spare")
+    assert send_signal(spare, signal.SIGSTOP)
+    supervising = executor._pool.supervisor  # type: ignore[union-attr]
+
+    def think_better_of_it() -> None:
+        for worker in supervising.workers.values():
+            worker.due = None
+
+    supervising.tell(think_better_of_it)
+    wait_until(lambda: not is_running(spare), "its end")
+    release.open()
+    assert future.result(60) == "done"
+    assert executor.submit(os.getpid).result(60) == served
 
 
 def test_long_call_is_none_of_its_business(make: Make, gate: Any) -> None:
@@ -127,6 +181,8 @@ class FakePool:
     running: int = 0
     has_work: bool = True
     long: list[int] = field(default_factory=list)
+    told_to_go: bool = False
+    lane_state: str = "ready"
 
     def __post_init__(self) -> None:
         self.roster = self.scheduler = self.supervisor = self
@@ -147,6 +203,12 @@ class FakePool:
 
     def retire(self, _lane: int) -> None:
         pass
+
+    def lane_info(self, _lane: int) -> dict[str, str]:
+        return {"state": self.lane_state}
+
+    def lingering(self) -> list[int]:
+        return [self.worker.lane] if self.told_to_go and self.lane_state == "ready" else []
 
     def overdue(self, _grace: int) -> tuple[list[int], list[int]]:
         return ([self.worker.lane] if self.has_work and not self.long else []), self.long
@@ -180,6 +242,26 @@ def test_an_answer_clears_a_worker(state: list[str]) -> None:
     watch(pool, *range(1, 30))
     assert pool.worker.sent == []
     assert pool.rung > 0
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_silence_of_who_was_told_to_go_ends_it_too(state: list[str], expected: bool) -> None:
+    pool = FakePool(FakeWorker(expected=expected), has_work=False, told_to_go=True)
+    watch(pool, 1, 2, 3, 4, 5)
+    assert pool.worker.sent == []
+    watch(pool, 1, 2, 3, 4, 5, 6)
+    assert pool.worker.sent == [signal.SIGKILL]
+
+
+def test_who_has_left_may_take_its_time_to_end(state: list[str]) -> None:
+    pool = FakePool(has_work=False, told_to_go=True)
+    watcher = Health(pool, pool, HealthPolicy(1.0, 5.0, 3))  # type: ignore[arg-type]
+    watcher._last = 0.0
+    watcher.look(1)
+    pool.lane_state = "retiring"
+    for now in range(2, 30):
+        watcher.look(now)
+    assert pool.worker.sent == []
 
 
 def test_time_in_which_the_owner_stood_still_too_does_not_count(state: list[str]) -> None:

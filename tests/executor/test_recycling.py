@@ -73,6 +73,7 @@ def test_nobody_looks_at_the_age_of_who_does_not_serve(make: Make, gate: Any) ->
     supervisor.tell(lambda: None)
     wait_until(lambda: len(workers) == 2, "the spare")
     (spare,) = [worker for worker in list(workers.values()) if worker is not first]
+    wait_until(lambda: spare.ends_at, "its own time")
     spare.ends_at = 0.0
     # At a time that has passed it would look again and again.
     assert recycler.next_look() is None

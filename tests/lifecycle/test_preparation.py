@@ -18,6 +18,8 @@ import pytest
 
 import snakepit
 from snakepit.errors import PoolNotReadyError, TaskTimeoutError
+from snakepit.lifecycle import preparation
+from snakepit.lifecycle import template as templates
 from snakepit.lifecycle.registry import registry
 from tests.conftest import Make
 from tests.support import send_signal, wait_until
@@ -202,3 +204,69 @@ def test_template_is_out_of_reach_of_the_terminal_before_it_boots(
     monkeypatch.setattr(subprocess, "Popen", look)
     assert make(1, start_method="template").submit(pow, 2, 3).result(60) == 8
     assert groups == [True]
+
+
+def stop_template(executor: snakepit.Executor) -> Any:
+    """Stop the template of a pool that is ready, and return it."""
+    executor.wait_ready(60)
+    template: Any = executor._pool.template  # type: ignore[union-attr]
+    assert send_signal(template._process.pid, signal.SIGSTOP)
+    wait_until(lambda: not template.runs(), "the template to stop")
+    return template
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no template given up."""
+    for module in (templates, preparation):
+        monkeypatch.setattr(module, "ANSWER_PATIENCE", FOREVER)
+
+
+@pytest.mark.usefixtures("patient")
+def test_deadlines_hold_while_the_template_cannot_tell_how_a_worker_died(make: Make) -> None:
+    executor = make(2, start_method="template")
+    template = stop_template(executor)
+    victim, other = executor.worker_pids()
+    launches = template.launches
+    assert send_signal(victim)
+    supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+    wait_until(lambda: supervising.burial.reaping, "the burial")
+    error = executor.options(timeout=0.2).submit(wait_here).exception(60)
+    assert isinstance(error, TaskTimeoutError)
+    # The one whose call was late has died of it, and is buried after the other.
+    assert (template.launches, template.runs()) == (launches, False)
+    assert send_signal(template._process.pid, signal.SIGCONT)
+    wait_until(lambda: len(set(executor.worker_pids()) - {victim, other}) == 1, "the successor")
+    executor.wait_ready(60)
+    assert template.launches == launches
+    assert executor.stats().crashed == 1
+    assert executor.submit(abs, -1).result(60) == 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_deadlines_hold_while_the_template_cannot_fork(make: Make) -> None:
+    executor = make(2, start_method="template")
+    template = stop_template(executor)
+    before, launches = executor.worker_pids(), template.launches
+    executor.recycle_worker(wait=False)
+    supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+    wait_until(lambda: supervising.preparation._stalled_since, "a start that is put off")
+    error = executor.options(timeout=0.2).submit(wait_here).exception(60)
+    assert isinstance(error, TaskTimeoutError)
+    assert (template.launches, template.runs()) == (launches, False)
+    assert send_signal(template._process.pid, signal.SIGCONT)
+    wait_until(lambda: not set(executor.worker_pids()) & set(before), "the successors")
+    assert template.launches == launches
+    assert executor.submit(abs, -1).result(60) == 1
+
+
+def test_template_that_stays_stopped_when_it_should_fork_is_replaced(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "ANSWER_PATIENCE", 0.1)
+    executor = make(1, start_method="template")
+    template = stop_template(executor)
+    before, launches = executor.worker_pids(), template.launches
+    executor.recycle_worker(timeout=60)
+    assert template.launches == launches + 1
+    assert executor.submit(os.getpid).result(60) not in before

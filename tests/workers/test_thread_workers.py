@@ -281,6 +281,32 @@ def test_force_waits_for_the_other_tasks(make: Make, gate: Any) -> None:
     assert executor.stats().crashed == 0
 
 
+def test_pool_that_gives_up_lets_calls_end_first(make: Make, gate: Any) -> None:
+    broken, release = gate("broken"), gate("release")
+
+    def prepare() -> None:
+        if broken.is_open():
+            raise RuntimeError("no licence left")
+
+    grace = {**QUICK, "terminate": 60.0}
+    executor = make(1, 2, initializer=prepare, stop_grace=grace)
+    other = executor.submit(tasks.whereabouts, gate("other"), release)
+    stuck = executor.submit(tasks.sleep_through, gate("stuck"))
+    gate("other").wait()
+    gate("stuck").wait()
+    broken.open()
+    assert stuck.stop()
+    # The successor cannot start, and the old worker only has its calls to end.
+    pool: Any = executor._pool
+    wait_until(lambda: pool.broken is not None, "the pool to give up")
+    assert "no licence left" in str(pool.broken)
+    assert not other.done()
+    release.open()
+    assert other.result(60)
+    with pytest.raises(errors.TaskStoppedError):
+        stuck.result(60)
+
+
 def test_force_ends_who_does_not_end_in_time(make: Make, gate: Any) -> None:
     executor = make(1, 2, stop_grace={**QUICK, "terminate": 0.2})
     release = gate("release")
