@@ -105,8 +105,9 @@ def run_point(
             crashed += crashed_now
             tasks += tasks_now
             done += 1
-        stats = executor.stats()
-    return {"kills": done, "crashed": crashed, "tasks": tasks, "restarts": stats.restarted}
+        stats = executor.lifecycle_stats()
+    found = {"kills": done, "crashed": crashed, "tasks": tasks, "restarts": stats.restarts}
+    return found | ({"stuck": stats.stuck} if sig == signal.SIGSTOP else {})
 
 
 class Ending(threading.Thread):
@@ -255,9 +256,12 @@ def run_apart(
             env={**os.environ, "SNAKEPIT_ARENA_BYTES": str(ARENA_BYTES // (8 if small else 1))},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
-        said.append(done.stdout.strip())
         if done.returncode:
+            said.append(done.stdout.strip())
             return False, "\n".join(said)
+        lines = done.stdout.strip().splitlines()
+        # What it was to do to workers that are stopped, the pool says in its log.
+        said.append("\n".join(line for line in lines if not line.endswith("it is replaced")))
         left -= now
         block += 1
     return True, " | ".join(said)
