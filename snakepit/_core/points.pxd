@@ -18,6 +18,7 @@ cdef extern from * nogil:
     #define SP_WAIT 65
     #define SP_IN_WORKERS 0x100         /* who an armed point is for: the first bits above the action */
     #define SP_IN_OWNER 0x200
+    #define SP_SIGNAL_SHIFT 16          /* ... and above them the signal that goes to another */
 
     /* Entry 0 is no point: its target is the owner's pid. */
     struct sp_entry {
@@ -62,14 +63,14 @@ cdef extern from * nogil:
             __atomic_fetch_add(&entry->fired, 1, __ATOMIC_SEQ_CST);
             switch (action & 0xff) {
             case SP_KILL_OTHER:
-                kill(entry->target, SIGKILL);
+                kill(entry->target, (int)(action >> SP_SIGNAL_SHIFT));
                 usleep(1000);           /* long enough for the death to be seen from here */
                 break;
             case SP_WAIT:
                 while (__atomic_load_n(&entry->action, __ATOMIC_ACQUIRE)) usleep(200);
                 break;
             default:
-                kill(getpid(), (int)(action & 0xff));
+                raise((int)(action & 0xff));    /* kill() might choose another thread */
             }
         }
         errno = saved;
@@ -84,6 +85,7 @@ cdef extern from * nogil:
     enum: WAIT "SP_WAIT"
     enum: IN_WORKERS "SP_IN_WORKERS"
     enum: IN_OWNER "SP_IN_OWNER"
+    enum: SIGNAL_SHIFT "SP_SIGNAL_SHIFT"
     enum: COMPILED_IN "SNAKEPIT_DEBUG"
     struct Entry "sp_entry":
         uint64_t passes
@@ -141,6 +143,17 @@ cpdef enum Point:
     ASK_HEARD                           # the answer is seen, nothing of it is taken
     ASK_ADOPTED
     ASK_TAKEN                           # the answer is rebuilt, its slot not yet free
+    # A worker writes the chunks of a stream.
+    CHUNK_ENCODED                       # its segment, if any, is this process's; nobody has looked for room
+    CHUNK_BEDDED                        # no room: the ring says that the writer sleeps
+    CHUNK_ROUSED                        # it slept, the ring still says so or somebody else cleared it
+    CHUNK_FILLED                        # the record is written, the tail not moved
+    CHUNK_TAILED                        # the tail is moved, the chunk does not count
+    CHUNK_COMMITTED                     # it counts, nobody has looked whether the reader sleeps
+    CHUNK_CHOSE                         # the reader's word says awake, the reader not yet woken
+    CHUNK_WOKE
+    CHUNK_ENDED                         # the ring says that no chunk follows, the reader not yet woken
+    CHUNK_TOLD
     # The arena.
     ARENA_TOOK
     ARENA_LOCKED
@@ -177,8 +190,21 @@ cpdef enum Point:
     ANSWER_BEGUN                        # the question is read, nobody has looked at it
     ANSWER_FILLED                       # the answer lies in the slot, its claim word does not say so
     ANSWER_TOLD                         # it does; who asked is not woken
+    STREAM_OPENED                       # a ring is made and listed, its call not submitted
+    STREAM_CLOSED                       # the ring says that nobody reads, neither side is woken
+    STREAM_CONCLUDED                    # the reader has seen that nothing follows, the outcome is not known
+    READ_BEDDED                         # the ring says that the reader sleeps
+    READ_MAILED                         # ... that it waits by mail
+    READ_FOUND                          # a chunk is seen, nothing of it is taken
+    READ_ADOPTED                        # its segment is ours
+    READ_TAKEN                          # it is rebuilt, its room not given back
+    READ_FREED                          # the head is moved, the chunk does not count as read
+    READ_COUNTED                        # it does, nobody has looked whether the writer sleeps
+    READ_CHOSE                          # the writer's word says awake, the writer not yet woken
+    READ_WOKE
     BURIAL_BEGUN
     BURIAL_COLLECTED
     BURIAL_SWEPT
+    BURIAL_ENTRUSTED                    # a chunk's segment is ours, the dead worker's others are not yet reclaimed
     BURIAL_RECLAIMING
     LAST_POINT

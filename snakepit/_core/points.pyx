@@ -39,9 +39,9 @@ cdef class PointTable:
         self.entries[0].target = os.getpid()
 
     def arm(self, int number, int signal, int nth, bint in_owner, int target) -> None:
-        """Have the nth passing from now act: send `signal` to itself, kill `target`, or wait (0) for `disarm`."""
+        """Have the nth passing from now act: send `signal` to `target`, or itself (0), or wait for `disarm` (0)."""
         cdef Entry *entry = &self.entries[number]
-        cdef uint32_t action = KILL_OTHER if target else signal if signal else WAIT
+        cdef uint32_t action = KILL_OTHER | <uint32_t>signal << SIGNAL_SHIFT if target else signal if signal else WAIT
         entry.action = 0
         entry.target = target
         entry.countdown = nth

@@ -19,7 +19,7 @@ from snakepit._core.control cimport Control
 from snakepit._core.counters cimport count_bits
 from snakepit._core.definitions cimport Published
 from snakepit._core.layout cimport (
-    CALL, FREE, IN_SEGMENT, KEPT, LANE_READY, ORDER_SERVE, PRIORITIES, Header, claim_state,
+    CALL, DONE, FREE, IN_SEGMENT, KEPT, LANE_READY, ORDER_SERVE, PRIORITIES, RUNNING, Header, claim_lane, claim_state,
 )
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.queue cimport ring_queued
@@ -353,6 +353,21 @@ cdef class Scheduler(Settlement):
         """What another needs to run the task: kind, function's number and epoch, session key, then its message."""
         return (task.kind, task.definition, task.epoch, task.session, task.encoding, task.flags, task.inline,
                 task.segment, task.length)
+
+    def stranded(self) -> list:
+        """Lanes that hold a task and do not name it: in the midst of a claim or an answer, or stopped there."""
+        cdef list found = []
+        cdef uint32_t index
+        cdef uint64_t word
+        pthread_mutex_lock(&self.mutex)
+        for index in range(self.control.n_slots):
+            if self.tasks[index]:
+                word = load64(&self.control.slots[index].claim)
+                if ((claim_state(word) == RUNNING or claim_state(word) == DONE)
+                        and not load64(&self.control.lanes[claim_lane(word)].claimed)):
+                    found.append(<uint32_t>claim_lane(word))
+        pthread_mutex_unlock(&self.mutex)
+        return found
 
     def counts(self) -> dict:
         """Read the counters: tasks by fate, bytes each way, queue lengths, lanes by activity."""

@@ -17,6 +17,7 @@ cdef struct RingLink:
     RingHead *head
     char *records
     unsigned long reader                # the thread that read last, at first the one that made the stream
+    uint32_t resting                    # 1 while the reader sleeps on its bell, whatever the worker did to its mode
     bint done                           # the call is settled
     bint abandoned                      # closed, unread, because its reader waits for the pool's end
 

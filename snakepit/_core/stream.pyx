@@ -23,6 +23,10 @@ from snakepit._core.layout cimport Header
 from snakepit._core.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from snakepit._core.points cimport (
+    BURIAL_ENTRUSTED, READ_ADOPTED, READ_BEDDED, READ_CHOSE, READ_COUNTED, READ_FOUND, READ_FREED, READ_MAILED,
+    READ_TAKEN, READ_WOKE, STREAM_CLOSED, STREAM_CONCLUDED, STREAM_OPENED, point,
+)
 from snakepit._core.ring cimport (
     ASLEEP, AWAKE, BRIEF, BY_MAIL, RECORD, RING_BYTES, Record, RingHead, record_at, record_size,
     ring_bell,
@@ -52,9 +56,11 @@ cdef void shut_link(RingLink *link) noexcept nogil:
     """Let neither side wait any more; a reader by mail is the caller's to rouse."""
     store32(&link.head.closed, 1)
     fence()
+    point(STREAM_CLOSED)
     if swap32(&link.head.writer_mode, AWAKE):
         ring_bell(&link.head.writer_bell)
-    if cas32(&link.head.reader_mode, ASLEEP, AWAKE):
+    # Not by the reader's mode: a writer may have changed that, and have died before it rang.
+    if load32(&link.resting):
         ring_bell(&link.head.reader_bell)
 
 
@@ -99,6 +105,7 @@ cdef class Rings:
         pthread_mutex_unlock(&self.mutex)
         task.shared = [ring, kept]
         task.on_settled = ring.settled
+        point(STREAM_OPENED)
         return ring
 
     def entrust(self, int client) -> None:
@@ -121,6 +128,7 @@ cdef class Rings:
                 record = record_at(link.head, link.records, &at)
                 if record.segment:
                     self.arena.entrust_word(record.segment - 1, record.word, client)
+                    point(BURIAL_ENTRUSTED)
                 at += record_size(0 if record.segment else record.length)
             link = link.following
         pthread_mutex_unlock(&self.mutex)
@@ -281,6 +289,7 @@ cdef class ChunkReader:
             self.rings.sleepers[head.number] = ring
             swap32(&head.reader_mode, BY_MAIL)
             fence()
+            point(READ_MAILED)
             if (load64(&head.produced) == load64(&head.consumed) and not self.task.is_settled()
                     and not load32(&self.over)):
                 return True
@@ -313,12 +322,14 @@ cdef class ChunkReader:
             self.seen = load64(&head.produced)
             if number == self.seen:
                 return not_yet
+        point(READ_FOUND)
         at = head.head
         record = record_at(head, self.ring.records, &at)
         length = record.length
         size = record_size(0 if record.segment else length)
         try:
             chunk = self.decode(record, number)
+            point(READ_TAKEN)
         except Exception:
             store32(&self.over, 1)
             self.ring.shut()
@@ -326,6 +337,7 @@ cdef class ChunkReader:
         finally:
             # Its payload is copied, or taken over.
             store64(&head.head, at + size)
+            point(READ_FREED)
             self.advance(size, length)
         return chunk
 
@@ -336,6 +348,7 @@ cdef class ChunkReader:
             segment = self.rings.arena.take_over(record.segment - 1, record.word, record.length)
             if segment is None:
                 raise RuntimeError(f"segment {record.segment - 1} changed hands while a chunk named it")
+            point(READ_ADOPTED)
             payload = <const unsigned char *>segment.base
         try:
             return self.channel.decode(record.encoding, payload, record.length, segment)
@@ -356,12 +369,15 @@ cdef class ChunkReader:
         store64(&head.bytes_out, head.bytes_out + length)
         store64(&head.consumed, head.consumed + 1)
         fence()
+        point(READ_COUNTED)
         if load32(&head.writer_mode):
             if (load64(&head.produced) - head.consumed <= head.max_chunks // 2
                     and load64(&head.bytes_in) - head.bytes_out <= head.max_bytes // 2
                     and load64(&head.tail) - head.head <= head.capacity // 2
                     and swap32(&head.writer_mode, AWAKE)):
+                point(READ_CHOSE)
                 ring_bell(&head.writer_bell)
+                point(READ_WOKE)
         return 0
 
     cdef bint is_waiting_over(self) noexcept nogil:
@@ -391,13 +407,16 @@ cdef class ChunkReader:
                         return 0
                     pause()
         bell = load32(&head.reader_bell)
+        store32(&self.ring.link.resting, 1)
         swap32(&head.reader_mode, ASLEEP)
         fence()
+        point(READ_BEDDED)
         reason = 0
         if load64(&head.produced) == self.seen and not self.is_waiting_over():
             reason = sleep_on(&head.reader_bell, bell, 0)
             self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header.spin_limit_ns)
         swap32(&head.reader_mode, AWAKE)
+        store32(&self.ring.link.resting, 0)
         return reason
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -408,6 +427,7 @@ cdef class ChunkReader:
         if ring is None or load32(&self.over):
             self.drop_ring()
             raise StopIteration
+        point(STREAM_CONCLUDED)
         # It may be on its way still: who waits for it helps to settle it.
         self.task.wait_settled(None)
         self.drop_ring()

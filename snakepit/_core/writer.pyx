@@ -16,6 +16,10 @@ from snakepit._core.atomics cimport (
 from snakepit._core.forks cimport forks
 from snakepit._core.lane cimport WorkerLane
 from snakepit._core.layout cimport CHUNK, STOP_MASK
+from snakepit._core.points cimport (
+    CHUNK_BEDDED, CHUNK_CHOSE, CHUNK_COMMITTED, CHUNK_ENCODED, CHUNK_ENDED, CHUNK_FILLED, CHUNK_ROUSED, CHUNK_TAILED,
+    CHUNK_TOLD, CHUNK_WOKE, point,
+)
 from snakepit._core.queue cimport NO_SLOT
 from snakepit._core.ring cimport (
     ASLEEP, AWAKE, BRIEF, BY_MAIL, INLINE_SHARE, RECORD, SKIP, Record, RingHead, record_size,
@@ -61,6 +65,7 @@ cdef class ChunkWriter:
         if self.born != forks or load32(&head.closed):
             return False
         self.encode(chunk)
+        point(CHUNK_ENCODED)
         size = record_size(0 if message.segment is not None else message.length)
         if not self.has_room(size, message.length) and not self.await_reader(size, message.length, 0):
             message.clear()
@@ -164,9 +169,11 @@ cdef class ChunkWriter:
         bell = load32(&head.writer_bell)
         swap32(&head.writer_mode, ASLEEP)
         fence()
+        point(CHUNK_BEDDED)
         if not self.may_go_on(size, length, number):
             reason = sleep_on(&head.writer_bell, bell, now_ns() + SLICE_NS)
             self.spin_ns = next_spin(self.spin_ns, now_ns() - began, self.control.spin_limit_ns)
+        point(CHUNK_ROUSED)
         swap32(&head.writer_mode, AWAKE)
         return reason
 
@@ -193,17 +200,24 @@ cdef class ChunkWriter:
             record.segment = 0
             if message.length:
                 memcpy(<char *>record + RECORD, PyBytes_AS_STRING(message.inline), message.length)
+        point(CHUNK_FILLED)
         store64(&head.tail, tail + size)
         store64(&head.bytes_in, head.bytes_in + message.length)
+        point(CHUNK_TAILED)
         store64(&head.produced, head.produced + 1)
         fence()
+        point(CHUNK_COMMITTED)
 
     cdef int rouse_reader(self) except -1:
         cdef uint32_t mode = swap32(&self.head.reader_mode, AWAKE)
+        if mode != AWAKE:
+            point(CHUNK_CHOSE)
         if mode == ASLEEP:
             ring_bell(&self.head.reader_bell)
         elif mode == BY_MAIL:
             self.lane.post(CHUNK, self.head.number)
+        if mode != AWAKE:
+            point(CHUNK_WOKE)
         return 0
 
     cdef int drop_read(self) except -1:
@@ -219,9 +233,11 @@ cdef class ChunkWriter:
             return
         store32(&self.head.ended, 1)
         fence()
+        point(CHUNK_ENDED)
         # A reader by mail hears of the answer.
         if cas32(&self.head.reader_mode, ASLEEP, AWAKE):
             ring_bell(&self.head.reader_bell)
+        point(CHUNK_TOLD)
 
     def finish(self) -> int:
         """Wait until arrays that are shared were read, which live as long as we do; returns how many chunks there were.

@@ -1,9 +1,10 @@
 """Health: telling a worker that is stuck from one that is busy, and replacing it.
 
 Nothing is asked of a worker that works, or of one that has nothing to do: the owner reads shared
-memory. Only a lane that stands idle beside work that it should have taken is rung, or that stays
-though it was told to go; a healthy one comes round and says so. A lane that runs one task for long
-is busy, whatever that task does, unless its process is stopped.
+memory. Only a lane is rung that stands idle beside work that it should have taken, that holds a
+task and has not said so, or that stays though it was told to go; a healthy one comes round and says
+so. A lane that runs one task for long is busy, whatever that task does, unless its process is
+stopped.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Health:
                 suspicion.missed += 1
                 self._judge(suspicion, now)
         idle, long = self._roster.overdue(int(self.policy.interval * 1e9))
-        for lane in idle:
+        for lane in {*idle, *self._pool.scheduler.stranded()}:
             worker = self._supervisor.worker_on(lane)
             if worker is not None and worker.ready and not worker.draining:
                 self._suspect(worker, lane, now)

@@ -240,6 +240,7 @@ class ProcessStream(ChunkReader, Stream[T]):
         pool: ProcessPool = future.context
         if pool.scheduler.lane_of_task(future) < 0 or not future.mark_cancelled():
             return
+        pool.scheduler.note_cancelled()
 
         def insist() -> None:
             # A generator that is being closed is given all the time that its clean-up takes.

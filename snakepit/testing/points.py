@@ -75,9 +75,11 @@ class ProtocolPoints:
         """Have who passes `name` as the `nth` from now wait there until `disarm`."""
         self._table.arm(_number(name), 0, nth, in_owner, 0)
 
-    def kill_other_at(self, name: str, target: int, nth: int = 1) -> None:
-        """Have this process kill the process `target` when it passes `name` the `nth` time."""
-        self._table.arm(_number(name), 0, nth, True, target)
+    def kill_other_at(
+        self, name: str, target: int, nth: int = 1, *, sig: int = signal.SIGKILL
+    ) -> None:
+        """Have this process send `sig` to `target` when it passes `name` the `nth` time."""
+        self._table.arm(_number(name), sig, nth, True, target)
 
     def disarm(self, name: str) -> None:
         """Have a point do nothing any more; who waits at it goes on."""

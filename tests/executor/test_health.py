@@ -183,6 +183,7 @@ class FakePool:
     long: list[int] = field(default_factory=list)
     told_to_go: bool = False
     lane_state: str = "ready"
+    halfway: bool = False  # it holds a task and has not said so
 
     def __post_init__(self) -> None:
         self.roster = self.scheduler = self.supervisor = self
@@ -210,6 +211,9 @@ class FakePool:
     def lingering(self) -> list[int]:
         return [self.worker.lane] if self.told_to_go and self.lane_state == "ready" else []
 
+    def stranded(self) -> list[int]:
+        return [self.worker.lane] if self.halfway else []
+
     def overdue(self, _grace: int) -> tuple[list[int], list[int]]:
         return ([self.worker.lane] if self.has_work and not self.long else []), self.long
 
@@ -227,6 +231,15 @@ def watch(pool: Any, *times: float) -> None:
     watcher._last = 0.0
     for now in times:
         watcher.look(now)
+
+
+@pytest.mark.parametrize(("answers", "sent"), [(False, [signal.SIGKILL]), (True, [])])
+def test_silence_in_the_midst_of_a_claim_ends_a_worker(
+    state: list[str], answers: bool, sent: list[int]
+) -> None:
+    pool = FakePool(has_work=False, halfway=True, answers=answers)
+    watch(pool, 1, 2, 3, 4, 5, 6)
+    assert pool.worker.sent == sent
 
 
 def test_silence_of_the_whole_timeout_ends_a_worker(state: list[str]) -> None:

@@ -65,7 +65,9 @@ def test_clock_that_jumps_harms_no_deadline() -> None:
 
 
 def test_points_have_names() -> None:
-    assert {"lane.claimed", "publish.done", "burial.swept"} <= set(testing.point_names())
+    assert {"lane.claimed", "publish.done", "chunk.tailed", "read.freed", "burial.swept"} <= set(
+        testing.point_names()
+    )
 
 
 @pytest.mark.skipif(testing.have_points(), reason="a debug build has them")
@@ -79,4 +81,13 @@ def test_release_build_says_that_it_has_no_points() -> None:
 @pytest.mark.parametrize("point", testing.point_names())
 def test_deaths_at_a_point_lose_nothing_else(point: str) -> None:
     held, said = protocol.run_apart(point, 2, 1)
+    assert held, said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not testing.have_points(), reason="needs a build with SNAKEPIT_DEBUG=1")
+@pytest.mark.parametrize("sig", [signal.SIGSEGV, signal.SIGSTOP])
+@pytest.mark.parametrize("point", ["lane.claimed", "arena.locked", "place.queued", "chunk.tailed"])
+def test_other_ends_at_a_point_lose_nothing_else(point: str, sig: signal.Signals) -> None:
+    held, said = protocol.run_apart(point, 4, 1, sig)
     assert held, said

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import signal
+import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import snakepit
 
 VARIABLE = "SNAKEPIT_FAULTS_COUNTS"
 SIZE = 1 << 22
+LONG = 60.0  # seconds, after which what should have come will not come
 _counts: mmap.mmap | None = None
 
 
@@ -94,14 +98,18 @@ def raise_error(index: int, text: str) -> None:
     raise TaskError(text)
 
 
-def tree(index: int, depth: int) -> int:
-    """Run two tasks of its own, each with as many levels as are left; returns how many ran."""
+def tree(index: int, depth: int, step: int = 0) -> int:
+    """Run two tasks of its own, each with as many levels as are left; returns how many ran.
+
+    `step`: from one counter to the next; 0: only the first of them is counted.
+    """
     if index:
         note(index)
     if depth == 0:
         return 1
     pool = snakepit.current_pool()
-    children = [pool.submit(tree, 0, depth - 1) for _ in range(2)]
+    indexes = [index + step, index + (step << depth)] if step else [0, 0]
+    children = [pool.submit(tree, each, depth - 1, step) for each in indexes]
     return 1 + sum(int(child.result(60)) for child in children)
 
 
@@ -141,6 +149,23 @@ def ask(index: int, number: int) -> int:
     return int(session.call_tool("double", number))
 
 
+def ask_once(index: int) -> int:
+    """Have the owner count the question, and return what it answers."""
+    note(index)
+    session = snakepit.current_session()
+    assert session is not None
+    return int(session.call_tool("hear", index))
+
+
+def leave_child(index: int, alone: bool) -> bool:
+    """Start a process and leave it behind, `alone`: in a session of its own."""
+    note(index)
+    child = subprocess.Popen(["sleep", "600"], start_new_session=alone)
+    # Whoever ends this process ends it.
+    child.returncode = 0
+    return True
+
+
 def ask_in_threads(index: int, count: int) -> int:
     """Ask from several threads at once; returns how many had an answer."""
     note(index)
@@ -163,6 +188,31 @@ def ask_with_array(index: int, array: Any) -> bool:
     session = _session()
     session.set_variable("array", array)
     return bool(session.call_tool("double", array).sum() == array.sum() * 2)
+
+
+def chunk_of(kind: str, number: int) -> Any:
+    """Return the chunk with a number, of a stream of that kind."""
+    if kind == "numbers":
+        return number
+    if kind == "texts":
+        return bytes([number % 256]) * 9_000
+    return np.full(20_000, number % 256, np.uint8)
+
+
+def chunks(index: int, kind: str, count: int, every: int, seconds: float) -> Iterator[Any]:
+    """Yield so many chunks, with a rest before each `every`-th one."""
+    note(index)
+    for number in range(count):
+        if every and number % every == 0:
+            time.sleep(seconds)
+        yield chunk_of(kind, number)
+
+
+def chunks_and_death(index: int, count: int, spared: int) -> Iterator[Any]:
+    """Yield so many arrays and be killed; the process `spared` ends as it should."""
+    yield from chunks(index, "arrays", count, 0, 0.0)
+    if os.getpid() != spared:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _session() -> Any:

@@ -39,6 +39,16 @@ def test_close_ends_the_generator(make: Make, log: Log) -> None:
     expect_closed(executor, log)
 
 
+@pytest.mark.processes
+def test_closed_stream_counts_as_cancelled(make: Make, log: Log) -> None:
+    executor = make(1)
+    with executor.stream(tasks.logging, log, 10**9) as stream:
+        assert next(stream) == 0
+    assert executor.submit(calls.square, 3).result(60) == 9
+    stats = executor.stats()
+    assert (stats.submitted, stats.completed, stats.failed, stats.cancelled) == (2, 1, 0, 1)
+
+
 def test_leaving_with_ends_the_generator(make: Make, log: Log) -> None:
     executor = make(1)
     with executor.stream(tasks.logging, log, 10**9) as stream:
