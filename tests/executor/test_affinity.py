@@ -301,8 +301,10 @@ def test_cancelling_a_session_reaches_its_waiting_calls(make: Make, gate: Any) -
     mine = [strict(executor, "a").submit(os.getpid) for _ in range(100)]
     other = [strict(executor, "b").submit(os.getpid) for _ in range(100)]
     release.open()
-    assert executor.cancel(session="b") == len([f for f in other if f.cancelled()])
+    stopped = executor.cancel(session="b")
     results(mine)
+    # One may have been running, and have ended by itself.
+    assert stopped - len([f for f in other if f.cancelled()]) in (0, 1)
     expect_nothing_held(executor._pool)
 
 

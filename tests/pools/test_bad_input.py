@@ -92,6 +92,8 @@ def new_pool() -> Iterator[NewPool]:
     made: list[snakepit.Pool] = []
 
     def make(profile: Any, adapter: Any = Probe, **options: Any) -> snakepit.Pool:
+        for pool in made:
+            pool.stop(cancel_calls=True)  # its name is the next one's
         made.append(snakepit.Pool(adapter, **{"name": "own", **KINDS[profile], **options}))
         return made[-1]
 
@@ -258,7 +260,7 @@ def test_thread_that_preload_leaves_is_warned_of(
     pool = new_pool("process", Threaded)
     assert not pool.execute("is_alive")
     (warning,) = [message for message in caplog.messages if "refresher" in message]
-    assert "pool mine: import or preload() of adapter" in warning and "Threaded" in warning
+    assert "pool own: import or preload() of adapter" in warning and "Threaded" in warning
     assert "start them in setup()" in warning
     caplog.clear()
     # Without a template it runs in each worker, and so do its threads.
