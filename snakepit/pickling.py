@@ -186,13 +186,15 @@ class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._arena = arena
         self._name_class = name_class
         self._dependencies = dependencies
+        # Not there, or not yet, while another thread loads it: then nothing of its kind exists.
         reduction = sys.modules.get("multiprocessing.reduction")
-        if reduction is not None:
+        forking_pickler = getattr(reduction, "ForkingPickler", None)
+        if forking_pickler is not None:
             # How multiprocessing's own objects pass on what they hold; sockets too.
             self.dispatch_table = {
                 **cloudpickle.Pickler.dispatch_table,
                 **copyreg.dispatch_table,
-                **reduction.ForkingPickler._extra_reducers,
+                **forking_pickler._extra_reducers,
             }
         namespace = main_namespace()
         self.globals_ref[id(namespace)] = _MAIN_NAMESPACE

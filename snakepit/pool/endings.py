@@ -73,8 +73,8 @@ def _running() -> list[ProcessLife | LocalPool]:
 
 
 def _running_here() -> list[LocalPool]:
-    local = sys.modules.get("snakepit.pool.local")
-    return [] if local is None else local.running()
+    running_here = getattr(sys.modules.get("snakepit.pool.local"), "running", None)
+    return [] if running_here is None else running_here()
 
 
 def _end(pools: Iterable[ProcessLife | LocalPool]) -> None:

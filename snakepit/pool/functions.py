@@ -284,8 +284,10 @@ def is_importable(function: Any) -> bool:
 
 
 def _is_by_value(module: Any) -> bool:
+    # Where cloudpickle is not loaded, or another thread is still loading it, nothing is registered.
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
-    return cloudpickle is not None and cloudpickle._is_registered_pickle_by_value(module)
+    is_registered = getattr(cloudpickle, "_is_registered_pickle_by_value", None)
+    return is_registered is not None and bool(is_registered(module))
 
 
 def _is_frozen(value: Any, cells: list[tuple[types.CellType, Any]], seen: set[int]) -> bool:

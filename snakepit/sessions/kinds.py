@@ -209,8 +209,9 @@ def _is_boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return True
     # A value of numpy's can only come from where numpy is loaded: nothing is imported for it.
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.bool_)
+    # Another thread may still be loading it.
+    kind = getattr(sys.modules.get("numpy"), "bool_", None)
+    return kind is not None and isinstance(value, kind)
 
 
 class StringKind(Kind):
