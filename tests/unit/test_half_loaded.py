@@ -1,4 +1,4 @@
-"""Modules that another thread is still loading lie in sys.modules, without what they will define."""
+"""Modules that another thread still loads lie in sys.modules, without what they will define."""
 
 from __future__ import annotations
 
