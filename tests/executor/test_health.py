@@ -36,7 +36,9 @@ def test_stopped_worker_is_replaced_and_delays_no_call_for_long(make: Make) -> N
     assert send_signal(victim, signal.SIGSTOP)
 
     def replaced() -> bool:
-        assert executor.submit(tasks.square, 3).result(60) == 9
+        # Work has to stand idle beside it, whenever somebody looks.
+        for future in [executor.submit(tasks.square, 3) for _ in range(100)]:
+            assert future.result(60) == 9
         return victim not in executor.worker_pids()
 
     wait_until(replaced, "the replacement")

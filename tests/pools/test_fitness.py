@@ -101,8 +101,9 @@ def test_a_health_that_hangs_is_a_missing_sign_of_life(new: NewPool) -> None:
     sick = pool.execute("fall_ill", {"illness": "hangs"})
 
     def is_gone() -> bool:
-        # Work has to stand idle beside it.
-        pool.submit("where").result(LONG)
+        # Work has to stand idle beside it, whenever somebody looks.
+        for call in [pool.submit("where") for _ in range(100)]:
+            call.result(LONG)
         return sick not in pids(pool)
 
     wait_until(is_gone, "the replacement")
