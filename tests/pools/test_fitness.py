@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -100,13 +101,11 @@ def test_a_health_that_hangs_is_a_missing_sign_of_life(new: NewPool) -> None:
     pool = new(heartbeat_interval=0.05, heartbeat_timeout=0.3, max_missed=2)
     sick = pool.execute("fall_ill", {"illness": "hangs"})
 
-    def is_gone() -> bool:
-        # Work has to stand idle beside it, whenever somebody looks.
+    # Work has to stand idle beside it when somebody looks, and it must have come to rest before.
+    while sick in pids(pool):
         for call in [pool.submit("where") for _ in range(100)]:
             call.result(LONG)
-        return sick not in pids(pool)
-
-    wait_until(is_gone, "the replacement")
+        threading.Event().wait(0.002)
 
 
 def test_the_heartbeat_says_how_often_by_default(new_pool: NewPool, log: Log) -> None:
