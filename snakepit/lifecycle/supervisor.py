@@ -29,6 +29,7 @@ from snakepit.lifecycle.preparation import Preparation
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.worker import Worker
+from snakepit.pool.base import MOST_FAILED_STARTS
 from snakepit.pool.memory import release_client, reserve_client
 from snakepit.worker.priority import become_ordinary
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
-MOST_FAILED_STARTS = 3  # in a row; then a pool without a ready worker is broken
 SPARE_PATIENCE = 0.25  # seconds that a spare may take to start while others have the CPUs
 LONGEST_BACKOFF = 30.0  # seconds between two tries to start a worker
 LONGEST_POLL = 86_400_000  # milliseconds; poll() takes no more than 24.8 days

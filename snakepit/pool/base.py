@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from snakepit.pool.futures import Future
     from snakepit.pool.terms import Terms
 
-
-MOST_FAILED_STARTS = 3  # while somebody waits for all workers
+# Starts of workers that may fail: in a row, before a pool without a ready worker is broken; and
+# while somebody waits for all of them to be ready.
+MOST_FAILED_STARTS = 3
 
 
 class BasePool:
