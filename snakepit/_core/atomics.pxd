@@ -94,6 +94,7 @@ cdef extern from * nogil:
     int popcount64 "sp_popcount64"(uint64_t value)
     int lowest_bit64 "sp_lowest_bit64"(uint64_t value)
     void pause "sp_pause"()
+    void prefetch "__builtin_prefetch"(const void *address)
     uint64_t now_ns "sp_now_ns"()
     int sleep_on "sp_sleep"(uint32_t *word, uint32_t seen, uint64_t deadline)
     void wake "sp_wake"(uint32_t *word, int how_many)

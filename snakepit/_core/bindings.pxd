@@ -4,9 +4,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from snakepit._core.control cimport Control
 from snakepit._core.task cimport Task
 
-cdef enum:
-    NO_LANE = 0xFFFF
-
 # What `Bindings.admit` decides of a strict call.
 cdef enum:
     ANYWHERE = 0                        # the first of its session: an ordinary call until it is claimed
@@ -38,6 +35,7 @@ cdef struct Binding:
     uint8_t unsaved                     # that worker alone has all of its state
     uint8_t held                        # it begins nowhere until who moves it says so
     uint64_t tenure                     # its stay in that worker; another number each time
+    uint64_t _pad                       # to the size of a cache line, which it fills alone
 
 
 cdef class Bindings:
@@ -48,6 +46,7 @@ cdef class Bindings:
     the number of sessions and calls.
     """
     cdef Control control
+    cdef void *memory                   # in which the table lies, a cache line an entry
     cdef Binding *table                 # open addressing, linear probing
     cdef uint64_t capacity              # a power of two; 0 before the first session
     cdef readonly uint64_t known        # sessions in it
@@ -84,6 +83,7 @@ cdef class Bindings:
     cdef uint64_t queued(self) noexcept nogil
     cdef list sessions_of(self, uint32_t lane, uint32_t incarnation)
 
+    cdef void expect(self, uint64_t key) noexcept
     cdef Binding *find(self, uint64_t key) noexcept
     cdef Binding *insert(self, uint64_t key) noexcept
     cdef bint grow(self) noexcept

@@ -11,12 +11,13 @@ The worker is a lane *and* its incarnation: a successor on the same lane knows n
 """
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from snakepit._core.atomics cimport fence, load32, load64, store32, wake
+from snakepit._core.atomics cimport fence, load32, load64, prefetch, store32, wake
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, set_bit
+from snakepit._core.counters cimport clear_bit, set_bit, test_bit
+from snakepit._core.lane_cache cimport NO_LANE, mixed
 from snakepit._core.layout cimport (
     BOUND_CELLS, DONE, LANE_READY, ORDER_EXCHANGE, ORDER_SERVE, PRIORITIES, RUNNING, Lane, Ring, claim_generation,
     claim_lane, claim_state,
@@ -27,15 +28,8 @@ from snakepit._core.task cimport STRICT_FAIL_FAST, Task
 
 cdef enum:
     LEAST_CAPACITY = 256
-    MOST_SESSIONS = 1 << 20             # some 120 MB of table at worst
+    MOST_SESSIONS = 1 << 20             # 128 MB of table at worst
     NOT_HUNGRY = 0xFFFFFFFF
-
-
-cdef inline uint64_t mixed(uint64_t key) noexcept nogil:
-    # A key is two checksums side by side: the low bits of short names hardly differ.
-    key ^= key >> 32
-    key *= <uint64_t>0x9E3779B97F4A7C15
-    return key ^ (key >> 29)
 
 
 @cython.no_gc           # its tasks are held by references that nobody else can see
@@ -61,7 +55,7 @@ cdef class Bindings:
                     self.pop_waiter(&self.table[i])
         while self.first_doomed != NULL:
             self.next_doomed()
-        free(self.table)
+        free(self.memory)
         if self.in_slots != NULL:
             unmap_private(<char *>self.in_slots, self.tables_size)
 
@@ -179,9 +173,12 @@ cdef class Bindings:
         cdef uint32_t index = task.home - 1
         cdef Lane *lane = &self.control.lanes[index]
         self.in_slots[index] += 1
+        if not lane.bound_used:
+            store32(&lane.bound_used, 1)
         # Pairs with the fence of a lane that goes to sleep.
         fence()
-        if clear_bit(self.control.header.sleeping, index):
+        # Looked at first: an atomic change would take the lanes' word from their caches with every call.
+        if test_bit(self.control.header.sleeping, index) and clear_bit(self.control.header.sleeping, index):
             set_bit(self.control.header.searching, index)
             store32(&lane.wake, 1)
             wake(&lane.wake, 1)
@@ -433,6 +430,10 @@ cdef class Bindings:
         Py_DECREF(task)
         return task
 
+    cdef void expect(self, uint64_t key) noexcept:
+        """Have the CPU fetch a session's entry. Not under the mutex: of a table that just grew, for nothing."""
+        prefetch(&self.table[mixed(key) & (self.capacity - 1)])
+
     # -- the table ---------------------------------------------------------------------------------------------------------
 
     cdef Binding *find(self, uint64_t key) noexcept:
@@ -449,28 +450,32 @@ cdef class Bindings:
     cdef Binding *insert(self, uint64_t key) noexcept:
         """A new entry for a session that has none, UNDECIDED; NULL without memory. Moves the other entries."""
         cdef uint64_t i
-        if 4 * (self.known + 1) > 3 * self.capacity and not self.grow():
+        if 2 * (self.known + 1) > self.capacity and not self.grow():
             return NULL
         i = mixed(key) & (self.capacity - 1)
         while self.table[i].key:
             i = (i + 1) & (self.capacity - 1)
-        self.table[i] = Binding(key, NULL, NULL, NULL, 0, 0, UNDECIDED, False, 0, False, False, 0)
+        self.table[i] = Binding(key, NULL, NULL, NULL, 0, 0, UNDECIDED, False, 0, False, False, 0, 0)
         self.known += 1
         return &self.table[i]
 
     cdef bint grow(self) noexcept:
         cdef uint64_t i, at
         cdef uint64_t capacity = max(2 * self.capacity, <uint64_t>LEAST_CAPACITY)
-        cdef Binding *table = <Binding *>calloc(capacity, sizeof(Binding))
-        if table == NULL:
+        cdef Binding *table
+        cdef void *memory = calloc(capacity + 1, sizeof(Binding))
+        if memory == NULL:
             return False
+        # Each entry is a cache line: what calloc gives is not aligned so far.
+        table = <Binding *>(((<uintptr_t>memory + sizeof(Binding) - 1) // sizeof(Binding)) * sizeof(Binding))
         for i in range(self.capacity):
             if self.table[i].key:
                 at = mixed(self.table[i].key) & (capacity - 1)
                 while table[at].key:
                     at = (at + 1) & (capacity - 1)
                 table[at] = self.table[i]
-        free(self.table)
+        free(self.memory)
+        self.memory = memory
         self.table = table
         self.capacity = capacity
         return True

@@ -97,7 +97,7 @@ cdef class Claimant:
         if found != NO_SLOT:
             return found
         self.turns += 1
-        strict = load32(&self.me.owed) != 0
+        strict = load32(&self.me.bound_used)
         if strict:
             # In turn, and not the same one at each turn of the low priority.
             bound_first = (self.turns ^ (self.turns // LOW_TURN)) & 1

@@ -89,8 +89,8 @@ cdef class Control:
         """Whether there are strict calls for the lane."""
         cdef int i
         cdef Ring *ring
-        # Nearly always all there is to read: it shares a line with the words that a lane looks at anyway.
-        if load32(&self.lanes[lane].owed) == 0:
+        # All there is to read in a pool without strict calls: it shares a line with what a lane looks at anyway.
+        if load32(&self.lanes[lane].bound_used) == 0:
             return False
         for i in range(PRIORITIES):
             ring = &self.lanes[lane].bound[i]

@@ -21,7 +21,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAGIC = 0x534E414B45504954          # "SNAKEPIT"
-    LAYOUT_VERSION = 4
+    LAYOUT_VERSION = 5
     MAX_LANES = 1024                    # bits of the bitmaps below
     BITMAP_WORDS = MAX_LANES // 64
     PRIORITIES = 3                      # 0 high, 1 normal, 2 low
@@ -158,16 +158,20 @@ cdef struct Lane:
     uint32_t inbox                      # 0, or mail slot index + 1: answers for the worker
     uint32_t inbox_bell                 # futex word beside it
     uint32_t incarnation
-    uint32_t owed                       # strict calls that are this worker's and not settled; the owner's count
     uint32_t examine                    # 1: the lane shall have its worker's health looked at when it has no work
-    uint64_t _pad1[3]
-    # ... the second by the worker alone.
+    uint32_t bound_used                 # 1: the bound rings may have something, now or later
+    uint32_t _pad1[6]
+    # ... the second by the worker alone ...
     uint64_t completed
     uint64_t busy_ns
     uint64_t heartbeat_ns               # when the loop last came round
     uint64_t claimed                    # slot index + 1 while a task runs, else 0
     uint64_t started_ns                 # when that task started
     uint64_t _pad2[3]
+    # ... and the third by the owner, twice a strict call, so that no lane may poll it: each write would wait until the
+    # lane's CPU had let go of the line.
+    uint32_t owed                       # strict calls that are this worker's and not settled
+    uint32_t _pad3[15]
     Ring private
     Ring bound[PRIORITIES]              # strict calls: nobody else claims from these
 

@@ -19,6 +19,7 @@ cdef class Placement(Completions):
     cdef object __weakref__
     cdef pthread_mutex_t mutex
     cdef uint64_t tables_size           # bytes of the mapping in which the tables below lie
+    cdef uint64_t *lanes_used           # by session: the lane that last ran it (`lane_cache.pxd`)
     cdef void **tasks                   # by slot: the task that is in it, with one reference
     cdef uint32_t *free_slots           # a stack: the hottest slot is reused first
     cdef uint32_t n_free
@@ -28,8 +29,6 @@ cdef class Placement(Completions):
     cdef bint home_turn                 # whose turn it is to have a free slot: a lane's own waiting calls
     cdef char *taken                    # by slot: 1 while it stands in the backlog or is being handled, 2 (MAIL_ASK)
                                         # when who asked is dead
-    cdef uint64_t *session_of           # affinity: the session that an entry is about ...
-    cdef uint16_t *lane_of              # ... and the lane that last ran it
     cdef bint open                      # takes new tasks
     cdef uint64_t most_queued           # calls that may be queued at once; 0: any number
     cdef uint64_t bytes_in              # of payload, placed
@@ -40,7 +39,8 @@ cdef class Placement(Completions):
     cdef bint win_back(self, Task task) noexcept
     cdef bint is_engaged(self, Lane *lane) noexcept nogil
     cdef bint is_free(self, uint32_t index) noexcept nogil
-    cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil
+    cdef uint32_t lane_of_session(self, uint64_t session) noexcept
+    cdef bint push_private(self, Task task, uint64_t cell) noexcept
     cdef void wake_lanes(self) noexcept nogil
     cdef void refill(self) noexcept
     cdef void free_slot(self, uint32_t index) noexcept
@@ -48,4 +48,4 @@ cdef class Placement(Completions):
     cpdef bint take_back(self, Task task) except -1
     cpdef int lane_of_task(self, Task task, bint even_settled=*) noexcept
     cdef int begin_bindings(self) except -1
-    cdef void remember_lane(self, uint64_t session, uint32_t lane) noexcept nogil
+    cdef void expect(self, Task task) noexcept

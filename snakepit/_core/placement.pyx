@@ -14,8 +14,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from snakepit._core.atomics cimport cas64, fence, load32, load64, store32, store64, wake
-from snakepit._core.bindings cimport ANYWHERE, AT_HOME, Bindings
+from snakepit._core.atomics cimport cas64, fence, load32, load64, prefetch, store32, store64, wake
+from snakepit._core.bindings cimport ANYWHERE, AT_HOME, BOUND, Binding, Bindings
 from snakepit._core.completions cimport Completions
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_seekers, idlest_sleeper, lowest_bit, set_bit, test_bit
@@ -23,6 +23,7 @@ from snakepit._core.layout cimport (
     FILLING, FREE, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_word,
     claim_generation, claim_lane, claim_state, claim_word,
 )
+from snakepit._core.lane_cache cimport CACHE_BYTES, CACHE_SETS, CACHE_WAYS, NO_LANE, note_lane, recall_lane, set_of
 from snakepit._core.memory cimport map_private, unmap_private
 from snakepit._core.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -33,9 +34,6 @@ from snakepit._core.points cimport (
 from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
 from snakepit._core.spinning cimport SHORT_NS
 from snakepit._core.task cimport Task, refuse_in_child
-
-cdef enum:
-    AFFINITY = 16384                    # entries of the session table; collisions only cost warmth
 
 
 cdef class Placement(Completions):
@@ -49,14 +47,12 @@ cdef class Placement(Completions):
         self.spin_ns = control.header.spin_limit_ns
         # Behind one another, those of the widest entries first: each begins where its entries may.
         self.tables_size = (
-            <uint64_t>AFFINITY * (sizeof(uint64_t) + sizeof(uint16_t))
-            + <uint64_t>control.n_slots * (sizeof(void *) + sizeof(uint32_t) + 1) + control.n_mail
+            CACHE_BYTES + <uint64_t>control.n_slots * (sizeof(void *) + sizeof(uint32_t) + 1) + control.n_mail
         )
-        self.tasks = <void **>map_private(self.tables_size)
-        self.session_of = <uint64_t *>(self.tasks + control.n_slots)
-        self.free_slots = <uint32_t *>(self.session_of + AFFINITY)
-        self.lane_of = <uint16_t *>(self.free_slots + control.n_slots)
-        self.taken = <char *>(self.lane_of + AFFINITY)
+        self.lanes_used = <uint64_t *>map_private(self.tables_size)
+        self.tasks = <void **>(self.lanes_used + CACHE_SETS * CACHE_WAYS)
+        self.free_slots = <uint32_t *>(self.tasks + control.n_slots)
+        self.taken = <char *>(self.free_slots + control.n_slots)
         for i in range(control.n_slots):
             self.free_slots[i] = control.n_slots - 1 - i
         self.n_free = control.n_slots
@@ -69,7 +65,7 @@ cdef class Placement(Completions):
             for i in range(self.n_slots):
                 if self.tasks[i]:
                     Py_DECREF(<object>self.tasks[i])
-            unmap_private(<char *>self.tasks, self.tables_size)
+            unmap_private(<char *>self.lanes_used, self.tables_size)
         pthread_mutex_destroy(&self.mutex)
 
     # -- placing -------------------------------------------------------------------------------------------------------
@@ -161,14 +157,24 @@ cdef class Placement(Completions):
             return not self.is_engaged(lane)
         return test_bit(header.searching, index) or test_bit(header.sleeping, index)
 
-    cdef bint push_private(self, Task task, uint64_t cell) noexcept nogil:
+    cdef uint32_t lane_of_session(self, uint64_t session) noexcept:
+        """The lane that last ran the session, or NO_LANE."""
+        cdef uint32_t lane = recall_lane(self.lanes_used, session)
+        cdef Binding *entry
+        if lane == NO_LANE and self.bindings is not None:
+            # Strict calls are not noted twice.
+            entry = self.bindings.find(session)
+            if entry != NULL and entry.state == BOUND:
+                lane = entry.lane
+        return lane
+
+    cdef bint push_private(self, Task task, uint64_t cell) noexcept:
         """Offer the task to the lane that last ran its session, or to a free one of the same worker; False: none is free."""
         cdef Header *header = self.control.header
-        cdef uint32_t at = <uint32_t>(task.session % AFFINITY)
-        cdef uint32_t index = self.lane_of[at]
+        cdef uint32_t index = self.lane_of_session(task.session)
         cdef uint32_t i, first
         cdef Lane *lane
-        if self.session_of[at] != task.session or index >= self.control.n_lanes:
+        if index >= self.control.n_lanes:
             return False
         if not self.is_free(index):
             first = index - index % header.threads
@@ -183,7 +189,7 @@ cdef class Placement(Completions):
             return False
         point(PLACE_OFFERED)
         fence()
-        if clear_bit(header.sleeping, index):
+        if test_bit(header.sleeping, index) and clear_bit(header.sleeping, index):
             set_bit(header.searching, index)
             store32(&lane.wake, 1)
             wake(&lane.wake, 1)
@@ -345,14 +351,18 @@ cdef class Placement(Completions):
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
-    cdef void remember_lane(self, uint64_t session, uint32_t lane) noexcept nogil:
-        """The next call of the session is offered to this lane."""
-        self.session_of[session % AFFINITY] = session
-        self.lane_of[session % AFFINITY] = <uint16_t>lane
+    cdef void expect(self, Task task) noexcept:
+        """Have the CPU fetch what is known of a call's session while the call is encoded."""
+        if task.affinity:
+            self.bindings.expect(task.session)
+        else:
+            prefetch(set_of(self.lanes_used, task.session))
 
     def prefer_lane(self, uint64_t session, uint32_t lane) -> None:
         """Have the next call of a session offered to a lane, as if that had run the last."""
-        self.remember_lane(session, lane)
+        pthread_mutex_lock(&self.mutex)
+        note_lane(self.lanes_used, session, lane)
+        pthread_mutex_unlock(&self.mutex)
 
     cdef int begin_bindings(self) except -1:
         cdef Bindings bindings = Bindings(self.control)

@@ -57,6 +57,8 @@ cdef class Scheduler(Settlement):
             return False
         task.context = context
         self.set_terms(task, None, priority, session, affinity, session_name)
+        if task.session:
+            self.expect(task)
         self.submit(task, definition, function, args, kwargs)
         return True
 

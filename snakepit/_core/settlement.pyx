@@ -17,6 +17,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from snakepit._core.arena cimport Arena, Segment
 from snakepit._core.atomics cimport add32, add64, load32, now_ns, store32, swap32
 from snakepit._core.bindings cimport WORKER_LOST
+from snakepit._core.lane_cache cimport note_lane
 from snakepit._core.channel cimport Channel
 from snakepit._core.completions cimport THREAD_BELL
 from snakepit._core.control cimport Control
@@ -175,14 +176,14 @@ cdef class Settlement(Placement):
                 # (exception, its traceback as text, what a chunk of map had done before)
                 error, text, outcome = outcome
                 error.__cause__ = RemoteTraceback(text)
-        if task.session:
-            self.remember_lane(task.session, <uint32_t>lane)
         point(FINISH_DECODED)
         now = now_ns()
         self.latency.add(now - task.submitted_ns)
         pthread_mutex_lock(&self.mutex)
         if task.affinity:
             self.bindings.finished(task, <uint32_t>lane)
+        elif task.session:
+            note_lane(self.lanes_used, task.session, <uint32_t>lane)
         self.tasks[index] = NULL
         self.free_slot(index)
         pthread_mutex_unlock(&self.mutex)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from concurrent.futures import CancelledError
+from operator import eq
 from typing import Any, Literal
 
 import pytest
@@ -227,6 +228,34 @@ def test_sessions_meet_their_own_workers_in_turn(make: Make, gate: Any) -> None:
             pid = executor.options(session=name).submit(os.getpid).result(60)
             at_home += pid == home[name]
     assert at_home >= 30
+
+
+@pytest.mark.processes
+def test_ten_thousand_sessions_are_told_apart(make: Make) -> None:
+    executor = make(2)
+    executor.wait_ready(60)
+    workers = executor.lifecycle_stats().workers
+    views = [executor.options(session=f"user-{number}") for number in range(10_000)]
+    homes = []
+    for number, view in enumerate(views):
+        worker = workers[number % 2]
+        executor._pool.scheduler.prefer_lane(view._terms.session, worker.id)  # type: ignore[union-attr]
+        homes.append(worker.pid)
+    # A worker that is still busy with its last answer is passed over.
+    met = [view.submit(os.getpid).result(60) for view in views]
+    assert sum(map(eq, met, homes)) >= 9_000
+
+
+@pytest.mark.processes
+def test_the_worker_of_a_strict_session_is_the_one_for_its_other_calls(make: Make) -> None:
+    executor = make(3)
+    executor.wait_ready(60)
+    for session in map(str, range(10)):
+        home = executor.options(session=session, affinity="strict_queue").submit(os.getpid)
+        pid = home.result(60)
+        view = executor.options(session=session)
+        wait_until(lambda: executor.stats().busy == 0, "idle workers")
+        assert view.submit(os.getpid).result(60) == pid
 
 
 def test_session_does_not_wait_for_a_busy_worker(make: Make, gate: Any) -> None:
