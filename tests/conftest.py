@@ -228,7 +228,7 @@ class Holdings:
 
     def beyond(self, before: Holdings) -> dict[str, list[Any]]:
         """Return by kind what is held now and was not `before`, without what may stay."""
-        segments = permanent.admit(self, before)
+        segments = permanent.segments()
         descriptors = {
             (number, target)
             for number, target in self.descriptors - before.descriptors
@@ -247,17 +247,11 @@ class Holdings:
 class Permanent:
     """What a process opens once, when first needed, and keeps to its end."""
 
-    def __init__(self) -> None:
-        self.arena: str | None = None
-
-    def admit(self, now: Holdings, before: Holdings) -> set[str]:
-        """Take the first memfd that outlives its test for the process-wide arena."""
-        targets = {target for _, target in now.descriptors} | now.mappings
-        earlier = {target for _, target in before.descriptors} | before.mappings
-        segments = {target for target in targets - earlier if target.startswith("/memfd:")}
-        if self.arena is None and len(segments) == 1:
-            (self.arena,) = segments
-        return {self.arena} & segments if self.arena is not None else set()
+    def segments(self) -> set[str]:
+        """Return the arena of all pools of this process, as `Holdings` names it."""
+        memory = sys.modules.get("snakepit.pool.memory")
+        arena = memory and memory._own
+        return {named_segment(arena.fd)} if arena else set()
 
     def descriptor(self, number: int, target: str) -> bool:
         tracker = getattr(multiprocessing.resource_tracker, "_resource_tracker", None)
@@ -294,11 +288,14 @@ def look_at_descriptors() -> Iterator[tuple[int, str]]:
             target = os.readlink(f"/proc/self/fd/{name}")
             if "/registry-" in target:
                 continue  # Opened behind the owner's back, some time after a pool has started.
-            if target.startswith("/memfd:"):
-                target = f"{target} {os.fstat(int(name)).st_ino}"
-            yield int(name), target
+            yield int(name), named_segment(int(name)) if target.startswith("/memfd:") else target
         except OSError:
             continue
+
+
+def named_segment(number: int) -> str:
+    """Return what tells a memfd from others of its name, and what its mapping is called too."""
+    return f"{os.readlink(f'/proc/self/fd/{number}')} {os.fstat(number).st_ino}"
 
 
 def look_at_mappings() -> Iterator[str]:
