@@ -9,8 +9,9 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import snakepit
 from snakepit.errors import PoolNotReadyError, TaskTimeoutError
 from snakepit.lifecycle import preparation
 from snakepit.lifecycle import template as templates
+from snakepit.lifecycle.identity import process_state
 from snakepit.lifecycle.registry import registry
 from tests.conftest import Make
 from tests.support import send_signal, wait_until
@@ -270,3 +272,43 @@ def test_template_that_stays_stopped_when_it_should_fork_is_replaced(
     executor.recycle_worker(timeout=60)
     assert template.launches == launches + 1
     assert executor.submit(os.getpid).result(60) not in before
+
+
+@pytest.fixture
+def debugger() -> Iterator[Callable[[int], None]]:
+    """Have a process held by another, which traces it: killed, it stays until the test ends."""
+    seize = 0x4206  # PTRACE_SEIZE
+    tracers: list[subprocess.Popen[bytes]] = []
+
+    def hold(pid: int) -> None:
+        code = (
+            f"import ctypes, sys; print(ctypes.CDLL(None).ptrace({seize}, {pid}, None, None), "
+            "flush=True); sys.stdin.read()"
+        )
+        tracer = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        tracers.append(tracer)
+        assert tracer.stdout is not None
+        if tracer.stdout.readline() != b"0\n":
+            pytest.skip("no process may trace another here")
+
+    yield hold
+    for tracer in tracers:
+        tracer.communicate()
+
+
+def test_a_template_that_does_not_die_is_not_waited_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch, debugger: Callable[[int], None]
+) -> None:
+    monkeypatch.setattr(preparation, "ANSWER_PATIENCE", 0.1)
+    executor = make(1, start_method="template")
+    executor.wait_ready(60)
+    template: Any = executor._pool.template  # type: ignore[union-attr]
+    pid = template._process.pid
+    debugger(pid)
+    stop_template(executor)
+    before = executor.worker_pids()
+    executor.recycle_worker(timeout=60)
+    assert executor.submit(os.getpid).result(60) not in before
+    assert process_state(pid) == "Z"  # nobody has collected it
