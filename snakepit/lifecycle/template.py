@@ -89,7 +89,8 @@ class Template:
         row = self._row = registry.reserve("template")
         executable = os.fsdecode(spawn.get_executable())
         try:
-            with theirs, _passed(self._hook) as hook:
+            with theirs, contextlib.ExitStack() as stack:
+                hook = None if self._hook is None else stack.enter_context(_passed(self._hook))
                 self._process = subprocess.Popen(
                     [executable, *flags, "-c", code, run_ids.FLAG, run_ids.current()],
                     pass_fds=[theirs.fileno(), *([] if hook is None else [hook])],
@@ -335,12 +336,12 @@ def _bury(process: subprocess.Popen[bytes], row: int) -> None:
 
 
 @contextlib.contextmanager
-def _passed(content: bytes | None) -> Iterator[int | None]:
-    """Give a descriptor from which a child reads `content`, which may be larger than a message."""
-    if content is None:
-        yield None
-        return
-    fd = os.memfd_create("snakepit-hook")
+def _passed(content: bytes) -> Iterator[int]:
+    """Give a descriptor from which a child reads `content`, whenever it comes to that.
+
+    Nobody has to write while it reads, as into a pipe, and it may be larger than a message.
+    """
+    fd = os.memfd_create("snakepit-passed")
     try:
         with open(fd, "wb", closefd=False) as stream:
             stream.write(content)
@@ -375,27 +376,20 @@ class TemplatePopen(popen_fork.Popen):
         finally:
             context.set_spawning_popen(None)
         surroundings = os.getcwd(), sys.path, bytes(process.current_process().authkey)
-        reader, writer = os.pipe()
+        work = pickle.dumps((*surroundings, data.getvalue()))
         life_reader, life_writer = os.pipe()
         try:
-            self.pid, self.sentinel = self._template.spawn(
-                [reader, life_reader, *self._fds], in_no_hurry=process_obj.in_no_hurry
-            )
+            with _passed(work) as fd:
+                self.pid, self.sentinel = self._template.spawn(
+                    [fd, life_reader, *self._fds], in_no_hurry=process_obj.in_no_hurry
+                )
         except BaseException:
-            os.close(writer)
             os.close(life_writer)
             raise
         finally:
-            os.close(reader)
             os.close(life_reader)
         close_fds = util.close_fds  # type: ignore[attr-defined]
         self.finalizer = util.Finalize(self, close_fds, (self.sentinel, life_writer))
-        try:
-            with open(writer, "wb") as stream:
-                pickle.dump((*surroundings, data.getvalue()), stream)
-        except BrokenPipeError:
-            pass  # It died already; its sentinel tells.
-
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         # Only the supervisor has it reaped, who waits for it. Whoever else looks, as
         # multiprocessing does at each start of a process, might have to wait for the template.
