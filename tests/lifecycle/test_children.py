@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from snakepit.lifecycle import ladder
+from snakepit.lifecycle.worker import Worker
 from snakepit.worker import children
 
 
@@ -90,3 +91,16 @@ def test_whoever_got_the_number_of_a_workers_stray_is_spared(
         assert sent == [signal.SIGTERM]
         assert stray.wait(60) == -signal.SIGKILL
         assert answers(stranger)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds")
+def test_a_signal_to_a_worker_that_is_gone_reaches_nobody() -> None:
+    """Another has its number by now."""
+    with bystander() as gone:
+        pidfd = os.pidfd_open(gone.pid)
+    with bystander() as process:
+        worker: Any = object.__new__(Worker)
+        worker.pid, worker.sentinel, worker._pidfd = process.pid, pidfd, pidfd
+        ladder.send_one(worker, signal.SIGKILL)
+        assert answers(process)
+    os.close(pidfd)
