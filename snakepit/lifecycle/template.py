@@ -390,6 +390,7 @@ class TemplatePopen(popen_fork.Popen):
             os.close(life_reader)
         close_fds = util.close_fds  # type: ignore[attr-defined]
         self.finalizer = util.Finalize(self, close_fds, (self.sentinel, life_writer))
+
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         # Only the supervisor has it reaped, who waits for it. Whoever else looks, as
         # multiprocessing does at each start of a process, might have to wait for the template.

@@ -254,7 +254,7 @@ def run_apart(
         done = subprocess.run(
             command,
             env={**os.environ, "SNAKEPIT_ARENA_BYTES": str(ARENA_BYTES // (8 if small else 1))},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         said.append(done.stdout.strip())
         if done.returncode:
