@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport cas32, load32, load64, swap32
 from snakepit._core.layout cimport (
-    CALLED, RETURNED, RUNNING, STOP_FLAG, STOP_INTERRUPT, STOP_MASK, claim_generation, claim_state,
+    CALLED, ORDER_RETIRE, ORDER_SERVE, RETURNED, RUNNING, STOP_FLAG, STOP_INTERRUPT, STOP_MASK, claim_generation,
+    claim_state,
 )
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.queue cimport NO_SLOT
@@ -55,12 +56,12 @@ def phase_of(Scheduler scheduler, Task task) -> str:
 
 def close_lane(Scheduler scheduler, uint32_t lane) -> bool:
     """Keep a lane from claiming anything after the running task; False when it was told to already."""
-    return swap32(&scheduler.control.lanes[lane].retire, 1) == 0
+    return swap32(&scheduler.control.lanes[lane].retire, ORDER_RETIRE) == ORDER_SERVE
 
 
 def reopen_lane(Scheduler scheduler, uint32_t lane) -> None:
     """Undo `close_lane`, unless the worker has seen it and ends."""
-    cas32(&scheduler.control.lanes[lane].retire, 1, 0)
+    cas32(&scheduler.control.lanes[lane].retire, ORDER_RETIRE, ORDER_SERVE)
 
 
 def tasks_of_session(Scheduler scheduler, uint64_t session) -> list:

@@ -1,41 +1,24 @@
-"""Which process is which: a pid is given out again, a pid with its start time is not."""
+"""Which process is which: a pid is given out again, a pid with its start time is not.
+
+Workers load this when they start.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import socket
 import sys
-from dataclasses import dataclass
 
-__all__ = ["Place", "process_alive", "process_state", "start_time"]
+__all__ = ["parent_of", "process_alive", "process_state", "start_time"]
 
 _LINUX = sys.platform == "linux"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a pid means something: this boot of this machine, and this pid namespace of it."""
-
-    text: str
-
-    @classmethod
-    def here(cls) -> Place:
-        """The place of this process."""
-        parts = [socket.gethostname()]
-        with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-            parts.append(file.read().strip())
-        with contextlib.suppress(OSError):
-            parts.append(os.readlink("/proc/self/ns/pid"))
-        return cls(" ".join(parts))
 
 
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since the boot; None if that is not known.
 
     It never changes while the process lives, whatever is done to the clock, and together with the
-    boot and the pid namespace (`Place`) it names the process for ever.
+    boot and the pid namespace (`lifecycle.place`) it names the process for ever.
     """
     fields = _stat(pid)
     if fields is not None:
@@ -48,6 +31,12 @@ def start_time(pid: int) -> int | None:
         return int(psutil.Process(pid).create_time() * 100)
     except psutil.Error:
         return None
+
+
+def parent_of(pid: int | str) -> int | None:
+    """Return the pid of a process's parent; None if that is not known, or it is no process."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[1])
 
 
 @functools.cache
@@ -63,7 +52,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_proc_is_ours.cache_clear)
 
 
-def _stat(pid: int) -> list[str] | None:
+def _stat(pid: int | str) -> list[str] | None:
     """The fields of /proc/PID/stat from the third, the state, on."""
     if not _proc_is_ours():
         return None

@@ -20,15 +20,13 @@ from snakepit._core.stopping import (
     ask_to_stop,
     close_lane,
     reopen_lane,
-    tasks_of_session,
 )
 from snakepit.errors import TaskStoppedError
-from snakepit.pool.terms import sessions_in_use
 from snakepit.worker.children import descendants, end_process, with_start
 from snakepit.worker.context import INTERRUPT_SIGNAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from snakepit._core.interrupts import Runner
     from snakepit.lifecycle.supervisor import Supervisor
@@ -71,22 +69,12 @@ class Ladder:
         if self._pool.is_over():
             return
         self._pool.cancel_queued()
-        for task in self._running():
-            if task.number not in known:
+        for task in self._pool.scheduler.in_slots():
+            # Who is late already is stopped for that.
+            if task.number not in known and self._pool.scheduler.lane_of_task(task) >= 0:
                 known.add(task.number)
                 self.stop_task(task)
         self._supervisor.after(STOP_LOOK, lambda: self._stop_others(known))
-
-    def _running(self) -> Iterator[Any]:
-        scheduler, roster = self._pool.scheduler, self._pool.roster
-        busy = sum(roster.running(worker.lane) for worker in self._supervisor.workers.values())
-        for session in (0, *sessions_in_use()):
-            if busy <= 0:
-                return
-            for task in tasks_of_session(scheduler, session):
-                if scheduler.lane_of_task(task, True) >= 0:
-                    busy -= 1
-                    yield task
 
     def _in(self, grace: float, task: Any, rung: Callable[[Any, int], None]) -> None:
         def climb() -> None:
@@ -144,22 +132,31 @@ class Ladder:
         self._watch_drain(worker)
 
     def _watch_drain(self, worker: Worker) -> None:
-        until = time.monotonic() + self._pool.graces.terminate
+        scheduler, graces = self._pool.scheduler, self._pool.graces
+        until = time.monotonic() + graces.terminate
+        pause = min(DRAIN_LOOK, graces.terminate)
         stopping = bool(worker.victims)
 
         def look() -> None:
             if self._supervisor.worker_on(worker.lane) is not worker:
                 return
-            lanes = [self._pool.scheduler.lane_of_task(task, True) for task in worker.victims]
-            stuck = sum(lane in worker.lanes for lane in lanes)
+            stuck = self._lanes_of(worker, worker.victims)
             if stopping and not stuck:
                 return  # They ended after all: now the worker ends by itself after the others.
-            if time.monotonic() >= until or self._pool.roster.running(worker.lane) <= stuck:
+            # By the slots, which say that a task runs until its answer is there to be taken.
+            busy = self._lanes_of(worker, scheduler.in_slots())
+            if time.monotonic() >= until or busy <= stuck:
                 self._end(worker)
             else:
-                self._supervisor.after(min(DRAIN_LOOK, self._pool.graces.terminate), look)
+                self._supervisor.after(pause, look)
 
-        look()
+        # Not at once: a lane that has not seen the order yet may claim one more task.
+        self._supervisor.after(pause, look)
+
+    def _lanes_of(self, worker: Worker, tasks: Iterable[Any]) -> set[int]:
+        """Return those of the worker's lanes that run any of `tasks`."""
+        lanes = {self._pool.scheduler.lane_of_task(task, True) for task in tasks}
+        return lanes.intersection(worker.lanes)
 
     def _end(self, worker: Worker) -> None:
         strays = [
@@ -175,11 +172,11 @@ class Ladder:
 
 def send_one(worker: Worker, number: int) -> None:
     """Send a signal to the worker's process alone."""
-    try:
-        # Of a worker from the template the sentinel is a pidfd: never another process's number.
-        signal.pidfd_send_signal(worker.sentinel, number)
-    except (OSError, AttributeError):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if worker.sentinel_is_pidfd():
+            # Of a worker that is gone the number may be a stranger's; its pidfd never is.
+            signal.pidfd_send_signal(worker.sentinel, number)
+        else:
             os.kill(worker.pid, number)
 
 

@@ -185,8 +185,10 @@ class Launcher:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def forget_in_child(self, workers: Iterable[Worker]) -> None:
-        """In a forked child: let go of what would keep the owner's workers alive."""
+        """In a forked child: let go of what would keep the owner's processes alive."""
         self.close()
+        if self.template is not None:
+            self.template.forget_in_child()
         # Else multiprocessing would try to join them when the child ends.
         children: set[Any] = multiprocessing.process._children  # type: ignore[attr-defined]
         children.difference_update([*(worker.process for worker in workers), self._newest])

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from snakepit.lifecycle import process_killer
 from snakepit.lifecycle.database import Database, RunRow, file_in
-from snakepit.lifecycle.identity import Place, process_alive, start_time
+from snakepit.lifecycle.identity import process_alive, start_time
+from snakepit.lifecycle.place import Place
 from snakepit.lifecycle.registry import data_dir
 
 __all__ = ["CleanReport", "Leftover", "clean", "find_leftovers"]

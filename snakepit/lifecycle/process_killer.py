@@ -21,7 +21,6 @@ from snakepit.lifecycle import run_id as run_ids
 from snakepit.lifecycle.identity import process_alive, start_time
 
 __all__ = [
-    "descendants",
     "environment_of",
     "get_process_command",
     "group_members",
@@ -67,14 +66,6 @@ def group_members(pgid: int) -> list[int]:
             if os.getpgid(pid) == pgid and process_alive(pid):
                 members.append(pid)
     return members
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the pids of the living descendants of a process, parents before their children."""
-    try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        return []
 
 
 # -- ending ----------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from snakepit.errors import DataDirError
 from snakepit.lifecycle import run_id as run_ids
-from snakepit.lifecycle.identity import Place, start_time
+from snakepit.lifecycle.identity import start_time
+from snakepit.lifecycle.place import Place
 from snakepit.pool.threads import PoolThread
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from snakepit.worker.template import TemplateDup, TemplateProcess
 # nobody waits for that who has others to see to, `reap` is called in a thread of its own, and
 # `spawn` only of a template that runs.
 ANSWER_PATIENCE = 3.0
+KILL_PATIENCE = 0.5  # seconds that a killed template has to be gone before a thread waits for it
 
 
 def can_use_template() -> bool:
@@ -63,6 +64,8 @@ class Template:
         self._env = env
         self._lock = threading.RLock()  # a signal handler may start the pool again, on top
         self._socket: socket.socket | None = None
+        # Both ends, from before the process exists: for children of ours that are forked meanwhile.
+        self._ends: tuple[socket.socket, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self.launches = 0  # processes started so far
@@ -77,7 +80,7 @@ class Template:
     def _start(self) -> None:
         if self._socket is not None:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from snakepit.worker.template import main; main({theirs.fileno()})"
@@ -86,7 +89,8 @@ class Template:
         row = self._row = registry.reserve("template")
         executable = os.fsdecode(spawn.get_executable())
         try:
-            with theirs, _passed(self._hook) as hook:
+            with theirs, contextlib.ExitStack() as stack:
+                hook = None if self._hook is None else stack.enter_context(_passed(self._hook))
                 self._process = subprocess.Popen(
                     [executable, *flags, "-c", code, run_ids.FLAG, run_ids.current()],
                     pass_fds=[theirs.fileno(), *([] if hook is None else [hook])],
@@ -145,6 +149,7 @@ class Template:
                 code = self._discard()
                 how = signal_name(code)
                 how = f"was killed by {how}" if how is not None else f"exited with code {code}"
+                how = "closed its socket" if code is None else how
                 raise errors.PoolNotReadyError(
                     f"the template process {how} before it was ready, while it {self.doing()}; "
                     "what it may have written to stderr is in this process's",
@@ -270,41 +275,73 @@ class Template:
         """End the process, if it runs; return its exit code (negative: its signal)."""
         code = None
         self._ready = False
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._hang_up()
         if self._process is not None:
-            self._process.kill()
-            code = self._process.wait()
+            code = _end(self._process, self._row)
             self._process = None
-        registry.release(self._row)
         return code
 
     def stop(self) -> None:
         """End the process and wait for it."""
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            self._hang_up()
             if self._process is not None:
-                if not self._ready:
-                    self._process.kill()
-                try:
-                    self._process.wait(1.0)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    self._process.wait()
+                if self._ready:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(1.0)
+                _end(self._process, self._row)
                 self._process = None
-            registry.release(self._row)
+
+    def _hang_up(self) -> None:
+        """Close the socket, by which the process learns that it is to end."""
+        if self._socket is not None:
+            # A child that was forked past Python, by C, has the socket too: closed here alone, it
+            # would tell nothing.
+            with contextlib.suppress(OSError):  # The process is gone.
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+            self._socket = None
+
+    def forget_in_child(self) -> None:
+        """In a forked child: let go of the socket, whose end tells the process of its owner's."""
+        # No lock: who held it is not here.
+        for end in self._ends:
+            end.close()
+
+
+def _end(process: subprocess.Popen[bytes], row: int) -> int | None:
+    """Kill a process, wait for it and strike out its `row`; return its exit code.
+
+    None where it does not die yet: the kernel may hold it up, as may a debugger. A thread waits for
+    it then, for who ends it has others to see to.
+    """
+    process.kill()
+    try:
+        code = process.wait(KILL_PATIENCE)
+    except subprocess.TimeoutExpired:
+        waiting = threading.Thread(
+            target=_bury, args=(process, row), name="snakepit-template-reaper", daemon=True
+        )
+        # Without room for another thread, `subprocess` collects it when it starts the next process.
+        with contextlib.suppress(RuntimeError):
+            waiting.start()
+        return None
+    registry.release(row)
+    return code
+
+
+def _bury(process: subprocess.Popen[bytes], row: int) -> None:
+    process.wait()
+    registry.release(row)
 
 
 @contextlib.contextmanager
-def _passed(content: bytes | None) -> Iterator[int | None]:
-    """Give a descriptor from which a child reads `content`, which may be larger than a message."""
-    if content is None:
-        yield None
-        return
-    fd = os.memfd_create("snakepit-hook")
+def _passed(content: bytes) -> Iterator[int]:
+    """Give a descriptor from which a child reads `content`, whenever it comes to that.
+
+    Nobody has to write while it reads, as into a pipe, and it may be larger than a message.
+    """
+    fd = os.memfd_create("snakepit-passed")
     try:
         with open(fd, "wb", closefd=False) as stream:
             stream.write(content)
@@ -339,26 +376,20 @@ class TemplatePopen(popen_fork.Popen):
         finally:
             context.set_spawning_popen(None)
         surroundings = os.getcwd(), sys.path, bytes(process.current_process().authkey)
-        reader, writer = os.pipe()
+        work = pickle.dumps((*surroundings, data.getvalue()))
         life_reader, life_writer = os.pipe()
         try:
-            self.pid, self.sentinel = self._template.spawn(
-                [reader, life_reader, *self._fds], in_no_hurry=process_obj.in_no_hurry
-            )
+            with _passed(work) as fd:
+                self.pid, self.sentinel = self._template.spawn(
+                    [fd, life_reader, *self._fds], in_no_hurry=process_obj.in_no_hurry
+                )
         except BaseException:
-            os.close(writer)
             os.close(life_writer)
             raise
         finally:
-            os.close(reader)
             os.close(life_reader)
         close_fds = util.close_fds  # type: ignore[attr-defined]
         self.finalizer = util.Finalize(self, close_fds, (self.sentinel, life_writer))
-        try:
-            with open(writer, "wb") as stream:
-                pickle.dump((*surroundings, data.getvalue()), stream)
-        except BrokenPipeError:
-            pass  # It died already; its sentinel tells.
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         # Only the supervisor has it reaped, who waits for it. Whoever else looks, as

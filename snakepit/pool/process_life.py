@@ -253,7 +253,7 @@ class ProcessLife(BasePool):
         self.scheduler.control.close_descriptor()
 
     def forget_after_fork(self) -> None:
-        """In a forked child: let go of what would keep the owner's workers alive."""
+        """In a forked child: let go of what would keep the owner's processes alive."""
         self.scheduler.control.close_descriptor()
         self.launcher.forget_in_child(self.supervisor.workers.values())
 

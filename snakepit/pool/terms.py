@@ -209,11 +209,6 @@ def session_name(key: int) -> SessionName | None:
     return _names.get(key)
 
 
-def sessions_in_use() -> list[int]:
-    """Return the numbers of the sessions that calls, handles or stores hold in this process."""
-    return list(_names)
-
-
 def _check_guards(retry: Any, breaker: Any) -> None:
     # Imported when first used: most programs never are in need of them.
     from snakepit.pool.breaker import CircuitBreaker

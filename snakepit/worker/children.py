@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -10,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+
+from snakepit.lifecycle.identity import parent_of, start_time
 
 PATIENCE = 0.2  # seconds that killed children together have to be gone
 ROUNDS = 3  # a child may fork while it is being killed
@@ -71,7 +74,7 @@ def end_process(pid: int, start: int, wait_until: float | None = None) -> None:
         return
     try:
         # Not before: from here on the number of who is held cannot pass to another.
-        if _started(pid) != start:
+        if start_time(pid) != start:
             return
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -97,9 +100,11 @@ def descendants(pid: int) -> list[int]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process; none where /proc does not tell."""
+    """Return the children of a process, zombies included; none where /proc does not tell."""
     found: list[int] = []
     with contextlib.suppress(OSError):
+        if not _kernel_lists_children():
+            return [int(each) for each in os.listdir("/proc") if parent_of(each) == pid]
         for thread in os.listdir(f"/proc/{pid}/task"):
             with (
                 contextlib.suppress(OSError),
@@ -107,6 +112,12 @@ def children_of(pid: int) -> list[int]:
             ):
                 found.extend(map(int, file.read().split()))
     return found
+
+
+@functools.cache
+def _kernel_lists_children() -> bool:
+    """Whether this kernel was built so that it tells of children; gVisor's does not, either."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
 def children_of_thread() -> list[int]:
@@ -121,13 +132,4 @@ def children_of_thread() -> list[int]:
 
 def with_start(pids: list[int]) -> list[tuple[int, int]]:
     """Return each of these processes that is still there, with its start time in clock ticks."""
-    return [(pid, start) for pid in pids if (start := _started(pid)) is not None]
-
-
-def _started(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
+    return [(pid, start) for pid in pids if (start := start_time(pid)) is not None]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from snakepit._core.lifeline import become_subreaper, end_descendants
 from snakepit.worker import signals
+from snakepit.worker.children import children_of
 
 MARK = "SNAKEPIT_WORKER"  # RUNID:PID, in the environment of what a worker starts
 PATIENCE = 2.0  # seconds that killed processes have to be gone
@@ -33,7 +34,7 @@ class Keeper:
         self._run_id = run_id
         self._adopts = become_subreaper()
         self.workers: set[int] = set()
-        self._helpers = set(children())
+        self._helpers = set(children_of(os.getpid()))
         # Only to be woken: a handler that reaped could reap a worker that is just being forked.
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
@@ -107,7 +108,8 @@ class Keeper:
             time.sleep(0.001)
 
     def _strays(self, *others: int) -> list[int]:
-        return [pid for pid in children() if pid not in self.workers | self._helpers | {*others}]
+        spared = self.workers | self._helpers | {*others}
+        return [pid for pid in children_of(os.getpid()) if pid not in spared]
 
     def _is_of(self, worker: int, pid: int) -> bool:
         try:
@@ -121,22 +123,3 @@ class Keeper:
 
 def _nothing(_signal: int, _frame: object) -> None:
     pass
-
-
-def children() -> list[int]:
-    """Return the pids of this process's children, zombies included."""
-    me = os.getpid()
-    try:
-        # The template has one thread.
-        return [int(pid) for pid in Path(f"/proc/self/task/{me}/children").read_text().split()]
-    except OSError:
-        pass
-    found = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                with contextlib.suppress(OSError):
-                    text = Path(f"/proc/{name}/stat").read_text(errors="replace")
-                    if int(text.rpartition(")")[2].split()[1]) == me:
-                        found.append(int(name))
-    return found

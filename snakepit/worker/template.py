@@ -2,7 +2,7 @@
 
     owner                                   template
     Template()  --- exec python ----------> main(): prepare, preload, freeze
-    spawn()     --- "spawn" + pipe + fds -> fork ---> worker: run the process object in the pipe
+    spawn()     --- "spawn" + file + fds -> fork ---> worker: run the process object in the file
                 <-- pid, pidfd ------------ or the reason, if it cannot fork
     reap(pid)   --- "reap" ---------------> waitpid
                 <-- status, memory --------
@@ -232,17 +232,16 @@ def _spawn(connection: socket.socket, fds: list[int], keeper: Keeper, *, in_no_h
 
 def _run_worker(fds: list[int], *, in_no_hurry: bool) -> int:
     global _inherited
-    pipe, sentinel, *_inherited = fds
+    work, sentinel, *_inherited = fds
     os.setpgid(0, 0)
+    if in_no_hurry:
+        priority.become_idle()
     # Here and below, what is as it was when the template started is left alone, and nothing is used
     # that does more than is needed: each page that is touched becomes this worker's own.
     chunks = []
-    while chunk := os.read(pipe, 1 << 16):
+    while chunk := os.read(work, 1 << 16):
         chunks.append(chunk)
-    os.close(pipe)
-    if in_no_hurry:
-        # Not before: who writes into a full pipe, the owner's supervisor, waits for this reader.
-        priority.become_idle()
+    os.close(work)
     folder, path, authkey, pickled = pickle.loads(b"".join(chunks))
     if os.getcwd() != folder:
         os.chdir(folder)

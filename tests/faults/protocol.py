@@ -254,14 +254,12 @@ def run_apart(
         done = subprocess.run(
             command,
             env={**os.environ, "SNAKEPIT_ARENA_BYTES": str(ARENA_BYTES // (8 if small else 1))},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
+        said.append(done.stdout.strip())
         if done.returncode:
-            said.append(done.stdout.strip())
-            return False, "\n".join(said)
-        lines = done.stdout.strip().splitlines()
-        # What it was to do to workers that are stopped, the pool says in its log.
-        said.append("\n".join(line for line in lines if not line.endswith("it is replaced")))
+            # Only now: a pool whose workers are ended says so in its log, each time.
+            return False, "\n".join([*said, done.stderr.strip()])
         left -= now
         block += 1
     return True, " | ".join(said)

@@ -13,7 +13,7 @@ import snakepit
 from snakepit import errors, testing
 from tests.executor import tasks
 from tests.faults import protocol
-from tests.support import LONG, wait_until
+from tests.support import LONG, run_clean, wait_until
 
 
 def test_killed_worker_fails_its_task_and_is_replaced() -> None:
@@ -91,3 +91,46 @@ def test_deaths_at_a_point_lose_nothing_else(point: str) -> None:
 def test_other_ends_at_a_point_lose_nothing_else(point: str, sig: signal.Signals) -> None:
     held, said = protocol.run_apart(point, 4, 1, sig)
     assert held, said
+
+
+NEIGHBOUR = """
+import time
+import snakepit
+from snakepit.testing import ProtocolPoints
+
+def sleep_through(path):
+    open(path, "w").close()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with ProtocolPoints() as points:
+        grace = {"flag": 0.0, "interrupt": 0.0, "terminate": 60.0}
+        with snakepit.Executor(
+            1, profile="thread", threads_per_worker=2, stop_grace=grace, heartbeat_interval=None
+        ) as executor:
+            stuck = executor.submit(sleep_through, "started")
+            while not stuck.running():
+                time.sleep(0.001)
+            points.hold_at("publish.counted")
+            neighbour = executor.submit(abs, -1)
+            print(points.wait_fired("publish.counted", 1, 60))
+            looks = []
+            supervisor = executor._pool.supervisor
+            ladder = supervisor.ladder
+            lanes_of = ladder._lanes_of
+            def look(worker, tasks):
+                looks.append(worker)
+                return lanes_of(worker, tasks)
+            ladder._lanes_of = look
+            stuck.stop()
+            while len(looks) < 8 and not neighbour.done():
+                time.sleep(0.001)
+            points.disarm("publish.counted")
+            print(neighbour.result(60))
+            print(type(stuck.exception(60)).__name__)
+"""
+
+
+@pytest.mark.skipif(not testing.have_points(), reason="needs a build with SNAKEPIT_DEBUG=1")
+def test_who_ends_beside_a_task_that_is_stopped_by_force_is_let_publish(tmp_path: Path) -> None:
+    assert run_clean(NEIGHBOUR, tmp_path) == ["True", "1", "TaskStoppedError"]

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from snakepit.lifecycle import ladder
+from snakepit.lifecycle.identity import start_time
+from snakepit.lifecycle.worker import Worker
 from snakepit.worker import children
 
 
@@ -37,7 +39,7 @@ def answers(process: subprocess.Popen[bytes]) -> bool:
 
 
 def started(pid: int) -> int:
-    start = children._started(pid)
+    start = start_time(pid)
     assert start is not None
     return start
 
@@ -45,12 +47,12 @@ def started(pid: int) -> int:
 def pass_on(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     """Let `pid` be another's from the second look on: the first sees who had it before."""
     looks = iter([started(pid) + 7])
-    real = children._started
+    real = start_time
 
     def look(who: int) -> int | None:
         return next(looks, real(who)) if who == pid else real(who)
 
-    monkeypatch.setattr(children, "_started", look)
+    monkeypatch.setattr(children, "start_time", look)
 
 
 def test_a_process_that_started_at_another_time_is_spared() -> None:
@@ -90,3 +92,24 @@ def test_whoever_got_the_number_of_a_workers_stray_is_spared(
         assert sent == [signal.SIGTERM]
         assert stray.wait(60) == -signal.SIGKILL
         assert answers(stranger)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds")
+def test_a_signal_to_a_worker_that_is_gone_reaches_nobody() -> None:
+    """Another has its number by now."""
+    with bystander() as gone:
+        pidfd = os.pidfd_open(gone.pid)
+    with bystander() as process:
+        worker: Any = object.__new__(Worker)
+        worker.pid, worker.sentinel, worker._pidfd = process.pid, pidfd, pidfd
+        ladder.send_one(worker, signal.SIGKILL)
+        assert answers(process)
+    os.close(pidfd)
+
+
+def test_children_are_found_where_the_kernel_lists_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with bystander() as process:
+        assert process.pid in children.children_of(os.getpid())
+        monkeypatch.setattr(children, "_kernel_lists_children", lambda: False)
+        assert process.pid in children.children_of(os.getpid())
+        assert children.children_of(process.pid) == []

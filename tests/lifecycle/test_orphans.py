@@ -20,7 +20,8 @@ from snakepit import errors
 from snakepit.cli.clean import clean_up
 from snakepit.lifecycle import database, orphans, process_killer, run_id
 from snakepit.lifecycle.database import VERSION, Database, RunRow, file_in
-from snakepit.lifecycle.identity import Place, process_alive, start_time
+from snakepit.lifecycle.identity import process_alive, start_time
+from snakepit.lifecycle.place import Place
 from snakepit.lifecycle.registry import registry
 from tests.support import ROOT, is_running, start_script, wait_until
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -165,43 +166,92 @@ def test_what_does_not_end_is_ended_with_its_owner(tmp_path: Path, method: str, 
 
 
 FORKER = """
-import os, sys, time
+import os, subprocess, sys, time
 import snakepit
 from snakepit.lifecycle.autopsy import OomWatch
 
-start = OomWatch.start
+def fork_before(function):
+    # What another thread may do at any time.
+    def fork_too(*args, **options):
+        if not children:
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+            children.append(child)
+        return function(*args, **options)
+    return fork_too
 
-def fork_too(self):
-    # What another thread may do at any time: here right after the lifeline was opened.
-    start(self)
-    child = os.fork()
-    if child == 0:
-        time.sleep(600)
-    print(child, flush=True)
-
+children = []
 if __name__ == "__main__":
-    OomWatch.start = fork_too
+    if "{instant}" == "lifeline opened":
+        OomWatch.start = fork_before(OomWatch.start)
+    else:
+        subprocess.Popen = fork_before(subprocess.Popen)
     executor = snakepit.Executor(2, start_method="{method}")
     executor.wait_ready(60)
     executor.submit(time.sleep, 600)
-    print(*executor.worker_pids(), flush=True)
+    print(*children, flush=True)
     time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("method", ["template", "spawn", "forkserver"])
-def test_a_child_forked_while_the_pool_starts_does_not_keep_its_workers(
-    tmp_path: Path, method: str
+@pytest.mark.parametrize(
+    ("method", "instant"),
+    [
+        ("template", "lifeline opened"),
+        ("spawn", "lifeline opened"),
+        ("forkserver", "lifeline opened"),
+        ("template", "socket opened"),
+    ],
+)
+def test_a_child_forked_while_the_pool_starts_keeps_nothing_of_it(
+    tmp_path: Path, method: str, instant: str
 ) -> None:
-    script = start_script(FORKER.replace("{method}", method), tmp_path)
+    source = FORKER.replace("{method}", method).replace("{instant}", instant)
+    script = start_script(source, tmp_path)
     try:
         child = int(script.read_line())
-        workers = [int(pid) for pid in script.read_line().split()]
-        assert len(workers) == 2
         script.process.kill()
         script.process.wait(LONG)
-        wait_until(lambda: not any(map(is_running, workers)), "the workers to end", 10.0)
-        assert is_running(child)
+        wait_until(lambda: set(script.processes()) == {child}, "all others to end")
     finally:
         script.stop()
         script.finish()
+
+
+def test_a_child_forked_past_python_does_not_keep_the_template_from_its_end(
+    tmp_path: Path,
+) -> None:
+    """It ends what is left of its workers, as it does when it is told to end."""
+    source = """
+        import ctypes, os, signal, subprocess, sys
+        import snakepit
+
+        def leave_daemon():
+            # What nobody can be said to have started: see snakepit.worker.keeper.
+            code = (
+                "import subprocess; child = subprocess.Popen("
+                "['sleep', '600'], start_new_session=True, env={}, "
+                "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); "
+                "print(child.pid)"
+            )
+            command = [sys.executable, "-c", code]
+            return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+        if __name__ == "__main__":
+            with snakepit.Executor(1) as executor:
+                daemon = executor.submit(leave_daemon).result(60)
+                child = ctypes.PyDLL(None).fork()
+                if child == 0:
+                    signal.pause()
+            print(daemon, flush=True)
+            sys.stdin.read()
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        """
+    script = start_script(source, tmp_path, stdin=subprocess.PIPE)
+    try:
+        daemon = int(script.read_line())
+        assert not is_running(daemon)
+    finally:
+        script.finish(stdin="")

@@ -6,11 +6,11 @@ import logging
 import multiprocessing
 import multiprocessing.spawn
 import os
-import select
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import snakepit
 from snakepit.errors import PoolNotReadyError, TaskTimeoutError
 from snakepit.lifecycle import preparation
 from snakepit.lifecycle import template as templates
+from snakepit.lifecycle.identity import process_state
 from snakepit.lifecycle.registry import registry
 from tests.conftest import Make
 from tests.support import send_signal, wait_until
@@ -152,26 +153,47 @@ def test_supervision_goes_on_with_its_next_look_months_away(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="no idle class of scheduling")
-def test_spare_reads_what_it_is_to_do_in_ordinary_time(make: Make) -> None:
-    """Who starts it waits for that, however busy the processors are."""
-    executor = make(1, start_method="template")
-    executor.wait_ready(60)
-    template: Any = executor._pool.template  # type: ignore[union-attr]
-    reading, writing = os.pipe()
-    life, held = os.pipe()
-    pid, pidfd = template.spawn([reading, life], in_no_hurry=True)
-    try:
-        # More than the pipe holds: once it is written, the spare is reading.
-        with open(writing, "wb", closefd=False) as stream:
-            stream.write(bytes(1 << 20))
-        assert os.sched_getscheduler(pid) != os.SCHED_IDLE
-    finally:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], 60)
-        template.reap(pid)
-        for each in (reading, writing, life, held, pidfd):
-            os.close(each)
+def test_supervision_goes_on_while_a_worker_does_not_read_what_it_is_to_do(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The initializer's argument is larger than what a pipe holds, and the worker is stopped."""
+    stopped = tmp_path / "stopped"
+    (tmp_path / "stops_the_first.py").write_text(
+        "import os, signal\n"
+        "def stop():\n"
+        f"    descriptor = os.open({str(stopped)!r}, os.O_CREAT | os.O_WRONLY | os.O_APPEND)\n"
+        "    if os.fstat(descriptor).st_size == 0:\n"
+        "        os.write(descriptor, b'%d\\n' % os.getpid())\n"
+        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "os.register_at_fork(after_in_child=stop)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    executor = make(
+        1, start_method="template", preload=["stops_the_first"], start_timeout=FOREVER,
+        initializer=keep_length, initargs=(bytes(1 << 20),),
+    )  # fmt: skip
+    error = executor.options(timeout=0.1).submit(abs, -1).exception(60)
+    assert isinstance(error, TaskTimeoutError)
+    pid = int(wait_until(lambda: stopped.exists() and stopped.read_text()))
+    error = executor.options(timeout=0.1).submit(abs, -1).exception(60)
+    assert isinstance(error, TaskTimeoutError)
+    supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+    wait_until(lambda: [each.pid for each in supervising.workers.values()] == [pid], "the worker")
+    assert process_state(pid) == "T"
+    assert send_signal(pid, signal.SIGCONT)
+    assert executor.submit(lambda: (os.getpid(), kept_length())).result(60) == (pid, 1 << 20)
+
+
+_length = 0
+
+
+def keep_length(content: bytes) -> None:
+    global _length
+    _length = len(content)
+
+
+def kept_length() -> int:
+    return _length
 
 
 @pytest.mark.parametrize("executable", ["nowhere", "."])
@@ -270,3 +292,43 @@ def test_template_that_stays_stopped_when_it_should_fork_is_replaced(
     executor.recycle_worker(timeout=60)
     assert template.launches == launches + 1
     assert executor.submit(os.getpid).result(60) not in before
+
+
+@pytest.fixture
+def debugger() -> Iterator[Callable[[int], None]]:
+    """Have a process held by another, which traces it: killed, it stays until the test ends."""
+    seize = 0x4206  # PTRACE_SEIZE
+    tracers: list[subprocess.Popen[bytes]] = []
+
+    def hold(pid: int) -> None:
+        code = (
+            f"import ctypes, sys; print(ctypes.CDLL(None).ptrace({seize}, {pid}, None, None), "
+            "flush=True); sys.stdin.read()"
+        )
+        tracer = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        tracers.append(tracer)
+        assert tracer.stdout is not None
+        if tracer.stdout.readline() != b"0\n":
+            pytest.skip("no process may trace another here")
+
+    yield hold
+    for tracer in tracers:
+        tracer.communicate()
+
+
+def test_a_template_that_does_not_die_is_not_waited_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch, debugger: Callable[[int], None]
+) -> None:
+    monkeypatch.setattr(preparation, "ANSWER_PATIENCE", 0.1)
+    executor = make(1, start_method="template")
+    executor.wait_ready(60)
+    template: Any = executor._pool.template  # type: ignore[union-attr]
+    pid = template._process.pid
+    debugger(pid)
+    stop_template(executor)
+    before = executor.worker_pids()
+    executor.recycle_worker(timeout=60)
+    assert executor.submit(os.getpid).result(60) not in before
+    assert process_state(pid) == "Z"  # nobody has collected it

@@ -18,7 +18,7 @@ import snakepit
 from snakepit.lifecycle import orphans, run_id
 from snakepit.lifecycle import registry as registries
 from snakepit.lifecycle.database import Database, RunRow, file_in
-from snakepit.lifecycle.identity import Place
+from snakepit.lifecycle.place import Place
 from snakepit.lifecycle.registry import Writer, registry
 from tests.lifecycle.test_orphans import Sleep, dead_owner, enter, runs_in, started_at
 from tests.lifecycle.test_orphans import sleep as sleep
