@@ -28,8 +28,8 @@ from snakepit.lifecycle.leaving import Leaving
 from snakepit.lifecycle.preparation import Preparation
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
+from snakepit.lifecycle.starts import MOST_FAILED_STARTS
 from snakepit.lifecycle.worker import Worker
-from snakepit.pool.base import MOST_FAILED_STARTS
 from snakepit.pool.memory import release_client, reserve_client
 from snakepit.worker.priority import become_ordinary
 
