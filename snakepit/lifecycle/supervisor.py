@@ -10,12 +10,12 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 import os
 import select
 import signal
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -40,13 +40,15 @@ logger = logging.getLogger("snakepit")
 
 SPARE_PATIENCE = 0.25  # seconds that a spare may take to start while others have the CPUs
 LONGEST_BACKOFF = 30.0  # seconds between two tries to start a worker
+MOST_DOUBLINGS = 30  # of the time between two tries; by then it is longer than any
 LONGEST_POLL = 86_400_000  # milliseconds; poll() takes no more than 24.8 days
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 
 
 def _backoff(failures: int) -> float:
     """Return the seconds until a start is tried again, after so many in a row have failed."""
-    return min(0.05 * 2.0**failures, LONGEST_BACKOFF)
+    # A float holds 1023 doublings, and so many failures come together in a day.
+    return min(0.05 * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_BACKOFF)
 
 
 class Supervisor:
@@ -73,6 +75,7 @@ class Supervisor:
         self._bell_lock = threading.RLock()
         self._poller = select.poll()
         self._by_sentinel: dict[int, Worker] = {}
+        self._limits_starts = False  # a timer stands for the one that has to be ready first
         self._not_before = 0.0
         self._no_spare_before = 0.0
         self.ending = False
@@ -268,7 +271,7 @@ class Supervisor:
         self._by_sentinel[worker.sentinel] = worker
         self._poller.register(worker.sentinel, select.POLLIN)
         registry.activate(row, worker.pid)
-        self.limit_start(worker)
+        self._limit_start(worker)
         self.recycler.started(worker)
         if spare:
             self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
@@ -277,20 +280,32 @@ class Supervisor:
             self.restarts += 1
         return True
 
-    def limit_start(self, worker: Worker) -> None:
+    def _limit_start(self, worker: Worker) -> None:
         """End a worker that hangs while it starts; that counts as a failed start."""
-        reference = weakref.ref(worker)
+        worker.ready_by = time.monotonic() + self._pool.start_timeout
+        # One timer for all: workers start in the order in which they have to be ready.
+        if not self._limits_starts:
+            self._limits_starts = True
+            self.at(worker.ready_by, self._end_late_starts)
 
-        def end() -> None:
-            late = reference()
-            if late is not None and not (late.ready or late.expected or late.reaped):
-                late.send(
-                    signal.SIGKILL,
-                    f"not ready within start_timeout={self._pool.start_timeout:g} s: its "
-                    "initializer, or what it imports, takes longer or hangs",
-                )
-
-        self.after(self._pool.start_timeout, end)
+    def _end_late_starts(self) -> None:
+        now = time.monotonic()
+        next_limit = math.inf
+        for worker in list(self.workers.values()):
+            if worker.ready or worker.expected or worker.buried:
+                continue
+            if worker.ready_by > now:
+                next_limit = min(next_limit, worker.ready_by)
+                continue
+            worker.ready_by = math.inf
+            worker.send(
+                signal.SIGKILL,
+                f"not ready within start_timeout={self._pool.start_timeout:g} s: its "
+                "initializer, or what it imports, takes longer or hangs",
+            )
+        self._limits_starts = next_limit < math.inf
+        if self._limits_starts:
+            self.at(next_limit, self._end_late_starts)
 
     def worker_on(self, lane: int) -> Worker | None:
         """Return the worker to which a lane belongs, if it is there and not being buried."""

@@ -244,13 +244,13 @@ def test_shutdown_does_not_wait_for_a_start_that_was_put_off(
     assert busy.result(60) == "done"
 
 
-def put_off(executor: snakepit.Executor) -> None:
+def put_off(executor: snakepit.Executor, times: int = 20) -> None:
     """Let so many starts have failed that the next is not tried for long."""
     supervising = executor._pool.supervisor  # type: ignore[union-attr]
     told = threading.Event()
 
     def fail() -> None:
-        for _ in range(20):
+        for _ in range(times):
             supervising.start_failed(RuntimeError("no licence left"))
         told.set()
 
@@ -303,3 +303,44 @@ def test_pool_that_was_ready_and_lost_all_its_workers_gives_up(make: Make, fault
     with pytest.raises(errors.PoolNotReadyError, match="cannot start workers"):
         while True:
             executor.submit(tasks.square, 3).exception(60)
+
+
+def test_pool_whose_starts_fail_for_hours_goes_on(make: Make, gate: Any, fault: Fault) -> None:
+    executor = make(2, initializer=fault.strike)
+    busy, release, idle = occupy(executor, gate)
+    put_off(executor, 1500)
+    fault.arm(EXITS, 2)
+    assert send_signal(idle)
+    wait_until(lambda: failures(executor) >= 1502, "the failed starts")
+    expect_whole(executor)
+    release.open()
+    assert busy.result(60) == "done"
+
+
+def test_started_workers_leave_no_timers(make: Make) -> None:
+    executor = make(1, max_tasks_per_child=1, start_timeout=3600.0)
+    pids = {executor.submit(os.getpid).result(60) for _ in range(40)}
+    assert len(pids) == 40
+    supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+    # Those that see to spares which start slowly come soon.
+    wait_until(lambda: len(supervising._timers) < 15, "few timers")
+
+
+@pytest.mark.parametrize("start_method", ["template", "spawn"])
+def test_worker_that_starts_after_others_is_ended_in_its_time(gate: Any, start_method: str) -> None:
+    """The timer of those that were ready in time is its own, too."""
+    hangs = gate("hangs")
+
+    def prepare() -> None:
+        if hangs.is_open():
+            hangs.path.unlink()
+            threading.Event().wait()
+
+    options: Any = {"start_method": start_method, "start_timeout": 3.0}
+    with snakepit.Executor(2, initializer=prepare, **options) as executor:
+        executor.wait_ready(60)
+        hangs.open()
+        kill_worker(executor, executor.worker_pids()[0])
+        wait_until(lambda: failures(executor) >= 1, "the failed start")
+        assert "start_timeout=3 s" in executor._pool.start_failures()[1]
+        expect_whole(executor)
