@@ -151,16 +151,20 @@ class Supervisor:
             if not (self.started or (self._batch_at and self._pool.launcher.forks)):
                 self.started = True
                 self._pool.note_ready()
+            dead = []
             for fd, _ in self._poller.poll(self._patience()):
                 if fd == self._bell_out:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
-                    self.burial.begin(self._by_sentinel[fd])
+                    dead.append(self._by_sentinel[fd])
                 else:
                     self.preparation.look()
             while self._notes:
                 self._notes.popleft()()
+            # Their last words first: one that could not start has mostly said why.
+            for worker in dead:
+                self.burial.begin(worker)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 heapq.heappop(self._timers)[2]()
@@ -332,6 +336,7 @@ class Supervisor:
         *,
         spare: bool = False,
         hopeless: bool = False,
+        counted: bool = False,
         details: dict[str, Any] | None = None,
         verdict: errors.PoolNotReadyError | None = None,
     ) -> None:
@@ -339,17 +344,19 @@ class Supervisor:
 
         No pool is broken that has a worker which is ready, nor one for want of a spare: who should
         have been replaced goes on. `hopeless`: it would fail again, so a pool without a ready
-        worker does not try. `verdict`: what the pool says once it is broken; `details`: of what it
-        says else, where `error` has none.
+        worker does not try. `counted`: this is why a start failed that was told of before.
+        `verdict`: what the pool says once it is broken; `details`: of what it says else, where
+        `error` has none.
         """
-        self.failed_starts += 1
+        count = 0 if counted else 1
+        self.failed_starts += count
         self.last_failure = f"{type(error).__name__}: {error}"
         if spare:
-            self._failed_spares += 1
+            self._failed_spares += count
             backoff = _backoff(self._failed_spares)
             self._no_spare_before = time.monotonic() + backoff
         else:
-            self._failed_starts += 1
+            self._failed_starts += count
             if not self._has_ready() and (hopeless or self._failed_starts >= MOST_FAILED_STARTS):
                 self._break(verdict or self._why_given_up(error, details), error)
                 return
@@ -406,7 +413,8 @@ class Supervisor:
     ) -> None:
         """A worker's initializer raised: others would too, unless some are ready already."""
         worker = self.workers.get(lane)
-        if worker is not None and worker.pid == pid:
+        buried = worker is None or worker.pid != pid
+        if worker is not None and not buried:
             worker.expected = True
             self.leaving.note(worker)
         if isinstance(error, errors.AdapterError):
@@ -418,7 +426,7 @@ class Supervisor:
             )
         details = {**getattr(error, "details", {}), "pool": self._pool.name, "traceback": text}
         verdict = errors.PoolNotReadyError(problem, details=details)
-        self.start_failed(error, spare=spare, hopeless=True, verdict=verdict)
+        self.start_failed(error, spare=spare, hopeless=True, counted=buried, verdict=verdict)
 
     def _break(self, error: errors.PoolNotReadyError, cause: BaseException) -> None:
         if self._pool.broken is not None:

@@ -15,6 +15,7 @@ import pytest
 import snakepit
 from snakepit import errors
 from snakepit.lifecycle import supervisor
+from snakepit.pool.mail import MailRoom
 from snakepit.testing import kill_worker
 from tests.conftest import Make
 from tests.executor import tasks
@@ -344,3 +345,54 @@ def test_worker_that_starts_after_others_is_ended_in_its_time(gate: Any, start_m
         wait_until(lambda: failures(executor) >= 1, "the failed start")
         assert "start_timeout=3 s" in executor._pool.start_failures()[1]
         expect_whole(executor)
+
+
+@pytest.mark.parametrize("start_method", ["template", "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("late", [False, True])
+def test_failed_start_is_counted_once(
+    gate: Any, monkeypatch: pytest.MonkeyPatch, fault: Fault, start_method: str, late: bool
+) -> None:
+    """Whether the supervisor hears first why it failed, or sees the worker dead."""
+    door, heard = gate("door"), threading.Event()
+
+    def prepare() -> None:
+        if fault.path.exists():
+            door.wait()
+            fault.strike()
+
+    with snakepit.Executor(2, initializer=prepare, start_method=start_method) as executor:
+        executor.wait_ready(60)
+        supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+        hear = MailRoom._hear_failure
+
+        def hear_and_tell(room: MailRoom, *message: Any) -> None:
+            if late:
+                wait_until(lambda: failures(executor) == 1, "the burial")
+            hear(room, *message)
+            heard.set()
+
+        monkeypatch.setattr(MailRoom, "_hear_failure", hear_and_tell)
+
+        def hold_until_both_are_there(starting: Any) -> None:
+            door.open()
+            wait_until(starting.is_dead, "the end of the worker")
+            if not late:
+                heard.wait(60)
+
+        fault.arm(RAISES, 1)
+        first, second = executor.worker_pids()
+        kill_worker(executor, first)
+        wait_until(lambda: new_workers(supervising, {first, second}), "the replacement")
+        (starting,) = new_workers(supervising, {first, second})
+        # As a timer: then the supervisor looks for notes and dead workers at the same time.
+        supervising.after(0.0, lambda: hold_until_both_are_there(starting))
+        expect_whole(executor)
+        assert heard.wait(60)
+        told = threading.Event()
+        supervising.tell(told.set)
+        assert told.wait(60)
+        assert executor._pool.start_failures() == (1, "OSError: the database is away")
+
+
+def new_workers(supervising: Any, known: set[int]) -> list[Any]:
+    return [worker for worker in supervising.workers.values() if worker.pid not in known]
