@@ -360,7 +360,8 @@ def test_failed_start_is_counted_once(
             door.wait()
             fault.strike()
 
-    with snakepit.Executor(2, initializer=prepare, start_method=start_method) as executor:
+    options: Any = {"start_method": start_method}
+    with snakepit.Executor(2, initializer=prepare, **options) as executor:
         executor.wait_ready(60)
         supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
         hear = MailRoom._hear_failure

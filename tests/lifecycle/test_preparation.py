@@ -244,6 +244,46 @@ def test_deadlines_hold_while_the_template_cannot_tell_how_a_worker_died(make: M
 
 
 @pytest.mark.usefixtures("patient")
+def test_one_thread_asks_the_template_how_workers_died(make: Make) -> None:
+    executor = make(12, start_method="template")
+    template = stop_template(executor)
+    before = executor.worker_pids()
+    for pid in before:
+        assert send_signal(pid)
+    supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+    wait_until(lambda: supervising.burial.reaping == 12, "the burials")
+    assert [thread.name for thread in threading.enumerate()].count("snakepit-default-reaper") == 1
+    assert send_signal(template._process.pid, signal.SIGCONT)
+    wait_until(lambda: not supervising.burial.reaping, "the end of the burials")
+    executor.wait_ready(60)
+    assert not set(executor.worker_pids()) & set(before)
+    assert executor.lifecycle_stats().crashes == 12
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_worker_is_replaced_where_no_thread_can_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    executor = make(1, start_method="template")
+    executor.wait_ready(60)
+    start = threading.Thread.start
+    failures: list[str] = []
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.endswith("reaper"):
+            failures.append(thread.name)
+            raise error("no new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    (pid,) = executor.worker_pids()
+    assert send_signal(pid)
+    wait_until(lambda: executor.worker_pids() not in ([], [pid]), "a successor")
+    assert len(failures) == 1
+    assert executor.submit(abs, -1).result(60) == 1
+
+
+@pytest.mark.usefixtures("patient")
 def test_deadlines_hold_while_the_template_cannot_fork(make: Make) -> None:
     executor = make(2, start_method="template")
     template = stop_template(executor)
