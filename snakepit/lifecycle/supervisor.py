@@ -351,6 +351,8 @@ class Supervisor:
         count = 0 if counted else 1
         self.failed_starts += count
         self.last_failure = f"{type(error).__name__}: {error}"
+        if not counted:
+            self.recycler.start_failed(self.last_failure)
         if spare:
             self._failed_spares += count
             backoff = _backoff(self._failed_spares)

@@ -230,6 +230,33 @@ def test_waiting_for_all_workers_ends_when_starts_go_on_failing(
     executor.wait_ready(60)
 
 
+def test_waiting_for_a_replacement_ends_when_starts_go_on_failing(make: Make, fault: Fault) -> None:
+    executor = make(2, initializer=fault.strike)
+    executor.wait_ready(60)
+    before = executor.worker_pids()
+    fault.arm(RAISES)
+    with pytest.raises(
+        errors.PoolNotReadyError,
+        match=r"2 workers .* not replaced: 3 starts .* OSError: the database",
+    ) as caught:
+        executor.recycle_worker()
+    assert caught.value.details == {"pool": "default", "left": 2}
+    assert sorted(executor.worker_pids()) == sorted(before)
+    assert executor.submit(tasks.square, 3).result(60) == 9
+    fault.disarm()
+    wait_until(lambda: not set(executor.worker_pids()) & set(before), "the replacements")
+    executor.recycle_worker(timeout=60)
+
+
+def test_waiting_for_a_replacement_bears_with_some_failed_starts(make: Make, fault: Fault) -> None:
+    executor = make(2, initializer=fault.strike)
+    executor.wait_ready(60)
+    before = executor.worker_pids()
+    fault.arm(RAISES, 2)
+    executor.recycle_worker(timeout=60)
+    assert not set(executor.worker_pids()) & set(before)
+
+
 def test_shutdown_does_not_wait_for_a_start_that_was_put_off(
     make: Make, gate: Any, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
