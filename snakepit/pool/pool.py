@@ -466,5 +466,6 @@ class ProcessPool(ProcessLife):
         from snakepit.pool.stats import PoolStats
 
         return PoolStats.read(
-            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
-        )
+            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity,
+            {"cancelled": -self._failed_queued},
+        )  # fmt: skip
