@@ -475,7 +475,8 @@ class Executor(concurrent.futures.Executor):
         Each ends after the call that it runs and once a successor is ready: no call is lost, and no
         capacity. `wait`: return only when they are gone; `timeout`: seconds to wait for that, then
         TimeoutError, and the replacement goes on. Raises ValueError when there is no such worker,
-        and with profile "local".
+        and with profile "local"; PoolNotReadyError when three starts of successors fail in a row
+        meanwhile, and then, too, the replacement goes on.
         """
         if timeout is not None:
             timeout = checked_seconds("timeout", timeout)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from snakepit import errors
 from snakepit._core.burial import empty_lane
 from snakepit.errors import TaskStoppedError
 from snakepit.lifecycle.autopsy import Autopsy, OomWatch, signal_name
+from snakepit.lifecycle.reaper import Reaper
 from snakepit.lifecycle.registry import registry
 from snakepit.lifecycle.taint import TaintedLanes
 from snakepit.pool.memory import release_client
@@ -42,7 +42,13 @@ class Burial:
         self._supervisor = supervisor
         self.tainted = TaintedLanes()
         self.oom = OomWatch()
-        self.reaping = 0  # workers whose exit status the template is asked for
+        self._unreaped: list[Worker] = []  # those whose exit status the template is asked for
+        self._reaper = Reaper(f"snakepit-{pool.name}-reaper", self._tell_reaped)
+
+    @property
+    def reaping(self) -> int:
+        """Of how many workers the template is asked for the exit status."""
+        return len(self._unreaped)
 
     def begin(self, worker: Worker) -> None:
         """A worker is dead: reap it, then bury it."""
@@ -53,30 +59,17 @@ class Burial:
         self._step(worker, lambda: self._supervisor.unwatch(worker))
         worker.buried = True
         if self._pool.template is None:
-            self._reap(worker)
-            return
-        # The template may be stopped, or busy with what the worker has left.
-        self.reaping += 1
-        thread = threading.Thread(
-            target=self._reap,
-            args=(worker,),
-            name=f"snakepit-{self._pool.name}-reaper",
-            daemon=True,
-        )
-        try:
-            thread.start()
-        except RuntimeError:  # No room for another thread.
-            self._reap(worker)
-
-    def _reap(self, worker: Worker) -> None:
-        self._step(worker, worker.reap)
-        if self._pool.template is None:
+            self._step(worker, worker.reap)
             self._bury(worker)
         else:
-            self._supervisor.tell(lambda: self._reaped(worker))
+            self._unreaped.append(worker)
+            self._reaper.add(worker)
+
+    def _tell_reaped(self, worker: Worker) -> None:
+        self._supervisor.tell(lambda: self._reaped(worker))
 
     def _reaped(self, worker: Worker) -> None:
-        self.reaping -= 1
+        self._unreaped.remove(worker)
         self._bury(worker)
 
     def _bury(self, worker: Worker) -> None:

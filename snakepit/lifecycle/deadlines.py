@@ -41,7 +41,8 @@ class Deadlines:
 
     `at(when, note)` has `note()` called at a monotonic time. Only the next deadline is there, so a
     call that is done in time costs a push and no wake-up. Entries of such calls would pile up for
-    the length of their timeout, so each doubling is preceded by a purge.
+    the length of their timeout, so each doubling is preceded by a purge. No timer is set for what a
+    standing one is in time for: it sets the next.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Deadlines:
         self._lock = threading.RLock()
         self._heap: list[tuple[float, int, weakref.ref[Future[Any]], float, float]] = []
         self._numbers = itertools.count()
-        self._armed = math.inf
+        self._timers = [math.inf]  # the instants of those that stand, the next one last
         self._purge_at = LEAST_PURGE
 
     def add(self, future: Future[Any], timeout: float) -> None:
@@ -75,11 +76,24 @@ class Deadlines:
             if len(self._heap) >= self._purge_at:
                 self._purge()
             heapq.heappush(self._heap, entry)
-            sooner = when < self._armed
+            sooner = when < self._timers[-1]
+        if sooner:
+            self._set_timer(when)
+
+    def _set_timer(self, when: float) -> None:
+        """Have `_look` called at a monotonic time, unless a timer stands that comes sooner."""
+        with self._lock:
+            sooner = when < self._timers[-1]
             if sooner:
-                self._armed = when
+                self._timers.append(when)
         if sooner:
             self._at(when, self._look)
+
+    def _strike_timers(self, now: float) -> None:
+        """Note that the timers of until now stand no more."""
+        with self._lock:
+            while self._timers[-1] <= now:
+                self._timers.pop()
 
     def _purge(self) -> None:
         # What a finaliser adds while this list is made goes to the new heap.
@@ -93,13 +107,11 @@ class Deadlines:
         now = time.monotonic()
         due = []
         with self._lock:
-            self._armed = math.inf
+            self._strike_timers(now)
             while self._heap and self._heap[0][0] <= now:
                 due.append(heapq.heappop(self._heap))
             when = self._heap[0][0] if self._heap else math.inf
-            self._armed = when
-        if when < math.inf:
-            self._at(when, self._look)
+        self._set_timer(when)
         for _, _, reference, timeout, started in due:
             future = reference()
             if future is None or future.done():
@@ -176,6 +188,9 @@ class SweptDeadlines(ProcessDeadlines):
 
     def __init__(self, pool: ProcessPool) -> None:
         super().__init__(pool)
+        # What the scheduler wants a look at, each with a timer that comes no later: one that comes
+        # sooner finds nothing to do, and is not told what it was too early for.
+        self._wanted: set[float] = set()
         limit_queue(pool.scheduler, pool.max_queue_size, self._arm)
 
     def add(self, future: Future[Any], timeout: float) -> None:
@@ -192,12 +207,26 @@ class SweptDeadlines(ProcessDeadlines):
             self._arm(future.due_ns)
 
     def _arm(self, when: int) -> None:
-        self._pool.supervisor.at(when * 1e-9, self._look)
+        self._want(when * 1e-9)
+
+    def _want(self, when: float) -> None:
+        with self._lock:
+            self._wanted.add(when)
+        self._set_timer(when)
 
     def _look(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._strike_timers(now)
+            wanted, self._wanted = self._wanted, set()
         due, following = take_due(self._pool.scheduler)
         if following:
+            # It is the earliest of all that there are; what was wanted before is among them.
             self._arm(following)
+        else:
+            for when in sorted(wanted):
+                if when > now:
+                    self._want(when)
         for future in due:
             try:
                 self._judge(future)

@@ -23,6 +23,7 @@ logger = logging.getLogger("snakepit")
 
 LEAST_PATIENCE = 10.0  # seconds for a template that preloads nothing: an interpreter's mere start
 STALL_LOOK = 0.02  # seconds between two looks whether a template runs again
+STALL_MEMORY = 0.5  # seconds without a look, after which it may have run meanwhile
 
 
 class Preparation:
@@ -35,6 +36,7 @@ class Preparation:
         self._fd = -1  # on which a template will report; -1: none is waited for
         self._for_spare = False
         self._stalled_since = 0.0  # 0: it is not
+        self._stall_seen = 0.0  # when it was last looked at and did not run
         self._looks_again = False
 
     @property
@@ -77,6 +79,11 @@ class Preparation:
         if template.runs():
             self._stalled_since = 0.0
             return False
+        # Nobody looks while no worker is to be started. And whoever debugs it does not want to see
+        # it killed.
+        if now - self._stall_seen > STALL_MEMORY or template.is_traced():
+            self._stalled_since = 0.0
+        self._stall_seen = now
         self._stalled_since = self._stalled_since or now
         if now - self._stalled_since >= ANSWER_PATIENCE:
             self._stalled_since = 0.0

@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from snakepit.lifecycle.starts import MOST_FAILED_STARTS
+
 if TYPE_CHECKING:
     from snakepit.lifecycle.supervisor import Supervisor
     from snakepit.lifecycle.worker import Worker
@@ -64,11 +66,20 @@ class Errand:
 
     pids: set[int]
     done: threading.Event = field(default_factory=threading.Event)
+    failed_starts: int = 0  # in a row, meanwhile
+    problem: str = ""  # why nobody can take over from those that are left
 
     def strike(self, pid: int) -> None:
         """Note that a process is gone."""
         self.pids.discard(pid)
         if not self.pids:
+            self.done.set()
+
+    def note_failed_start(self, why: str) -> None:
+        """Note that a worker could not be started, and after a few such give up."""
+        self.failed_starts += 1
+        if self.failed_starts >= MOST_FAILED_STARTS:
+            self.problem = why
             self.done.set()
 
 
@@ -299,6 +310,8 @@ class Recycler:
 
     def ready(self, worker: Worker) -> None:
         """A worker is ready: a spare for who is due, or one that is due by now, for a spare."""
+        for errand in self._errands:
+            errand.failed_starts = 0
         if self._roster.held(worker.lane):
             for other in list(self._supervisor.workers.values()):
                 if other is not worker:
@@ -335,6 +348,12 @@ class Recycler:
             return 0 < roster.serving(other.lane) < threads
 
         return sum(map(stays, self._supervisor.workers.values())) >= self._most_in_part
+
+    def start_failed(self, why: str) -> None:
+        """A worker could not be started: who waits for a replacement in vain is told so."""
+        for errand in self._errands:
+            errand.note_failed_start(why)
+        self._errands = [errand for errand in self._errands if not errand.problem]
 
     def buried(self, worker: Worker, *, at_ease: bool) -> None:
         """A worker is gone; `at_ease`: because it ended by itself."""

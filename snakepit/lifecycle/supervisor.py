@@ -10,12 +10,12 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 import os
 import select
 import signal
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,8 @@ from snakepit.lifecycle.leaving import Leaving
 from snakepit.lifecycle.preparation import Preparation
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
+from snakepit.lifecycle.starts import MOST_FAILED_STARTS
 from snakepit.lifecycle.worker import Worker
-from snakepit.pool.base import MOST_FAILED_STARTS
 from snakepit.pool.memory import release_client, reserve_client
 from snakepit.worker.priority import become_ordinary
 
@@ -40,13 +40,15 @@ logger = logging.getLogger("snakepit")
 
 SPARE_PATIENCE = 0.25  # seconds that a spare may take to start while others have the CPUs
 LONGEST_BACKOFF = 30.0  # seconds between two tries to start a worker
+MOST_DOUBLINGS = 30  # of the time between two tries; by then it is longer than any
 LONGEST_POLL = 86_400_000  # milliseconds; poll() takes no more than 24.8 days
 EXIT_GRACE = 5.0  # seconds that idle workers have to end at shutdown
 
 
 def _backoff(failures: int) -> float:
     """Return the seconds until a start is tried again, after so many in a row have failed."""
-    return min(0.05 * 2.0**failures, LONGEST_BACKOFF)
+    # A float holds 1023 doublings, and so many failures come together in a day.
+    return min(0.05 * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_BACKOFF)
 
 
 class Supervisor:
@@ -73,6 +75,7 @@ class Supervisor:
         self._bell_lock = threading.RLock()
         self._poller = select.poll()
         self._by_sentinel: dict[int, Worker] = {}
+        self._limits_starts = False  # a timer stands for the one that has to be ready first
         self._not_before = 0.0
         self._no_spare_before = 0.0
         self.ending = False
@@ -148,16 +151,20 @@ class Supervisor:
             if not (self.started or (self._batch_at and self._pool.launcher.forks)):
                 self.started = True
                 self._pool.note_ready()
+            dead = []
             for fd, _ in self._poller.poll(self._patience()):
                 if fd == self._bell_out:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell_out, 4096)
                 elif fd in self._by_sentinel:
-                    self.burial.begin(self._by_sentinel[fd])
+                    dead.append(self._by_sentinel[fd])
                 else:
                     self.preparation.look()
             while self._notes:
                 self._notes.popleft()()
+            # Their last words first: one that could not start has mostly said why.
+            for worker in dead:
+                self.burial.begin(worker)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 heapq.heappop(self._timers)[2]()
@@ -268,7 +275,7 @@ class Supervisor:
         self._by_sentinel[worker.sentinel] = worker
         self._poller.register(worker.sentinel, select.POLLIN)
         registry.activate(row, worker.pid)
-        self.limit_start(worker)
+        self._limit_start(worker)
         self.recycler.started(worker)
         if spare:
             self.after(SPARE_PATIENCE, lambda: self._hurry_if_starting(worker))
@@ -277,20 +284,32 @@ class Supervisor:
             self.restarts += 1
         return True
 
-    def limit_start(self, worker: Worker) -> None:
+    def _limit_start(self, worker: Worker) -> None:
         """End a worker that hangs while it starts; that counts as a failed start."""
-        reference = weakref.ref(worker)
+        worker.ready_by = time.monotonic() + self._pool.start_timeout
+        # One timer for all: workers start in the order in which they have to be ready.
+        if not self._limits_starts:
+            self._limits_starts = True
+            self.at(worker.ready_by, self._end_late_starts)
 
-        def end() -> None:
-            late = reference()
-            if late is not None and not (late.ready or late.expected or late.reaped):
-                late.send(
-                    signal.SIGKILL,
-                    f"not ready within start_timeout={self._pool.start_timeout:g} s: its "
-                    "initializer, or what it imports, takes longer or hangs",
-                )
-
-        self.after(self._pool.start_timeout, end)
+    def _end_late_starts(self) -> None:
+        now = time.monotonic()
+        next_limit = math.inf
+        for worker in list(self.workers.values()):
+            if worker.ready or worker.expected or worker.buried:
+                continue
+            if worker.ready_by > now:
+                next_limit = min(next_limit, worker.ready_by)
+                continue
+            worker.ready_by = math.inf
+            worker.send(
+                signal.SIGKILL,
+                f"not ready within start_timeout={self._pool.start_timeout:g} s: its "
+                "initializer, or what it imports, takes longer or hangs",
+            )
+        self._limits_starts = next_limit < math.inf
+        if self._limits_starts:
+            self.at(next_limit, self._end_late_starts)
 
     def worker_on(self, lane: int) -> Worker | None:
         """Return the worker to which a lane belongs, if it is there and not being buried."""
@@ -317,6 +336,7 @@ class Supervisor:
         *,
         spare: bool = False,
         hopeless: bool = False,
+        counted: bool = False,
         details: dict[str, Any] | None = None,
         verdict: errors.PoolNotReadyError | None = None,
     ) -> None:
@@ -324,17 +344,21 @@ class Supervisor:
 
         No pool is broken that has a worker which is ready, nor one for want of a spare: who should
         have been replaced goes on. `hopeless`: it would fail again, so a pool without a ready
-        worker does not try. `verdict`: what the pool says once it is broken; `details`: of what it
-        says else, where `error` has none.
+        worker does not try. `counted`: this is why a start failed that was told of before.
+        `verdict`: what the pool says once it is broken; `details`: of what it says else, where
+        `error` has none.
         """
-        self.failed_starts += 1
+        count = 0 if counted else 1
+        self.failed_starts += count
         self.last_failure = f"{type(error).__name__}: {error}"
+        if not counted:
+            self.recycler.start_failed(self.last_failure)
         if spare:
-            self._failed_spares += 1
+            self._failed_spares += count
             backoff = _backoff(self._failed_spares)
             self._no_spare_before = time.monotonic() + backoff
         else:
-            self._failed_starts += 1
+            self._failed_starts += count
             if not self._has_ready() and (hopeless or self._failed_starts >= MOST_FAILED_STARTS):
                 self._break(verdict or self._why_given_up(error, details), error)
                 return
@@ -391,7 +415,8 @@ class Supervisor:
     ) -> None:
         """A worker's initializer raised: others would too, unless some are ready already."""
         worker = self.workers.get(lane)
-        if worker is not None and worker.pid == pid:
+        buried = worker is None or worker.pid != pid
+        if worker is not None and not buried:
             worker.expected = True
             self.leaving.note(worker)
         if isinstance(error, errors.AdapterError):
@@ -403,7 +428,7 @@ class Supervisor:
             )
         details = {**getattr(error, "details", {}), "pool": self._pool.name, "traceback": text}
         verdict = errors.PoolNotReadyError(problem, details=details)
-        self.start_failed(error, spare=spare, hopeless=True, verdict=verdict)
+        self.start_failed(error, spare=spare, hopeless=True, counted=buried, verdict=verdict)
 
     def _break(self, error: errors.PoolNotReadyError, cause: BaseException) -> None:
         if self._pool.broken is not None:

@@ -200,6 +200,11 @@ class Template:
         # Gone, it says so at once when it is asked.
         return template is None or process_state(template.pid) in ("S", "R", "Z", "X", "")
 
+    def is_traced(self) -> bool:
+        """Whether a debugger has stopped the process."""
+        template = self._process
+        return template is not None and process_state(template.pid) == "t"
+
     def give_up_stalled(self) -> errors.PoolNotReadyError:
         """End a process that does not run; return the error that says so."""
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing.process
 import os
 import select
@@ -56,6 +57,7 @@ class Worker:
         self.peak_memory: int | None = None  # bytes, known when it is reaped
         self.last_memory: int | None = None  # bytes resident, when it was last looked at
         self.born = time.monotonic()
+        self.ready_by = math.inf  # when it is ended unless it is ready
         self.spare = False  # started to take over from another
         self.due: str | None = None  # why it shall be replaced
         self.offered = False  # told to let a spare take over from it

@@ -8,16 +8,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from snakepit import errors
+from snakepit.lifecycle.starts import MOST_FAILED_STARTS
 from snakepit.pool.living import LivingSet
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import Calls, GuardedCall
     from snakepit.pool.futures import Future
     from snakepit.pool.terms import Terms
-
-# Starts of workers that may fail: in a row, before a pool without a ready worker is broken; and
-# while somebody waits for all of them to be ready.
-MOST_FAILED_STARTS = 3
 
 
 class BasePool:

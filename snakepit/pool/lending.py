@@ -93,8 +93,8 @@ class Lender:
         """Look now and then while anybody waits: the last other worker may just have ended."""
         self._look()
         with self._lock:
-            self._looking = bool(self._waits)
-        if self._looking:
+            goes_on = self._looking = bool(self._waits)
+        if goes_on:
             self._pool.supervisor.after(LOOK, self._keep_looking)
 
     def _look(self) -> None:

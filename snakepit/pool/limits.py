@@ -125,11 +125,12 @@ def heartbeat_problems(
                     f"{name} ({value}) means nothing with heartbeat_interval=None, which looks at "
                     f"no worker: leave {name} out, or give heartbeat_interval in seconds",
                 )
-    elif interval > timeout:
+    elif interval > timeout and timed:
         yield (
             "heartbeat_interval",
             f"heartbeat_timeout ({timeout:g} s) must be at least heartbeat_interval "
-            f"({interval:g} s): no worker can answer more often than it is looked at",
+            f"({interval:g} s): no worker can answer more often than it is looked at; raise the "
+            "one, or lower the other",
         )
     elif timed and counted and interval * max_missed > timeout * (1 + 1e-9):
         yield (

@@ -14,7 +14,7 @@ from snakepit._core.definitions import Definitions
 from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit._core.stopping import tasks_of_session
-from snakepit.errors import ArenaFullError, EncodeError
+from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
 from snakepit.lifecycle.deadlines import ProcessDeadlines, SweptDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
@@ -430,10 +430,20 @@ class ProcessPool(ProcessLife):
             return
         errand = Errand(set())
         self.supervisor.tell(lambda: self.supervisor.recycler.recycle(lane, errand))
-        if wait and not self._over and not errand.done.wait(timeout):
+        if not wait or self._over:
+            return
+        if not errand.done.wait(timeout):
             raise TimeoutError(
                 f"{len(errand.pids)} workers were not replaced within {timeout:g} s: "
                 "each ends after the task that it runs, and a successor has to be ready"
+            )
+        if errand.problem:
+            left = len(errand.pids)
+            raise PoolNotReadyError(
+                f"{left} workers of pool {self.name!r} were not replaced: {errand.failed_starts} "
+                "starts of successors failed in a row, the last with "
+                f"{errand.problem}; they go on, and the pool goes on trying",
+                details={"pool": self.name, "left": left},
             )
 
     @property
@@ -456,5 +466,6 @@ class ProcessPool(ProcessLife):
         from snakepit.pool.stats import PoolStats
 
         return PoolStats.read(
-            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
-        )
+            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity,
+            {"cancelled": -self._failed_queued},
+        )  # fmt: skip

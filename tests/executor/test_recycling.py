@@ -452,6 +452,7 @@ def test_senseless_limits_are_refused(options: dict[str, Any], message: str) -> 
         {"heartbeat_interval": 0.1, "heartbeat_timeout": 0.3, "max_missed": 3},  # to the tick
         {"heartbeat_interval": 1, "max_missed": 50},  # what is at its default gives way
         {"heartbeat_interval": 5, "heartbeat_timeout": 12},
+        {"heartbeat_interval": 30},
         {"worker_max_requests": 10, "max_tasks_per_child": 10},
         {"worker_ttl": "10ms"},
         {"start_timeout": "90s"},

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import snakepit
+from snakepit import errors
 from tests.conftest import Make
 from tests.support import results, wait_until
 
@@ -51,6 +52,24 @@ def test_cancelled_calls_are_counted(make: Make, gate: Any) -> None:
     executor.shutdown()
     stats = executor.stats()
     assert (stats.submitted, stats.completed, stats.cancelled) == (11, 7, 4)
+
+
+def test_calls_that_a_broken_pool_had_queued_count_as_failed(make: Make, gate: Any) -> None:
+    door = gate("door")
+
+    def prepare() -> None:
+        door.wait()
+        raise RuntimeError("no licence left")
+
+    executor = make(1, initializer=prepare)
+    futures = [executor.submit(tasks.square, n) for n in range(7)]
+    assert futures[0].cancel()
+    door.open()
+    for future in futures[1:]:
+        assert isinstance(future.exception(60), errors.PoolNotReadyError)
+    executor.shutdown()
+    stats = executor.stats()
+    assert (stats.submitted, stats.completed, stats.failed, stats.cancelled) == (7, 0, 6, 1)
 
 
 @pytest.mark.processes

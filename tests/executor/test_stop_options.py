@@ -164,6 +164,22 @@ def test_deadlines_of_calls_that_are_done_do_not_pile_up(make: Make, kind: str) 
     assert len(deadlines._heap) <= 1100
 
 
+def test_timers_of_deadlines_do_not_pile_up(make: Make, gate: Any, kind: str) -> None:
+    executor = make(1)
+    started, release = gate("started"), gate("release")
+    executor.submit(tasks.hold, started, release)
+    started.wait()
+    far = executor.options(timeout=3600).submit(tasks.square, 3)
+    near = executor.options(timeout=0.001)
+    for n in range(300):
+        assert isinstance(near.submit(tasks.square, n).exception(60), errors.TaskTimeoutError)
+    pool: Any = executor._pool
+    timers = pool.timekeeper._notes if kind == "local" else pool.supervisor._timers
+    assert len(timers) < 30
+    release.open()
+    assert far.result(60) == 9
+
+
 def test_the_next_deadline_is_not_delayed_by_later_ones(make: Make, gate: Any) -> None:
     executor = make(1)
     started, release = gate("started"), gate("release")

@@ -15,6 +15,7 @@ import pytest
 import snakepit
 from snakepit import errors
 from snakepit.lifecycle import supervisor
+from snakepit.pool.mail import MailRoom
 from snakepit.testing import kill_worker
 from tests.conftest import Make
 from tests.executor import tasks
@@ -229,6 +230,33 @@ def test_waiting_for_all_workers_ends_when_starts_go_on_failing(
     executor.wait_ready(60)
 
 
+def test_waiting_for_a_replacement_ends_when_starts_go_on_failing(make: Make, fault: Fault) -> None:
+    executor = make(2, initializer=fault.strike)
+    executor.wait_ready(60)
+    before = executor.worker_pids()
+    fault.arm(RAISES)
+    with pytest.raises(
+        errors.PoolNotReadyError,
+        match=r"2 workers .* not replaced: 3 starts .* OSError: the database",
+    ) as caught:
+        executor.recycle_worker()
+    assert caught.value.details == {"pool": "default", "left": 2}
+    assert sorted(executor.worker_pids()) == sorted(before)
+    assert executor.submit(tasks.square, 3).result(60) == 9
+    fault.disarm()
+    wait_until(lambda: not set(executor.worker_pids()) & set(before), "the replacements")
+    executor.recycle_worker(timeout=60)
+
+
+def test_waiting_for_a_replacement_bears_with_some_failed_starts(make: Make, fault: Fault) -> None:
+    executor = make(2, initializer=fault.strike)
+    executor.wait_ready(60)
+    before = executor.worker_pids()
+    fault.arm(RAISES, 2)
+    executor.recycle_worker(timeout=60)
+    assert not set(executor.worker_pids()) & set(before)
+
+
 def test_shutdown_does_not_wait_for_a_start_that_was_put_off(
     make: Make, gate: Any, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,13 +272,13 @@ def test_shutdown_does_not_wait_for_a_start_that_was_put_off(
     assert busy.result(60) == "done"
 
 
-def put_off(executor: snakepit.Executor) -> None:
+def put_off(executor: snakepit.Executor, times: int = 20) -> None:
     """Let so many starts have failed that the next is not tried for long."""
     supervising = executor._pool.supervisor  # type: ignore[union-attr]
     told = threading.Event()
 
     def fail() -> None:
-        for _ in range(20):
+        for _ in range(times):
             supervising.start_failed(RuntimeError("no licence left"))
         told.set()
 
@@ -303,3 +331,96 @@ def test_pool_that_was_ready_and_lost_all_its_workers_gives_up(make: Make, fault
     with pytest.raises(errors.PoolNotReadyError, match="cannot start workers"):
         while True:
             executor.submit(tasks.square, 3).exception(60)
+
+
+def test_pool_whose_starts_fail_for_hours_goes_on(make: Make, gate: Any, fault: Fault) -> None:
+    executor = make(2, initializer=fault.strike)
+    busy, release, idle = occupy(executor, gate)
+    put_off(executor, 1500)
+    fault.arm(EXITS, 2)
+    assert send_signal(idle)
+    wait_until(lambda: failures(executor) >= 1502, "the failed starts")
+    expect_whole(executor)
+    release.open()
+    assert busy.result(60) == "done"
+
+
+def test_started_workers_leave_no_timers(make: Make) -> None:
+    executor = make(1, max_tasks_per_child=1, start_timeout=3600.0)
+    pids = {executor.submit(os.getpid).result(60) for _ in range(40)}
+    assert len(pids) == 40
+    supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+    # Those that see to spares which start slowly come soon.
+    wait_until(lambda: len(supervising._timers) < 15, "few timers")
+
+
+@pytest.mark.parametrize("start_method", ["template", "spawn"])
+def test_worker_that_starts_after_others_is_ended_in_its_time(gate: Any, start_method: str) -> None:
+    """The timer of those that were ready in time is its own, too."""
+    hangs = gate("hangs")
+
+    def prepare() -> None:
+        if hangs.is_open():
+            hangs.path.unlink()
+            threading.Event().wait()
+
+    options: Any = {"start_method": start_method, "start_timeout": 3.0}
+    with snakepit.Executor(2, initializer=prepare, **options) as executor:
+        executor.wait_ready(60)
+        hangs.open()
+        kill_worker(executor, executor.worker_pids()[0])
+        wait_until(lambda: failures(executor) >= 1, "the failed start")
+        assert "start_timeout=3 s" in executor._pool.start_failures()[1]
+        expect_whole(executor)
+
+
+@pytest.mark.parametrize("start_method", ["template", "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("late", [False, True])
+def test_failed_start_is_counted_once(
+    gate: Any, monkeypatch: pytest.MonkeyPatch, fault: Fault, start_method: str, late: bool
+) -> None:
+    """Whether the supervisor hears first why it failed, or sees the worker dead."""
+    door, heard = gate("door"), threading.Event()
+
+    def prepare() -> None:
+        if fault.path.exists():
+            door.wait()
+            fault.strike()
+
+    options: Any = {"start_method": start_method}
+    with snakepit.Executor(2, initializer=prepare, **options) as executor:
+        executor.wait_ready(60)
+        supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+        hear = MailRoom._hear_failure
+
+        def hear_and_tell(room: MailRoom, *message: Any) -> None:
+            if late:
+                wait_until(lambda: failures(executor) == 1, "the burial")
+            hear(room, *message)
+            heard.set()
+
+        monkeypatch.setattr(MailRoom, "_hear_failure", hear_and_tell)
+
+        def hold_until_both_are_there(starting: Any) -> None:
+            door.open()
+            wait_until(starting.is_dead, "the end of the worker")
+            if not late:
+                heard.wait(60)
+
+        fault.arm(RAISES, 1)
+        first, second = executor.worker_pids()
+        kill_worker(executor, first)
+        wait_until(lambda: new_workers(supervising, {first, second}), "the replacement")
+        (starting,) = new_workers(supervising, {first, second})
+        # As a timer: then the supervisor looks for notes and dead workers at the same time.
+        supervising.after(0.0, lambda: hold_until_both_are_there(starting))
+        expect_whole(executor)
+        assert heard.wait(60)
+        told = threading.Event()
+        supervising.tell(told.set)
+        assert told.wait(60)
+        assert executor._pool.start_failures() == (1, "OSError: the database is away")
+
+
+def new_workers(supervising: Any, known: set[int]) -> list[Any]:
+    return [worker for worker in supervising.workers.values() if worker.pid not in known]

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,6 +267,46 @@ def test_deadlines_hold_while_the_template_cannot_tell_how_a_worker_died(make: M
 
 
 @pytest.mark.usefixtures("patient")
+def test_one_thread_asks_the_template_how_workers_died(make: Make) -> None:
+    executor = make(12, start_method="template")
+    template = stop_template(executor)
+    before = executor.worker_pids()
+    for pid in before:
+        assert send_signal(pid)
+    supervising: Any = executor._pool.supervisor  # type: ignore[union-attr]
+    wait_until(lambda: supervising.burial.reaping == 12, "the burials")
+    assert [thread.name for thread in threading.enumerate()].count("snakepit-default-reaper") == 1
+    assert send_signal(template._process.pid, signal.SIGCONT)
+    wait_until(lambda: not supervising.burial.reaping, "the end of the burials")
+    executor.wait_ready(60)
+    assert not set(executor.worker_pids()) & set(before)
+    assert executor.lifecycle_stats().crashes == 12
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_worker_is_replaced_where_no_thread_can_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    executor = make(1, start_method="template")
+    executor.wait_ready(60)
+    start = threading.Thread.start
+    failures: list[str] = []
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.endswith("reaper"):
+            failures.append(thread.name)
+            raise error("no new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    (pid,) = executor.worker_pids()
+    assert send_signal(pid)
+    wait_until(lambda: executor.worker_pids() not in ([], [pid]), "a successor")
+    assert len(failures) == 1
+    assert executor.submit(abs, -1).result(60) == 1
+
+
+@pytest.mark.usefixtures("patient")
 def test_deadlines_hold_while_the_template_cannot_fork(make: Make) -> None:
     executor = make(2, start_method="template")
     template = stop_template(executor)
@@ -280,6 +321,80 @@ def test_deadlines_hold_while_the_template_cannot_fork(make: Make) -> None:
     wait_until(lambda: not set(executor.worker_pids()) & set(before), "the successors")
     assert template.launches == launches
     assert executor.submit(abs, -1).result(60) == 1
+
+
+def test_template_that_a_debugger_holds_is_left_alone(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "ANSWER_PATIENCE", 0.1)
+    executor = make(1, start_method="template")
+    executor.wait_ready(60)
+    template: Any = executor._pool.template  # type: ignore[union-attr]
+    before, launches = executor.worker_pids(), template.launches
+    looks: list[int] = []
+
+    def state(pid: int) -> str:
+        looks.append(pid)
+        return "t"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(templates, "process_state", state)
+        executor.recycle_worker(wait=False)
+        wait_until(lambda: len(looks) > 60, "looks for longer than it may be stopped")
+    wait_until(lambda: executor.worker_pids() not in ([], before), "the successor")
+    assert template.launches == launches
+
+
+class Stalling:
+    """A template that runs or does not, as the test has it."""
+
+    def __init__(self) -> None:
+        self.running = True
+        self.given_up = 0
+
+    def begin(self) -> int:
+        return -1
+
+    def runs(self) -> bool:
+        return self.running
+
+    def is_traced(self) -> bool:
+        return False
+
+    def give_up_stalled(self) -> PoolNotReadyError:
+        self.given_up += 1
+        return PoolNotReadyError("it has not run")
+
+
+def test_moments_in_which_a_template_does_not_run_do_not_add_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, template, looks = [1000.0], Stalling(), list[float]()
+    supervising: Any = SimpleNamespace(
+        burial=SimpleNamespace(reaping=0),
+        at=lambda when, _note: looks.append(when),
+        start_failed=lambda *_error, **_options: None,
+    )
+    monkeypatch.setattr(preparation, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    waiting = preparation.Preparation(
+        SimpleNamespace(template=template),  # type: ignore[arg-type]
+        supervising,
+        select.poll(),
+    )
+    template.running = False
+    assert waiting.is_awaited(spare=True) and looks
+    # The spare is not needed any more, and the next one hours later.
+    waiting._look_again()
+    clock[0] += 7200
+    assert waiting.is_awaited(spare=True) and template.given_up == 0
+    # While one is needed, a template that goes on like that is given up.
+    while not template.given_up:
+        clock[0] = looks[-1]
+        waiting._look_again()
+        assert waiting.is_awaited(spare=True)
+    assert 3.0 <= clock[0] - 8200 <= 3.1
+    template.running = True
+    assert not waiting.is_awaited(spare=True)
 
 
 def test_template_that_stays_stopped_when_it_should_fork_is_replaced(

@@ -145,6 +145,41 @@ def test_thousands_of_deadlines_that_pass_unneeded_leave_nothing(new_pool: NewPo
         pool.execute("hold", {"started": Gate("/dev/null"), "release": Gate("/nowhere")})
 
 
+def test_timers_of_deadlines_do_not_pile_up(new_pool: NewPool, profile: str, gates: Gates) -> None:
+    pool = new_pool(profile, queue_timeout=math.inf, max_queue_size=math.inf)
+    _, release = occupy(pool, gates)
+    for _ in range(300):
+        far = pool.submit("echo", {"value": 1}, timeout=3600)
+        near = pool.submit("echo", {"value": 2}, timeout=0.001)
+        assert isinstance(near.exception(LONG), TaskTimeoutError)
+        assert far.cancel()
+    engine: Any = pool._engine
+    timers = engine.timekeeper._notes if profile == "local" else engine.supervisor._timers
+    assert len(timers) < 30
+    # The timer that stands came first, and the others' deadlines are met all the same.
+    nearer = pool.submit("echo", {"value": 3}, timeout=0.2)
+    nearest = pool.submit("echo", {"value": 4}, timeout=0.1)
+    for future in (nearest, nearer):
+        assert isinstance(future.exception(LONG), TaskTimeoutError)
+    release.open()
+
+
+def test_deadline_after_a_timer_of_a_call_that_is_done_is_met(
+    new_pool: NewPool, profile: str, gates: Gates
+) -> None:
+    pool = new_pool(profile, queue_timeout=math.inf)
+    held, release = occupy(pool, gates)
+    late = pool.submit("echo", {"value": 1}, timeout=0.4)
+    done = pool.submit("echo", {"value": 2}, timeout=0.2)
+    first = pool.submit("echo", {"value": 3}, timeout=0.05)
+    # The next timer is that of the call which is done by then, and too early for the one after.
+    assert done.cancel()
+    assert isinstance(first.exception(LONG), TaskTimeoutError)
+    assert isinstance(late.exception(LONG), TaskTimeoutError)
+    assert not held[0].done()
+    release.open()
+
+
 def test_profiles_of_timeouts(new_pool: NewPool) -> None:
     pool = new_pool(timeout_profile="batch", queue_timeout="2m")
     limits = pool._limits
