@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import multiprocessing.spawn
 import os
+import select
 import signal
 import subprocess
 import sys
