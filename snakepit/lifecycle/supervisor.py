@@ -293,6 +293,7 @@ class Supervisor:
             self.at(worker.ready_by, self._end_late_starts)
 
     def _end_late_starts(self) -> None:
+        self._limits_starts = False
         now = time.monotonic()
         next_limit = math.inf
         for worker in list(self.workers.values()):
@@ -307,8 +308,8 @@ class Supervisor:
                 f"not ready within start_timeout={self._pool.start_timeout:g} s: its "
                 "initializer, or what it imports, takes longer or hangs",
             )
-        self._limits_starts = next_limit < math.inf
-        if self._limits_starts:
+        if next_limit < math.inf:
+            self._limits_starts = True
             self.at(next_limit, self._end_late_starts)
 
     def worker_on(self, lane: int) -> Worker | None:

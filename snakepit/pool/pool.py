@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
+from snakepit import errors
 from snakepit._core.channel import Channel
 from snakepit._core.constants import CALL, MAX_LANES
 from snakepit._core.control import create_control
@@ -14,7 +15,7 @@ from snakepit._core.definitions import Definitions
 from snakepit._core.roster import Roster
 from snakepit._core.scheduler import Scheduler
 from snakepit._core.stopping import tasks_of_session
-from snakepit.errors import ArenaFullError, EncodeError, PoolNotReadyError
+from snakepit.errors import ArenaFullError, EncodeError
 from snakepit.lifecycle.deadlines import ProcessDeadlines, SweptDeadlines
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.health import HealthPolicy
@@ -439,7 +440,7 @@ class ProcessPool(ProcessLife):
             )
         if errand.problem:
             left = len(errand.pids)
-            raise PoolNotReadyError(
+            raise errors.PoolNotReadyError(
                 f"{left} workers of pool {self.name!r} were not replaced: {errand.failed_starts} "
                 "starts of successors failed in a row, the last with "
                 f"{errand.problem}; they go on, and the pool goes on trying",
