@@ -443,6 +443,8 @@ def test_a_template_that_does_not_die_is_not_waited_for(
     template: Any = executor._pool.template  # type: ignore[union-attr]
     pid = template._process.pid
     debugger(pid)
+    # One that the kernel holds up is like this, and not known to have a debugger.
+    monkeypatch.setattr(template, "is_traced", lambda: False)
     stop_template(executor)
     before = executor.worker_pids()
     executor.recycle_worker(timeout=60)
