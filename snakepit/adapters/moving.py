@@ -29,6 +29,7 @@ logger = logging.getLogger("snakepit")
 
 LONGEST_HAND_IN = 30.0  # seconds that a worker which leaves has to save its sessions
 MOST_BYTES = 8 << 20  # of states that are handed in together
+FEW = 64  # sessions that may be over before this worker asks which are
 
 
 @dataclass
@@ -56,12 +57,13 @@ def load_moving_tool(name: str) -> Callable[..., Any]:
     return residence().tool(name)
 
 
-def save_session() -> None:
+def save_session(lacking: bool) -> None:
     """Save the session of the running call, unless the owner has all of it.
 
-    What `Pool.snapshot_session` and `Pool.move_session` run. Raises AdapterError.
+    What `Pool.snapshot_session` and `Pool.move_session` run. `lacking`: the owner has not, for it
+    had no room for what it was given. Raises AdapterError.
     """
-    residence().save()
+    residence().save(lacking)
 
 
 def residence() -> Residence:
@@ -84,6 +86,7 @@ class Residence:
         # By key. Several threads may serve sessions; what the dict itself holds is changed under
         # the lock, which is re-entrant for an interrupt may come anywhere.
         self._guests: dict[int, Guest] = {}
+        self._many = FEW  # of them: so many that some will be over
         self._lock = threading.RLock()
 
     def tool(self, name: str) -> Callable[..., Any]:
@@ -111,11 +114,11 @@ class Residence:
 
         return stream if marks is not None and marks.streaming else call
 
-    def save(self) -> None:
+    def save(self, lacking: bool) -> None:
         """Enclose the state of the running call's session, if the owner lacks it."""
         lane = running_lane()
         guest = self._take_up(lane)
-        if guest.saved < guest.version:
+        if lacking or guest.saved < guest.version:
             enclosed, error = self._snapshot(guest)
             if error is not None:
                 raise self._error("snapshot", guest.name, enclosed[-1]) from error
@@ -148,7 +151,32 @@ class Residence:
         guest = Guest(key, name, tenure, lane.index, version, version, time.monotonic())
         with self._lock:
             self._guests[key] = guest
+            many = len(self._guests) > self._many
+        if many:
+            self._drop_those_that_are_over(lane)
         return guest
+
+    def _drop_those_that_are_over(self, lane: WorkerLane) -> None:
+        with self._lock:
+            guests = list(self._guests.values())
+        self._compare(lane, guests)
+        with self._lock:
+            self._many = FEW + 2 * len(self._guests)
+
+    def _compare(self, lane: WorkerLane, guests: list[Guest]) -> list[tuple[Guest, int]]:
+        """Drop those of the sessions that are over here: ended, or gone on in another worker.
+
+        Returns the others, with the calls of each that are in what the owner has of it.
+        """
+        found = lane.ask("compare_sessions", [[guest.key, guest.tenure] for guest in guests])
+        left = []
+        with self._lock:
+            for guest, version in zip(guests, found, strict=True):
+                if version is not None:
+                    left.append((guest, version))
+                elif self._guests.get(guest.key) is guest:
+                    del self._guests[guest.key]
+        return left
 
     def _leave(self, lane: WorkerLane, guest: Guest) -> None:
         if not self._is_time(guest):
@@ -193,14 +221,14 @@ class Residence:
         Nobody waits for a pool's sessions when that ends. A snapshot that hangs is given up with
         the worker, and those sessions go on from their last one.
         """
-        unsaved = self._unsaved(lane)
-        if not unsaved:
+        guests = self._guests_for(lane)
+        if not guests:
             return
         late = threading.Timer(LONGEST_HAND_IN, os._exit, (0,))
         late.daemon = True
         late.start()
         try:
-            self._hand_in(lane, unsaved)
+            self._hand_in(lane, guests)
         finally:
             late.cancel()
 
@@ -210,23 +238,24 @@ class Residence:
         Others of the worker may for long yet. A snapshot that hangs is given up with the worker.
         """
         try:
-            self._hand_in(
-                lane, [guest for guest in self._unsaved(lane) if guest.lane == lane.index]
-            )
+            guests = [guest for guest in self._guests_for(lane) if guest.lane == lane.index]
+            if guests:
+                self._hand_in(lane, guests)
         except BaseException:
             # Whatever it is: the tasks of other threads have nothing to do with it.
             logger.exception("snakepit: sessions of a thread that leaves could not be saved")
 
-    def _unsaved(self, lane: WorkerLane) -> list[Guest]:
-        """Return the sessions of which the owner lacks something; none if nobody wants that."""
+    def _guests_for(self, lane: WorkerLane) -> list[Guest]:
+        """Return the sessions that are here; none if nobody wants to know of them any more."""
         if lane.dismissed or is_orphan():
             return []
         with self._lock:
-            guests = list(self._guests.values())
-        return [guest for guest in guests if guest.saved < guest.version]
+            return list(self._guests.values())
 
-    def _hand_in(self, lane: WorkerLane, unsaved: list[Guest]) -> None:
+    def _hand_in(self, lane: WorkerLane, guests: list[Guest]) -> None:
         try:
+            # Also what the owner had no room for, when it was given that before.
+            unsaved = [guest for guest, kept in self._compare(lane, guests) if kept < guest.version]
             batch: list[Guest] = []
             enclosed: list[list[Any]] = []
             size = 0

@@ -3,6 +3,7 @@
 worker: answer, with the session's state enclosed --> kept here, before the call counts as settled
 worker that the session is new to: "resume_session" <-- the state, and from then on only this worker
                                                         is believed about the session
+worker with many: "compare_sessions" <-- which are over there, and what is saved of the others
 worker that leaves: "keep_sessions", what is unsaved --> kept here
 
 When a session may begin elsewhere is decided in `snakepit._core.moving`; here it is only said
@@ -76,6 +77,7 @@ class Mover:
         engine.affinity.mover = self
         engine.asks.handlers["resume_session"] = self._resume
         engine.asks.handlers["keep_sessions"] = self._keep_all
+        engine.asks.handlers["compare_sessions"] = self._compare
 
     # -- what workers say --------------------------------------------------------------------------
 
@@ -167,16 +169,32 @@ class Mover:
         return answer
 
     def _lost(self, kept: Kept) -> AdapterError:
-        return AdapterError(
+        return self._error(
+            kept,
             f"session {kept.name!r} of pool {self._engine.name!r} is lost with its worker: after "
             f"its call {kept.reached}, snapshot() of adapter {self._adapter} failed: "
             f"{kept.problem}; call forget_session({kept.name!r}) to begin it anew",
-            details={"adapter": self._adapter, "step": "snapshot", "session": kept.name},
         )
+
+    def _error(self, kept: Kept, message: str) -> AdapterError:
+        details = {"adapter": self._adapter, "step": "snapshot", "session": kept.name}
+        return AdapterError(message, details=details)
 
     def _keep_all(self, _name: str | None, batch: list[list[Any]]) -> None:
         for enclosed in batch:
             self.note(enclosed)
+
+    def _compare(self, _name: str | None, guests: list[tuple[int, int]]) -> list[int | None]:
+        """Return which calls of sessions are in their states here; None: it is over in the worker.
+
+        By their keys and tenures.
+        """
+        with self._lock:
+            found = [(self._kept.get(key), tenure) for key, tenure in guests]
+            return [
+                kept.version if kept is not None and kept.tenure == tenure else None
+                for kept, tenure in found
+            ]
 
     def forget(self, key: int) -> bool:
         """Drop what is kept of a session; False if nothing is."""
@@ -192,7 +210,7 @@ class Mover:
     def snapshot(self, session: str, key: int, timeout: float) -> int:
         """Have a session saved now; return the size of its state in bytes."""
         kept = self._known(session, key)
-        self._call(session, key, MODES["strict_queue"], timeout)
+        self._call(kept, key, MODES["strict_queue"], timeout)
         return len(kept.state or b"")
 
     def move(self, session: str, key: int, worker: int | None, timeout: float) -> int:
@@ -200,7 +218,7 @@ class Mover:
 
         What is submitted meanwhile waits, and runs there.
         """
-        self._known(session, key)
+        kept = self._known(session, key)
         until = time.monotonic() + timeout
         scheduler = self._engine.scheduler
         lane = moving.hold_session(scheduler, key)
@@ -210,31 +228,39 @@ class Mover:
         try:
             target = self._target(session, worker, lane)
             while not done:
-                self._part(session, key, until, timeout)
+                self._part(kept, key, until, timeout)
                 done = moving.release_session(scheduler, key, target)
         finally:
             if not done:
                 moving.keep_session(scheduler, key)
         return target - target % self._engine.threads
 
-    def _part(self, session: str, key: int, until: float, timeout: float) -> None:
+    def _part(self, kept: Kept, key: int, until: float, timeout: float) -> None:
         """Have the worker save a session, which it may do before the last call that it owes."""
         left = until - time.monotonic()
         if left <= 0:
             raise TimeoutError(
-                f"session {session!r} was not moved within {timeout:g} s: its calls have not ended"
+                f"session {kept.name!r} was not moved within {timeout:g} s: its calls have not "
+                "ended"
             )
         try:
-            self._call(session, key, PARTING, left)
+            self._call(kept, key, PARTING, left)
         except (SessionWorkerUnavailableError, WorkerCrashedError, CancelledError):
             # Not at once: its burial may take a moment yet.
             time.sleep(0.002)
 
-    def _call(self, session: str, key: int, affinity: int, timeout: float) -> None:
+    def _call(self, kept: Kept, key: int, affinity: int, timeout: float) -> None:
+        """Have the session's worker save it. Raises AdapterError if it has not."""
         from snakepit.adapters.moving import save_session
 
-        terms = Terms(timeout=timeout, session=key, affinity=affinity, session_name=session)
-        self._engine.submit(save_session, (), {}, terms).result()
+        terms = Terms(timeout=timeout, session=key, affinity=affinity, session_name=kept.name)
+        self._engine.submit(save_session, (kept.unsaved,), {}, terms).result()
+        if kept.unsaved and kept.problem is not None:
+            raise self._error(
+                kept,
+                f"session {kept.name!r} of pool {self._engine.name!r} is not saved, and stays in "
+                f"its worker: {kept.problem}",
+            )
 
     def _known(self, session: str, key: int) -> Kept:
         kept = self._kept.get(key)

@@ -11,6 +11,7 @@ from typing import Any
 
 import snakepit
 from snakepit import tool
+from snakepit.adapters.moving import residence
 from tests.executor.tasks import Gate, Log
 
 
@@ -55,6 +56,10 @@ class Ledger(snakepit.Adapter):
     @tool
     def where(self) -> int:
         return os.getpid()
+
+    @tool
+    def known(self) -> int:
+        return len(residence()._guests)
 
     @tool
     def append_and_fail(self, item: Any) -> None:

@@ -441,6 +441,57 @@ def test_states_are_kept_within_a_budget(new: NewPool) -> None:
     assert pool.get_stats()["snapshot_bytes"] < 1000
 
 
+@in_processes
+def test_a_session_without_room_is_not_saved_and_says_so(new: NewPool) -> None:
+    pool = new(snapshot_memory_mb=0.02)
+    append(pool, "a", "x" * 15_000)
+    append(pool, "b", 1)
+    append(pool, "b", "x" * 15_000)
+    home = where(pool, "b")
+    for ask in (pool.snapshot_session, pool.move_session):
+        with pytest.raises(errors.AdapterError, match=r"'b' .* not saved.*snapshot_memory_mb"):
+            ask("b", timeout=LONG)
+    assert where(pool, "b") == home
+    # With room again, what was refused before is taken.
+    pool.forget_session("a")
+    assert pool.snapshot_session("b", timeout=LONG) > 15_000
+    pool.move_session("b", timeout=LONG)
+    assert where(pool, "b") != home
+    assert append(pool, "b", 2) == [1, "x" * 15_000, 2]
+
+
+@in_processes
+def test_what_had_no_room_is_saved_when_its_worker_leaves(new: NewPool) -> None:
+    pool = new(snapshot_memory_mb=0.02)
+    append(pool, "a", "x" * 15_000)
+    append(pool, "b", "x" * 15_000)
+    pool.forget_session("a")
+    pool.recycle_worker(timeout=LONG)
+    assert append(pool, "b", 2) == ["x" * 15_000, 2]
+
+
+@in_processes
+def test_a_worker_that_leaves_saves_no_sessions_that_are_over(new: NewPool, log: Log) -> None:
+    pool = new(snapshot_every=None, adapter_args={"log": log})
+    for name in ("ended", "forgotten", "alive"):
+        append(pool, name, 1)
+    pool.session_store.delete_session("ended")
+    pool.forget_session("forgotten")
+    pool.recycle_worker(timeout=LONG)
+    assert append(pool, "alive", 2) == [1, 2]
+    assert [line for line in log.lines() if "snapshot" in line] == ["snapshot alive"]
+
+
+def test_a_worker_forgets_the_sessions_that_are_over(new_pool: NewPool) -> None:
+    pool = new_pool(adapter=Ledger, pool_size=1, affinity="strict_queue")
+    append(pool, "alive", 1)
+    for number in range(500):
+        append(pool, f"s{number}", 1)
+        pool.session_store.delete_session(f"s{number}")
+    assert pool.execute("known", session="alive") < 100
+    assert append(pool, "alive", 2) == [1, 2]
+
+
 # On request
 
 
