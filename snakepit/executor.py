@@ -75,7 +75,7 @@ class PoolView:
         ends = uses.ends
         name = str(self._terms.session.name)  # type: ignore[attr-defined]
         # A worker is kept for a strict session: the store is to tell when that ends.
-        session = uses.session(name) if self._terms.affinity else uses.known_session(name)
+        session = uses.use_strictly(name)[2] if self._terms.affinity else uses.known_session(name)
         self._fresh_until = monotonic() + uses.freshness(session)
         self._ends = ends
 

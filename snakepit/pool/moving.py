@@ -159,7 +159,7 @@ class Mover:
         if not known:
             # It may have been deleted since the call was made: its end is to drop what is kept.
             with contextlib.suppress(SessionError):
-                self._engine.desk.session(str(name))
+                self._engine.desk.keep_strict(key, str(name))
         if lost:
             logger.warning(
                 "snakepit pool %s: session %r goes on from its snapshot after call %d; what %d "

@@ -667,6 +667,34 @@ def test_a_session_that_ends_in_the_store_ends_here(new_pool: NewPool) -> None:
     assert append(pool, "a", 2) == [2]
 
 
+@pytest.mark.parametrize("by", ["session_store", "expiry"])
+def test_a_session_of_the_same_id_begins_anew_before_the_end_is_heard_of(
+    new_pool: NewPool, by: str
+) -> None:
+    seen: list[Any] = []
+
+    def succeed(session: str) -> None:
+        seen.append(append(pool, session, 2))
+
+    now = 0.0
+    with snakepit.SessionStore(clock=lambda: now) as store:
+        store.on_end(succeed)  # before the pool hears of it
+        pool = new_pool(adapter=Ledger, pool_size=2, affinity="strict_queue", session_store=store)
+        append(pool, "a", 1)
+        kill(pool, where(pool, "a"))
+        if by == "expiry":
+            now += 10_000
+            store.cleanup_expired_sessions()
+        else:
+            store.delete_session("a")
+        assert seen == [[2]]
+        # What the successor has stays, though the end of the other was heard of after its call.
+        kill(pool, where(pool, "a"))
+        assert append(pool, "a", 3) == [2, 3]
+        store.delete_session("a")
+        pool.stop()
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
