@@ -3,6 +3,7 @@
 worker: answer, with the session's state enclosed --> kept here, before the call counts as settled
 worker that the session is new to: "resume_session" <-- the state, and from then on only this worker
                                                         is believed about the session
+worker that a call of it is lent to: "borrow_session" <-- the state, if it has not the last one
 worker with many: "compare_sessions" <-- which are over there, and what is saved of the others
 worker that leaves: "keep_sessions", what is unsaved --> kept here
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
+PAUSE = 0.002  # seconds between two attempts to move a session
 LOOK = 0.25  # seconds between two looks at sessions that are unsaved
 NOT_KNOWN, NOT_BEGUN, HELD = -1, -2, -3  # verdicts of `hold_session`
 
@@ -76,6 +78,7 @@ class Mover:
         moving.let_sessions_move(engine.scheduler, self.note)
         engine.affinity.mover = self
         engine.asks.handlers["resume_session"] = self._resume
+        engine.asks.handlers["borrow_session"] = self._lend
         engine.asks.handlers["keep_sessions"] = self._keep_all
         engine.asks.handlers["compare_sessions"] = self._compare
 
@@ -138,8 +141,27 @@ class Mover:
             moving.look_again(self._engine.scheduler, keys)
             self._engine.supervisor.after(LOOK, self._look)
 
-    def _resume(self, name: str | None, key: int, tenure: int) -> list[Any]:
-        """Answer a worker that a session is new to: its name, its calls so far, its state."""
+    def _lend(self, name: str | None, key: int, tenure: int, version: int) -> list[Any] | None:
+        """Answer a worker that runs a lent call, by what it has: None if that will do.
+
+        It goes on under the tenure that is known here, of those that there were the last. To the
+        call that follows under another, its worker takes up what this one gives back.
+        """
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept.tenure == tenure and kept.reached <= version:
+                return None
+            tenure = 0 if kept is None else kept.tenure
+        return self._hand_out(name, key, tenure)
+
+    def _resume(self, name: str | None, key: int, tenure: int) -> list[Any] | None:
+        """Answer a worker that a session is new to; None: a call of it that was lent runs yet."""
+        if self._engine.asks.has_lent_of(key):
+            return None
+        return self._hand_out(name, key, tenure)
+
+    def _hand_out(self, name: str | None, key: int, tenure: int) -> list[Any]:
+        """Return a session for the worker that it goes to: name, tenure, calls so far, state."""
         if name is None:
             raise SessionNotFoundError("the call that asks belongs to no session that is in use")
         with self._lock:
@@ -155,7 +177,7 @@ class Mover:
             kept.reached = kept.version
             self._unsaved.discard(key)
             self.moved += bool(again)
-            answer = [kept.name, kept.version, kept.state]
+            answer = [kept.name, tenure, kept.version, kept.state]
         if not known:
             # It may have been deleted since the call was made: its end is to drop what is kept.
             with contextlib.suppress(SessionError):
@@ -230,6 +252,8 @@ class Mover:
             while not done:
                 self._part(kept, key, until, timeout)
                 done = moving.release_session(scheduler, key, target)
+                if not done:
+                    time.sleep(PAUSE)  # a call of it waits for a host tool, or is being buried
         finally:
             if not done:
                 moving.keep_session(scheduler, key)
@@ -246,8 +270,7 @@ class Mover:
         try:
             self._call(kept, key, PARTING, left)
         except (SessionWorkerUnavailableError, WorkerCrashedError, CancelledError):
-            # Not at once: its burial may take a moment yet.
-            time.sleep(0.002)
+            pass  # What is kept here has to do.
 
     def _call(self, kept: Kept, key: int, affinity: int, timeout: float) -> None:
         """Have the session's worker save it. Raises AdapterError if it has not."""
