@@ -21,7 +21,6 @@ from snakepit.adapters.tools import (
     unknown_tool,
 )
 from snakepit.errors import AdapterError, PoolShutdownError
-from snakepit.executor import start_map
 from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import checked_bytes, checked_environment, checked_seconds, checked_wait
@@ -29,6 +28,7 @@ from snakepit.pool.affinity import MODES, check_session, checked_affinity
 from snakepit.pool.engine import WorkerOptions, check_options, checked_name, make_engine
 from snakepit.pool.limits import HEARTBEAT_INTERVAL, checked_every, checked_limits, checked_span
 from snakepit.pool.local import LocalPool
+from snakepit.pool.mapping import start_map
 from snakepit.pool.names import UNNAMED, names
 from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
