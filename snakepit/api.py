@@ -198,10 +198,22 @@ def _register(pools: list[Pool]) -> None:
         for pool in pools:
             pool.start()
     except BaseException:
-        with _lock:
-            for pool in pools:
-                _pools.pop(pool.name, None)
+        _strike_off(pools)
         raise
+
+
+def _strike_off(pools: list[Pool]) -> None:
+    """Take pools off the list of those that run, whose names may be others' by now."""
+    with _lock:
+        for pool in pools:
+            if _pools.get(pool.name) is pool:
+                del _pools[pool.name]
+
+
+def _running() -> list[Pool]:
+    """Return the pools that run, by name."""
+    with _lock:
+        return [pool for _, pool in sorted(_pools.items())]
 
 
 def stop(name: str | None = None, *, cancel_calls: bool = False) -> None:
@@ -210,21 +222,23 @@ def stop(name: str | None = None, *, cancel_calls: bool = False) -> None:
     Raises PoolNotFoundError for a name that no pool has.
     """
     with _lock:
-        pools = list(_pools.values()) if name is None else [get_pool(name)]
-        for pool in pools:
-            del _pools[pool.name]
+        pools = _running() if name is None else [get_pool(name)]
+        _strike_off(pools)
+    _end(pools, cancel_calls)
+
+
+def _end(pools: list[Pool], cancel_calls: bool) -> None:
     # All are closed before any is waited for.
-    for pool in pools:
-        pool.stop(wait=False, cancel_calls=cancel_calls)
-    for pool in pools:
-        pool.stop(cancel_calls=cancel_calls)
+    for wait in (False, True):
+        for pool in pools:
+            pool.stop(wait, cancel_calls=cancel_calls)
 
 
 def get_pool(name: str = "default") -> Pool:
     """Return a running pool. Raises PoolNotFoundError, which names the nearest."""
     pool = _pools.get(name)
     if pool is None:
-        running = sorted(_pools)
+        running = [each.name for each in _running()]
         hint = did_you_mean(name, running) or (
             f"; those that run are {', '.join(running)}"
             if running
@@ -242,7 +256,7 @@ def await_ready(name: str | None = None, timeout: float | str | None = 15.0) -> 
     `timeout`: seconds for each pool, or text such as "30s"; None: any time. Raises TimeoutError,
     PoolNotReadyError, PoolNotFoundError.
     """
-    for pool in list(_pools.values()) if name is None else [get_pool(name)]:
+    for pool in _running() if name is None else [get_pool(name)]:
         pool.await_ready(timeout)
 
 
@@ -256,7 +270,8 @@ def execute(
     **ways: Unpack[CallWays],
 ) -> Any:
     """Run a tool of a named pool and return its value (see `Pool.execute`, also for `ways`)."""
-    return get_pool(pool).execute(command, args or {}, timeout=timeout, session=session_id, **ways)
+    args = {} if args is None else args
+    return get_pool(pool).execute(command, args, timeout=timeout, session=session_id, **ways)
 
 
 def stream(
@@ -269,7 +284,8 @@ def stream(
     **ways: Unpack[StreamWays],
 ) -> Stream[Any]:
     """Run a streaming tool of a named pool; return an iterator of its chunks (`Pool.stream`)."""
-    return get_pool(pool).stream(command, args or {}, timeout=timeout, session=session_id, **ways)
+    args = {} if args is None else args
+    return get_pool(pool).stream(command, args, timeout=timeout, session=session_id, **ways)
 
 
 def execute_stream(
@@ -312,12 +328,12 @@ def get_stats(pool: str | None = None) -> dict[str, Any]:
     """Return what a pool saw, or {name: that} of all (see `Pool.get_stats`)."""
     if pool is not None:
         return get_pool(pool).get_stats()
-    return {name: each.get_stats() for name, each in sorted(_pools.items())}
+    return {each.name: each.get_stats() for each in _running()}
 
 
 def list_workers(pool: str | None = None) -> list[dict[str, Any]]:
     """Return the workers of a pool, or of all; each says its `pool` (see `Pool.list_workers`)."""
-    pools = [get_pool(pool)] if pool is not None else [one for _, one in sorted(_pools.items())]
+    pools = _running() if pool is None else [get_pool(pool)]
     return [{"pool": one.name, **worker} for one in pools for worker in one.list_workers()]
 
 
@@ -353,7 +369,7 @@ def run_as_script(
     """
     _check_mode("exit_mode", exit_mode, ("none", "exit"))
     _check_mode("stop_mode", stop_mode, ("if_started", "always", "never"))
-    before = set(_pools.values())
+    before = _running()
     code = 1
     try:
         try:
@@ -372,7 +388,7 @@ def run_as_script(
         finally:
             if stop_mode != "never":
                 always = stop_mode == "always"
-                _stop_script([p for p in _pools.values() if always or p not in before], code)
+                _stop_script([p for p in _running() if always or p not in before], code)
     except KeyboardInterrupt:
         if exit_mode == "none":
             raise
@@ -385,14 +401,9 @@ def run_as_script(
 
 def _stop_script(pools: list[Pool], code: int) -> None:
     """Stop the pools of a script that ends so; at Ctrl-C give up what runs, at a second kill."""
-    with _lock:
-        for pool in pools:
-            if _pools.get(pool.name) is pool:
-                del _pools[pool.name]
+    _strike_off(pools)
     try:
-        for wait in (False, True):
-            for pool in pools:
-                pool.stop(wait, cancel_calls=code != 0)
+        _end(pools, cancel_calls=code != 0)
     except KeyboardInterrupt:
         from snakepit.pool.endings import end_interrupted
 

@@ -75,7 +75,7 @@ class PoolView:
         ends = uses.ends
         name = str(self._terms.session.name)  # type: ignore[attr-defined]
         # A worker is kept for a strict session: the store is to tell when that ends.
-        session = uses.session(name) if self._terms.affinity else uses.known_session(name)
+        session = uses.use_strictly(name)[2] if self._terms.affinity else uses.known_session(name)
         self._fresh_until = monotonic() + uses.freshness(session)
         self._ends = ends
 
@@ -93,6 +93,8 @@ class PoolView:
         """Call `fn` with the items of the iterables; return an iterator (see `Executor.map`)."""
         if self._uses is not None:
             self._use_session(self._uses)
+        from snakepit.pool.mapping import start_map
+
         return start_map(
             self._pool,
             self._terms,
@@ -266,6 +268,8 @@ class Executor(concurrent.futures.Executor):
         the extra `progress`). What a call raised is raised in its place and ends the iteration.
         Dropped unread, the iterator lets all calls run.
         """
+        from snakepit.pool.mapping import start_map
+
         return start_map(
             self._pool,
             self._terms,
@@ -513,63 +517,6 @@ class Executor(concurrent.futures.Executor):
             f"{stats.ready} of {stats.workers} workers ready, {stats.busy} busy, "
             f"{stats.queued} queued, {stats.completed + stats.failed} done>"
         )
-
-
-def start_map(
-    pool: ProcessPool | LocalPool,
-    terms: Terms,
-    fn: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
-    timeout: float | str | None,
-    chunksize: int | None,
-    buffersize: int | None,
-    *,
-    ordered: bool,
-    progress: bool,
-) -> Iterator[Any]:
-    """Start a `map` on a pool: its first chunks are read and submitted before this returns."""
-    from snakepit.pool.engine import check_count
-    from snakepit.pool.mapping import MapResults, MapRun
-
-    timeout = checked_wait("timeout", timeout)
-    check_count("chunksize", chunksize)
-    check_count("buffersize", buffersize)
-    if terms.by_call and chunksize is None:
-        chunksize = 1  # The terms are those of a call, not of a chunk.
-    if chunksize != 1 and (terms.retry is not None or terms.breaker is not None):
-        raise ValueError(
-            f"with retry or breaker, map sends its items one by one: chunksize={chunksize} cannot "
-            "be; leave it out, or let the function take a list and submit lists"
-        )
-    number = pool.number_for_map(fn)
-
-    def submit_chunk(
-        kind: int, items: list[Any], on_settled: Callable[[Any], None] | None
-    ) -> Future[Any]:
-        return pool.submit_items(number, fn, kind, items, terms, on_settled)
-
-    run = MapRun(
-        submit_chunk,
-        iterables,
-        workers=pool.capacity,
-        chunksize=chunksize,
-        buffersize=buffersize,
-        ordered=ordered,
-        timeout=timeout,
-        watch=pool.watch,
-    )
-    pool.add_map(run)
-    run.feed()
-    results: Iterator[Any] = MapResults(run)
-    if progress:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise ImportError(
-                "progress=True needs tqdm: pip install 'snakepit-pool[progress]'"
-            ) from error
-        results = iter(tqdm(results, total=run.total))
-    return results
 
 
 def _at_exit() -> None:

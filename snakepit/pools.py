@@ -21,19 +21,18 @@ from snakepit.adapters.tools import (
     unknown_tool,
 )
 from snakepit.errors import AdapterError, PoolShutdownError
-from snakepit.executor import start_map
 from snakepit.lifecycle.fitness import Fitness, checked_health_interval
 from snakepit.lifecycle.graces import Graces
 from snakepit.options import checked_bytes, checked_environment, checked_seconds, checked_wait
-from snakepit.pool.affinity import check_session, checked_affinity
+from snakepit.pool.affinity import MODES, check_session, checked_affinity
 from snakepit.pool.engine import WorkerOptions, check_options, checked_name, make_engine
 from snakepit.pool.limits import HEARTBEAT_INTERVAL, checked_every, checked_limits, checked_span
 from snakepit.pool.local import LocalPool
+from snakepit.pool.mapping import start_map
 from snakepit.pool.names import UNNAMED, names
 from snakepit.pool.pool import ProcessPool
 from snakepit.pool.shape import (
     PROFILES_OF_THREADS,
-    affinity_terms,
     check_no_processes,
     check_thread_safety,
     checked_batches,
@@ -475,8 +474,11 @@ class Pool:
             if asked is not None:
                 changes["timeout"] = self._checked_timeout(plan, asked)
         if session is not None:
-            changes["session"] = self._use_session(session)
-            changes |= affinity_terms(chosen, session)
+            if chosen == "hint":
+                changes["session"] = self._use_session(session)
+            else:
+                changes["session"] = self._engine.uses.use_strictly(session)[0]
+                changes |= {"affinity": MODES[chosen], "session_name": session}
         elif affinity is not None:
             check_session(affinity, session)
         if priority is not None:

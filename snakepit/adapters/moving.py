@@ -4,6 +4,9 @@ A strict call of an adapter with `snapshot` and `restore` is a `MovingHandle`'s.
 slot the number of the session's stay in this worker, its tenure. A session that is not known under
 that number is asked for at the owner, and restored, before the tool runs. After the tool, what the
 owner is to know of the session is enclosed with the answer: it gets both or neither.
+
+A call that is lent to this worker, to run on top of one that waits for a host tool, has no slot. It
+goes on with what is here, unless the owner knows more, and the state is saved before it ends.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from snakepit.adapters.host import INTERRUPTS, Host, ToolHandle, current_host
 from snakepit.errors import AdapterError
-from snakepit.worker.context import running_lane
+from snakepit.worker.context import home_lane, lane_here, lent_session, running_lane
 from snakepit.worker.orphan import is_orphan
 
 if TYPE_CHECKING:
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
+GLANCE = 0.005  # seconds between two questions for a session that is in use elsewhere yet
 LONGEST_HAND_IN = 30.0  # seconds that a worker which leaves has to save its sessions
 MOST_BYTES = 8 << 20  # of states that are handed in together
+FEW = 64  # sessions that may be over before this worker asks which are
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Guest:
     version: int  # calls in all its life, the one that runs included
     saved: int  # of these, what the owner has a snapshot of
     saved_at: float  # monotonic
+    running: int = 0  # calls: more than one if they were lent on top of it
 
 
 class MovingHandle(ToolHandle):
@@ -56,12 +62,13 @@ def load_moving_tool(name: str) -> Callable[..., Any]:
     return residence().tool(name)
 
 
-def save_session() -> None:
+def save_session(lacking: bool) -> None:
     """Save the session of the running call, unless the owner has all of it.
 
-    What `Pool.snapshot_session` and `Pool.move_session` run. Raises AdapterError.
+    What `Pool.snapshot_session` and `Pool.move_session` run. `lacking`: the owner has not, for it
+    had no room for what it was given. Raises AdapterError.
     """
-    residence().save()
+    residence().save(lacking)
 
 
 def residence() -> Residence:
@@ -84,6 +91,7 @@ class Residence:
         # By key. Several threads may serve sessions; what the dict itself holds is changed under
         # the lock, which is re-entrant for an interrupt may come anywhere.
         self._guests: dict[int, Guest] = {}
+        self._many = FEW  # of them: so many that some will be over
         self._lock = threading.RLock()
 
     def tool(self, name: str) -> Callable[..., Any]:
@@ -94,28 +102,30 @@ class Residence:
         marks = marks_of(type(self._host.adapter), name)
 
         def call(*values: Any, **named: Any) -> Any:
-            lane = running_lane()
-            guest = self._enter(lane)
+            guest = self._enter()
             try:
                 return method(*values, **named)
             finally:
-                self._leave(lane, guest)
+                self._leave(guest)
 
         def stream(*values: Any, **named: Any) -> Iterator[Any]:
-            lane = running_lane()
-            guest = self._enter(lane)
+            guest = self._enter()
             try:
                 yield from method(*values, **named)
             finally:
-                self._leave(lane, guest)
+                self._leave(guest)
 
         return stream if marks is not None and marks.streaming else call
 
-    def save(self) -> None:
-        """Enclose the state of the running call's session, if the owner lacks it."""
+    def save(self, lacking: bool) -> None:
+        """Give the owner the state of the running call's session, if it lacks that."""
+        key = lent_session()
+        if key is not None:
+            self._give_back(self._borrow(key))
+            return
         lane = running_lane()
         guest = self._take_up(lane)
-        if guest.saved < guest.version:
+        if lacking or guest.saved < guest.version:
             enclosed, error = self._snapshot(guest)
             if error is not None:
                 raise self._error("snapshot", guest.name, enclosed[-1]) from error
@@ -124,19 +134,73 @@ class Residence:
 
     # -- before and after a call -------------------------------------------------------------------
 
-    def _enter(self, lane: WorkerLane) -> Guest:
-        guest = self._take_up(lane)
-        guest.version += 1
-        # From here on the owner has too little, and is told so whatever becomes of the call.
-        lane.enclosed = [guest.key, guest.tenure, guest.version, None, None]
+    def _enter(self) -> Guest:
+        key = lent_session()
+        if key is not None:
+            guest = self._borrow(key)
+            self._count(guest, 1)
+        else:
+            lane = running_lane()
+            guest = self._take_up(lane)
+            self._count(guest, 1)
+            # From here on the owner has too little, and is told so whatever becomes of the call.
+            lane.enclosed = [guest.key, guest.tenure, guest.version, None, None]
         return guest
+
+    def _count(self, guest: Guest, running: int) -> None:
+        """A call of a session begins, or one that was lent ends, and another below it goes on."""
+        with self._lock:
+            guest.version += 1
+            guest.running += running
+
+    def _leave(self, guest: Guest) -> None:
+        with self._lock:
+            guest.running -= 1
+        if lent_session() is not None:
+            self._give_back(guest)
+            return
+        lane = running_lane()
+        if not self._is_time(guest):
+            # More than it was told of, if calls were lent on top of this one.
+            lane.enclosed = [guest.key, guest.tenure, guest.version, None, None]
+            return
+        lane.enclosed, error = self._snapshot(guest)
+        if error is None:
+            self._note_saved(guest)
 
     def _take_up(self, lane: WorkerLane) -> Guest:
         key, tenure = lane.session, lane.tenure
         guest = self._guests.get(key)
         if guest is not None and guest.tenure == tenure:
             return guest
-        name, version, state = lane.ask("resume_session", key, tenure)
+        while (found := lane.ask("resume_session", key, tenure)) is None:
+            time.sleep(GLANCE)
+        return self._welcome(lane, key, *found)
+
+    def _borrow(self, key: int) -> Guest:
+        """Return the session of a call that is lent to this worker."""
+        lane = lane_here() or home_lane()
+        guest = self._guests.get(key)
+        here = (0, -1) if guest is None else (guest.tenure, guest.version)
+        found = lane.asker.ask_for(key, "borrow_session", key, *here)
+        if guest is not None and found is None:
+            return guest
+        return self._welcome(lane, key, *found)
+
+    def _give_back(self, guest: Guest) -> None:
+        """Have the owner keep what a lent call has done, before it hears how that has ended."""
+        lane = lane_here() or home_lane()
+        enclosed, error = self._snapshot(guest)
+        lane.asker.ask_for(guest.key, "keep_sessions", [enclosed])
+        if error is None:
+            self._note_saved(guest)
+        if guest.running:
+            self._count(guest, 0)  # What that will do is not in what the owner has.
+
+    def _welcome(
+        self, lane: WorkerLane, key: int, name: str, tenure: int, version: int, state: bytes | None
+    ) -> Guest:
+        """Take up a session as the owner has it."""
         if state is not None:
             try:
                 self._host.adapter.restore(name, pickle.loads(state))
@@ -148,14 +212,32 @@ class Residence:
         guest = Guest(key, name, tenure, lane.index, version, version, time.monotonic())
         with self._lock:
             self._guests[key] = guest
+            many = len(self._guests) > self._many
+        if many:
+            self._drop_those_that_are_over(lane)
         return guest
 
-    def _leave(self, lane: WorkerLane, guest: Guest) -> None:
-        if not self._is_time(guest):
-            return
-        lane.enclosed, error = self._snapshot(guest)
-        if error is None:
-            self._note_saved(guest)
+    def _drop_those_that_are_over(self, lane: WorkerLane) -> None:
+        with self._lock:
+            guests = list(self._guests.values())
+        self._compare(lane, guests)
+        with self._lock:
+            self._many = FEW + 2 * len(self._guests)
+
+    def _compare(self, lane: WorkerLane, guests: list[Guest]) -> list[tuple[Guest, int]]:
+        """Drop those of the sessions that are over here: ended, or gone on in another worker.
+
+        Returns the others, with the calls of each that are in what the owner has of it.
+        """
+        found = lane.ask("compare_sessions", [[guest.key, guest.tenure] for guest in guests])
+        left = []
+        with self._lock:
+            for guest, version in zip(guests, found, strict=True):
+                if version is not None:
+                    left.append((guest, version))
+                elif self._guests.get(guest.key) is guest:
+                    del self._guests[guest.key]
+        return left
 
     def _is_time(self, guest: Guest) -> bool:
         every = self._spec.snapshot_every
@@ -193,14 +275,14 @@ class Residence:
         Nobody waits for a pool's sessions when that ends. A snapshot that hangs is given up with
         the worker, and those sessions go on from their last one.
         """
-        unsaved = self._unsaved(lane)
-        if not unsaved:
+        guests = self._guests_for(lane)
+        if not guests:
             return
         late = threading.Timer(LONGEST_HAND_IN, os._exit, (0,))
         late.daemon = True
         late.start()
         try:
-            self._hand_in(lane, unsaved)
+            self._hand_in(lane, guests)
         finally:
             late.cancel()
 
@@ -210,23 +292,24 @@ class Residence:
         Others of the worker may for long yet. A snapshot that hangs is given up with the worker.
         """
         try:
-            self._hand_in(
-                lane, [guest for guest in self._unsaved(lane) if guest.lane == lane.index]
-            )
+            guests = [guest for guest in self._guests_for(lane) if guest.lane == lane.index]
+            if guests:
+                self._hand_in(lane, guests)
         except BaseException:
             # Whatever it is: the tasks of other threads have nothing to do with it.
             logger.exception("snakepit: sessions of a thread that leaves could not be saved")
 
-    def _unsaved(self, lane: WorkerLane) -> list[Guest]:
-        """Return the sessions of which the owner lacks something; none if nobody wants that."""
+    def _guests_for(self, lane: WorkerLane) -> list[Guest]:
+        """Return the sessions that are here; none if nobody wants to know of them any more."""
         if lane.dismissed or is_orphan():
             return []
         with self._lock:
-            guests = list(self._guests.values())
-        return [guest for guest in guests if guest.saved < guest.version]
+            return list(self._guests.values())
 
-    def _hand_in(self, lane: WorkerLane, unsaved: list[Guest]) -> None:
+    def _hand_in(self, lane: WorkerLane, guests: list[Guest]) -> None:
         try:
+            # Also what the owner had no room for, when it was given that before.
+            unsaved = [guest for guest, kept in self._compare(lane, guests) if kept < guest.version]
             batch: list[Guest] = []
             enclosed: list[list[Any]] = []
             size = 0

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from snakepit.config.checks import is_never
 from snakepit.config.models import DEFAULT_POOL, PoolSettings, ProcessSettings, fits
 from snakepit.config.positions import KeyPath
 from snakepit.config.sources import Source, shown
@@ -38,6 +39,7 @@ HEARTBEAT: dict[str, tuple[str, float]] = {
     "timeout_ms": ("heartbeat_timeout", 0.001),
     "max_missed_heartbeats": ("max_missed", 1),
 }
+OF_HEARTBEAT = ("heartbeat_timeout", "max_missed")  # what means nothing where there is none
 
 # What the flat form once held and pools have no use for, and what to do about it.
 GONE = {
@@ -242,7 +244,7 @@ class _LayerReader:
             self._setting(key, entry, found, HEARTBEAT, (), {"enabled"})
         if enabled is not None and enabled.value is False:
             # Switched off, the rest of the table may stay as it is.
-            for name in ("heartbeat_timeout", "max_missed"):
+            for name in OF_HEARTBEAT:
                 found.pop(name, None)
             found["heartbeat_interval"] = Item(None, enabled.place, enabled.path)
 
@@ -286,14 +288,15 @@ def merge(layers: list[Layer], single: str = DEFAULT_POOL) -> Merged:
         if layer.pooling is not None:
             pooling = bool(layer.pooling.value)
         process.update(layer.process)
-        shared.update(layer.shared)
+        _lay(layer.shared, over=shared)
         if layer.wins:
             for settings in own.values():
+                _give_way(settings, layer.shared)
                 settings.update({k: item for k, item in layer.shared.items() if k in settings})
         for name, settings in layer.pools.items():
-            own.setdefault(name, {}).update(settings)
-        default.update(layer.shared)
-        default.update(layer.pools.get(single, {}))
+            _lay(settings, over=own.setdefault(name, {}))
+        _lay(layer.shared, over=default)
+        _lay(layer.pools.get(single, {}), over=default)
         if layer.name is not None:
             default["name"] = layer.name
     if not own and shared:
@@ -306,6 +309,20 @@ def merge(layers: list[Layer], single: str = DEFAULT_POOL) -> Merged:
 
 
 def _completed(own: dict[str, Item], shared: dict[str, Item]) -> dict[str, Item]:
-    both = {**shared, **own}
+    both = dict(shared)
+    _lay(own, over=both)
     profile = both["profile"].value if "profile" in both else "process"
     return {key: item for key, item in both.items() if key in own or fits(key, profile)}
+
+
+def _lay(settings: dict[str, Item], over: dict[str, Item]) -> None:
+    _give_way(over, settings)
+    over.update(settings)
+
+
+def _give_way(below: dict[str, Item], above: dict[str, Item]) -> None:
+    """Take out what `above` leaves without a meaning: the rest of a heartbeat that it ends."""
+    interval = above.get("heartbeat_interval")
+    if interval is not None and is_never(interval.value):
+        for name in OF_HEARTBEAT:
+            below.pop(name, None)

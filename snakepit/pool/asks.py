@@ -138,6 +138,10 @@ class Asks:
         """Whether a worker that waits runs the task."""
         return self._lender is not None and self._lender.has(task)
 
+    def has_lent_of(self, key: int) -> bool:
+        """Whether a worker that waits runs a strict call of a session."""
+        return self._lender is not None and self._lender.has_call_of(key)
+
     def stop_lent(self, task: Any) -> bool:
         """Give up a task that is lent; False if it is not."""
         return self._lender is not None and self._lender.stop(task)

@@ -76,6 +76,11 @@ class Lender:
         with self._lock:
             return any(lent is task for _, _, lent in self._loans.values())
 
+    def has_call_of(self, key: int) -> bool:
+        """Whether a strict call of a session is lent. Without the lock: workers wait for this."""
+        loans = list(self._loans.values())
+        return any(task.session_key == key and task.session_name for _, _, task in loans)
+
     def _idle_waits(self, worker: int) -> list[int]:
         """Return the numbers under which the worker's threads wait and run nothing for others."""
         waits = self._waits.get(worker, {})
@@ -120,19 +125,20 @@ class Lender:
         `bound`: a strict call of this worker's. Those of others are never taken.
         """
         scheduler = self._pool.scheduler
-        moves = self._pool.affinity.mover is not None
         for task in sorted(scheduler.in_slots(), key=lambda task: task.number):
             parts = scheduler.loan_of(task)
             kind, definition, epoch, session, encoding, flags, payload, segment, length = parts
             if flags & KEPT and segment is not None:
                 continue  # Other attempts need the segment.
             strict = task.session_name is not None
-            if moves and strict:
-                continue  # Elsewhere it would begin its session a second time.
-            if (bound and not strict) or not scheduler.lend(task, worker, bound):
+            if bound and not strict:
                 continue
             number = next(self._numbers)
+            # Before, so that its session, if it moves, is not taken up elsewhere meanwhile.
             self._loans[number] = (worker, waiter, task)
+            if not scheduler.lend(task, worker, bound):
+                del self._loans[number]
+                continue
             self._waits[worker][waiter] = number
             message = encoding, flags, payload, segment, length
             return worker, LEND, waiter, message, (number, kind, definition, epoch, session)

@@ -19,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 from snakepit import errors
 from snakepit._core.constants import CALL_EACH, CALL_STAR
 from snakepit.errors import ForkedPoolError, PoolShutdownError
+from snakepit.options import checked_wait
 
 if TYPE_CHECKING:
     from snakepit.pool.futures import Future
+    from snakepit.pool.local import LocalPool
+    from snakepit.pool.pool import ProcessPool
+    from snakepit.pool.terms import Terms
 
 # What a chunk should take: long against the cost of a message, short for who waits.
 TARGET_NS = 1_000_000
@@ -277,3 +281,59 @@ class MapResults:
                 self._run.submit_rest()
             except (PoolShutdownError, errors.PoolNotReadyError):
                 pass
+
+
+def start_map(
+    pool: ProcessPool | LocalPool,
+    terms: Terms,
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | str | None,
+    chunksize: int | None,
+    buffersize: int | None,
+    *,
+    ordered: bool,
+    progress: bool,
+) -> Iterator[Any]:
+    """Start a `map` on a pool: its first chunks are read and submitted before this returns."""
+    from snakepit.pool.engine import check_count
+
+    timeout = checked_wait("timeout", timeout)
+    check_count("chunksize", chunksize)
+    check_count("buffersize", buffersize)
+    if terms.by_call and chunksize is None:
+        chunksize = 1  # The terms are those of a call, not of a chunk.
+    if chunksize != 1 and (terms.retry is not None or terms.breaker is not None):
+        raise ValueError(
+            f"with retry or breaker, map sends its items one by one: chunksize={chunksize} cannot "
+            "be; leave it out, or let the function take a list and submit lists"
+        )
+    number = pool.number_for_map(fn)
+
+    def submit_chunk(
+        kind: int, items: list[Any], on_settled: Callable[[Any], None] | None
+    ) -> Future[Any]:
+        return pool.submit_items(number, fn, kind, items, terms, on_settled)
+
+    run = MapRun(
+        submit_chunk,
+        iterables,
+        workers=pool.capacity,
+        chunksize=chunksize,
+        buffersize=buffersize,
+        ordered=ordered,
+        timeout=timeout,
+        watch=pool.watch,
+    )
+    pool.add_map(run)
+    run.feed()
+    results: Iterator[Any] = MapResults(run)
+    if progress:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ImportError(
+                "progress=True needs tqdm: pip install 'snakepit-pool[progress]'"
+            ) from error
+        results = iter(tqdm(results, total=run.total))
+    return results

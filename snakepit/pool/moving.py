@@ -3,6 +3,8 @@
 worker: answer, with the session's state enclosed --> kept here, before the call counts as settled
 worker that the session is new to: "resume_session" <-- the state, and from then on only this worker
                                                         is believed about the session
+worker that a call of it is lent to: "borrow_session" <-- the state, if it has not the last one
+worker with many: "compare_sessions" <-- which are over there, and what is saved of the others
 worker that leaves: "keep_sessions", what is unsaved --> kept here
 
 When a session may begin elsewhere is decided in `snakepit._core.moving`; here it is only said
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("snakepit")
 
+PAUSE = 0.002  # seconds between two attempts to move a session
 LOOK = 0.25  # seconds between two looks at sessions that are unsaved
 NOT_KNOWN, NOT_BEGUN, HELD = -1, -2, -3  # verdicts of `hold_session`
 
@@ -75,7 +78,9 @@ class Mover:
         moving.let_sessions_move(engine.scheduler, self.note)
         engine.affinity.mover = self
         engine.asks.handlers["resume_session"] = self._resume
+        engine.asks.handlers["borrow_session"] = self._lend
         engine.asks.handlers["keep_sessions"] = self._keep_all
+        engine.asks.handlers["compare_sessions"] = self._compare
 
     # -- what workers say --------------------------------------------------------------------------
 
@@ -136,8 +141,27 @@ class Mover:
             moving.look_again(self._engine.scheduler, keys)
             self._engine.supervisor.after(LOOK, self._look)
 
-    def _resume(self, name: str | None, key: int, tenure: int) -> list[Any]:
-        """Answer a worker that a session is new to: its name, its calls so far, its state."""
+    def _lend(self, name: str | None, key: int, tenure: int, version: int) -> list[Any] | None:
+        """Answer a worker that runs a lent call, by what it has: None if that will do.
+
+        It goes on under the tenure that is known here, of those that there were the last. To the
+        call that follows under another, its worker takes up what this one gives back.
+        """
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept.tenure == tenure and kept.reached <= version:
+                return None
+            tenure = 0 if kept is None else kept.tenure
+        return self._hand_out(name, key, tenure)
+
+    def _resume(self, name: str | None, key: int, tenure: int) -> list[Any] | None:
+        """Answer a worker that a session is new to; None: a call of it that was lent runs yet."""
+        if self._engine.asks.has_lent_of(key):
+            return None
+        return self._hand_out(name, key, tenure)
+
+    def _hand_out(self, name: str | None, key: int, tenure: int) -> list[Any]:
+        """Return a session for the worker that it goes to: name, tenure, calls so far, state."""
         if name is None:
             raise SessionNotFoundError("the call that asks belongs to no session that is in use")
         with self._lock:
@@ -153,11 +177,11 @@ class Mover:
             kept.reached = kept.version
             self._unsaved.discard(key)
             self.moved += bool(again)
-            answer = [kept.name, kept.version, kept.state]
+            answer = [kept.name, tenure, kept.version, kept.state]
         if not known:
             # It may have been deleted since the call was made: its end is to drop what is kept.
             with contextlib.suppress(SessionError):
-                self._engine.desk.session(str(name))
+                self._engine.desk.keep_strict(key, str(name))
         if lost:
             logger.warning(
                 "snakepit pool %s: session %r goes on from its snapshot after call %d; what %d "
@@ -167,16 +191,32 @@ class Mover:
         return answer
 
     def _lost(self, kept: Kept) -> AdapterError:
-        return AdapterError(
+        return self._error(
+            kept,
             f"session {kept.name!r} of pool {self._engine.name!r} is lost with its worker: after "
             f"its call {kept.reached}, snapshot() of adapter {self._adapter} failed: "
             f"{kept.problem}; call forget_session({kept.name!r}) to begin it anew",
-            details={"adapter": self._adapter, "step": "snapshot", "session": kept.name},
         )
+
+    def _error(self, kept: Kept, message: str) -> AdapterError:
+        details = {"adapter": self._adapter, "step": "snapshot", "session": kept.name}
+        return AdapterError(message, details=details)
 
     def _keep_all(self, _name: str | None, batch: list[list[Any]]) -> None:
         for enclosed in batch:
             self.note(enclosed)
+
+    def _compare(self, _name: str | None, guests: list[tuple[int, int]]) -> list[int | None]:
+        """Return which calls of sessions are in their states here; None: it is over in the worker.
+
+        By their keys and tenures.
+        """
+        with self._lock:
+            found = [(self._kept.get(key), tenure) for key, tenure in guests]
+            return [
+                kept.version if kept is not None and kept.tenure == tenure else None
+                for kept, tenure in found
+            ]
 
     def forget(self, key: int) -> bool:
         """Drop what is kept of a session; False if nothing is."""
@@ -192,7 +232,7 @@ class Mover:
     def snapshot(self, session: str, key: int, timeout: float) -> int:
         """Have a session saved now; return the size of its state in bytes."""
         kept = self._known(session, key)
-        self._call(session, key, MODES["strict_queue"], timeout)
+        self._call(kept, key, MODES["strict_queue"], timeout)
         return len(kept.state or b"")
 
     def move(self, session: str, key: int, worker: int | None, timeout: float) -> int:
@@ -200,7 +240,7 @@ class Mover:
 
         What is submitted meanwhile waits, and runs there.
         """
-        self._known(session, key)
+        kept = self._known(session, key)
         until = time.monotonic() + timeout
         scheduler = self._engine.scheduler
         lane = moving.hold_session(scheduler, key)
@@ -210,31 +250,40 @@ class Mover:
         try:
             target = self._target(session, worker, lane)
             while not done:
-                self._part(session, key, until, timeout)
+                self._part(kept, key, until, timeout)
                 done = moving.release_session(scheduler, key, target)
+                if not done:
+                    time.sleep(PAUSE)  # a call of it waits for a host tool, or is being buried
         finally:
             if not done:
                 moving.keep_session(scheduler, key)
         return target - target % self._engine.threads
 
-    def _part(self, session: str, key: int, until: float, timeout: float) -> None:
+    def _part(self, kept: Kept, key: int, until: float, timeout: float) -> None:
         """Have the worker save a session, which it may do before the last call that it owes."""
         left = until - time.monotonic()
         if left <= 0:
             raise TimeoutError(
-                f"session {session!r} was not moved within {timeout:g} s: its calls have not ended"
+                f"session {kept.name!r} was not moved within {timeout:g} s: its calls have not "
+                "ended"
             )
         try:
-            self._call(session, key, PARTING, left)
+            self._call(kept, key, PARTING, left)
         except (SessionWorkerUnavailableError, WorkerCrashedError, CancelledError):
-            # Not at once: its burial may take a moment yet.
-            time.sleep(0.002)
+            pass  # What is kept here has to do.
 
-    def _call(self, session: str, key: int, affinity: int, timeout: float) -> None:
+    def _call(self, kept: Kept, key: int, affinity: int, timeout: float) -> None:
+        """Have the session's worker save it. Raises AdapterError if it has not."""
         from snakepit.adapters.moving import save_session
 
-        terms = Terms(timeout=timeout, session=key, affinity=affinity, session_name=session)
-        self._engine.submit(save_session, (), {}, terms).result()
+        terms = Terms(timeout=timeout, session=key, affinity=affinity, session_name=kept.name)
+        self._engine.submit(save_session, (kept.unsaved,), {}, terms).result()
+        if kept.unsaved and kept.problem is not None:
+            raise self._error(
+                kept,
+                f"session {kept.name!r} of pool {self._engine.name!r} is not saved, and stays in "
+                f"its worker: {kept.problem}",
+            )
 
     def _known(self, session: str, key: int) -> Kept:
         kept = self._kept.get(key)

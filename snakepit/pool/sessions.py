@@ -61,7 +61,7 @@ class SessionDesk:
     `known`: where to keep the sessions that workers ask about, by their keys. `pool`: its name.
 
     `note_change(key)` is called after each change of a session's variables, before anybody hears of
-    it, `note_end(key)` when a session has ended.
+    it, `note_end(key)` when a session has ended, under a lock: it must be quick, and wait for none.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class SessionDesk:
         self._lock = threading.RLock()
         self._forget: list[Callable[[], None]] = []
         self.on_ended: Callable[[str], object] | None = None  # who else hears of a session's end
+        # Those of strict calls, by their keys: which of an id a worker is kept for.
+        self._strict: dict[int, Session] = {}
         self._closed = False
         self.handlers = self._make_handlers()
         # Sessions that workers asked about, by their keys; what ended is found out when it is used.
@@ -137,8 +139,32 @@ class SessionDesk:
     def _changed(self, session: str) -> None:
         self._note_change(session_number(session))
 
+    def begin_strict(self, key: int, session: Session) -> None:
+        """A strict call is of this session: forget what one before it of the same id has left.
+
+        That it has ended may be heard later, for its id is free before anybody hears of it.
+        """
+        if self._strict.get(key) is session:
+            return
+        with self._lock:
+            if self._strict.get(key) is not session:
+                self._note_end(key)
+                self._strict[key] = session
+
+    def keep_strict(self, key: int, name: str) -> None:
+        """Have the session of a strict call that runs, also if it has ended since it was made."""
+        session = self.session(name)
+        with self._lock:
+            self._strict.setdefault(key, session)
+
     def _ended(self, session: str) -> None:
-        self._note_end(session_number(session))
+        key = session_number(session)
+        with self._lock:
+            present = self._strict.get(key)
+            # If that is alive, the one that has ended came before it, and is forgotten.
+            if present is None or not present.alive:
+                self._strict.pop(key, None)
+                self._note_end(key)
         if self.on_ended is not None:
             self.on_ended(session)
 

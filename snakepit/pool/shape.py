@@ -12,7 +12,6 @@ from snakepit.adapters.adapter import Adapter
 from snakepit.adapters.tools import name_of_adapter
 from snakepit.errors import AdapterError
 from snakepit.options import checked_count, did_you_mean
-from snakepit.pool.affinity import MODES
 from snakepit.pool.engine import (
     MOST_WORKERS,
     THREADS_PER_WORKER,
@@ -72,13 +71,6 @@ def checked_batches(size: int | None, delay_ms: float) -> dict[str, Any]:
         "startup_batch_size": 0 if size is None else checked_count("startup_batch_size", size),
         "startup_batch_delay": delay_ms / 1000,
     }
-
-
-def affinity_terms(affinity: str, session: str) -> dict[str, Any]:
-    """Return what an affinity, which was checked, changes in the terms of a call."""
-    if affinity == "hint":
-        return {}
-    return {"affinity": MODES[affinity], "session_name": session}
 
 
 def check_no_processes(**options: Any) -> None:

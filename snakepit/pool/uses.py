@@ -67,9 +67,11 @@ class SessionUses:
         """
         return (self._used(name) or self._begin(name))[0]
 
-    def session(self, name: str) -> Session:
-        """Use a session, made when it is new, and return it. Raises as `use` does."""
-        return (self._used(name) or self._begin(name))[2]
+    def use_strictly(self, name: str) -> Entry:
+        """Use a session as `use` does, for a strict call."""
+        entry = self._used(name) or self._begin(name)
+        self._desk.begin_strict(entry[0], entry[2])
+        return entry
 
     def known_session(self, name: str) -> Session | None:
         """Use a session and return it, if there is one."""

@@ -236,8 +236,8 @@ class SessionStore(LeaseTable, GlobalPrograms):
         """Have `callback(id)` run after a session was deleted or has expired.
 
         It runs in the thread that deletes or sweeps, outside the locks; what it raises is logged.
-        It does not run for the sessions that are left when the store is closed. Returns a function
-        that takes the callback back.
+        Another may have the id by then. It does not run for the sessions that are left when the
+        store is closed. Returns a function that takes the callback back.
         """
         if not callable(callback):
             raise TypeError(f"callback must be callable with a session's id, not {callback!r}")

@@ -181,8 +181,14 @@ def current_session() -> SessionContext | None:
 
 
 def _inner_session(outer: int) -> int:
+    inner = lent_session()
+    return outer if inner is None else inner
+
+
+def lent_session() -> int | None:
+    """Return the session of the call that this thread runs on top of one that waits; None: none."""
     sessions: list[int] | None = getattr(_here, "sessions", None)
-    return sessions[-1] if sessions else outer
+    return sessions[-1] if sessions else None
 
 
 @contextlib.contextmanager

@@ -189,6 +189,42 @@ def test_shared_settings_reach_only_the_pools_that_they_mean_something_for() -> 
     assert normalize_pool_config(config.pool("process"))["threads_per_worker"] == 1
 
 
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"heartbeat": {"enabled": False}},
+        {"heartbeat_interval": "never"},
+        {"heartbeat_interval": None},
+    ],
+)
+def test_one_pool_switches_off_the_heartbeat_that_all_share(off: dict[str, Any]) -> None:
+    pools = [{"name": "quiet", **off, **ADAPTER}, {"name": "watched", **ADAPTER}]
+    config = load_config({"pools": pools, "heartbeat_timeout": 8, "max_missed": 4})
+    assert config.pool("quiet").to_options() == {"name": "quiet", "heartbeat_interval": None}
+    watched = config.pool("watched").to_options()
+    assert watched == {"name": "watched", "heartbeat_timeout": 8.0, "max_missed": 4}
+
+
+def test_a_heartbeat_is_switched_off_over_what_says_more_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    beat = {"heartbeat_timeout": 8}
+    flat = {"name": "a", **ADAPTER, **beat}
+    shared = {"pools": [{"name": "a", **ADAPTER}], **beat}
+    of_pool = {"pools": [flat]}
+    found = [load_config(source, heartbeat_interval=None) for source in (flat, shared, of_pool)]
+    monkeypatch.setenv("SNAKEPIT_HEARTBEAT_INTERVAL", "none")
+    found += [load_config(source) for source in (flat, shared)]
+    for config in found:
+        assert config.pool("a").to_options() == {"name": "a", "heartbeat_interval": None}
+
+
+def test_a_heartbeat_that_one_place_says_and_switches_off_is_refused() -> None:
+    for own in ({"heartbeat_interval": "never", "heartbeat_timeout": 8}, {"max_missed": 4}):
+        with pytest.raises(ConfigError, match="means nothing with heartbeat_interval=None"):
+            load_config({"pools": [{"name": "a", **own, **ADAPTER}], "heartbeat_interval": "never"})
+
+
 def test_error_survives_pickling() -> None:
     error = ConfigError.of(["a", "b"])
     again = pickle.loads(pickle.dumps(error))

@@ -600,3 +600,19 @@ def test_in_a_local_pool_every_thread_serves_every_session() -> None:
             futures = [begin(executor, "a").submit(os.getpid) for _ in range(100)]
             assert set(results(futures)) == {os.getpid()}
         assert not executor.forget_session("a")
+
+
+def test_session_of_the_same_id_begins_anew_before_the_end_is_heard_of() -> None:
+    pids: list[int] = []
+    with snakepit.SessionStore() as store:
+        store.on_end(lambda session: pids.append(home(executor, session)))  # before the pool's
+        with new_executor("template", 2, session_store=store) as executor:
+            executor.wait_ready(LONG)
+            lost = home(executor, "a")
+            assert send_signal(lost)
+            wait_until(lambda: lost not in executor.worker_pids(), "the burial")
+            assert store.delete_session("a")
+            # The end of the other, heard of after it, has not taken its worker from it.
+            (pid,) = pids
+            assert home(executor, "a") == pid
+            assert executor.forget_session("a")

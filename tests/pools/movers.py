@@ -6,11 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import snakepit
 from snakepit import tool
+from snakepit.adapters.moving import residence
 from tests.executor.tasks import Gate, Log
 
 
@@ -55,6 +56,23 @@ class Ledger(snakepit.Adapter):
     @tool
     def where(self) -> int:
         return os.getpid()
+
+    @tool
+    def consult(self, item: Any, values: Sequence[Any] = ()) -> list[Any]:
+        """Append, call the host tool "ask" and append what that returns."""
+        self.mine.append(item)
+        self.mine.append(self.session.call_tool("ask", *values))
+        return list(self.mine)
+
+    @tool
+    def consult_and_die(self, item: Any) -> None:
+        self.mine.append(item)
+        self.session.call_tool("ask")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @tool
+    def known(self) -> int:
+        return len(residence()._guests)
 
     @tool
     def append_and_fail(self, item: Any) -> None:

@@ -14,7 +14,15 @@ import pytest
 import snakepit
 from snakepit import api
 from snakepit.config import load_config
-from snakepit.errors import ConfigError, PoolExistsError, PoolNotFoundError, PoolNotReadyError
+from snakepit.errors import (
+    ConfigError,
+    PoolExistsError,
+    PoolNotFoundError,
+    PoolNotReadyError,
+    PoolShutdownError,
+    ToolArgumentError,
+)
+from snakepit.pools import Pool
 from tests.pools.adapters import BadSetup, Counter
 from tests.support import LONG, run_clean, run_script
 
@@ -283,6 +291,55 @@ def test_run_as_script_stops_what_it_started_alone() -> None:
     assert snakepit.get_stats() == {}
     with pytest.raises(ValueError, match="stop_mode"):
         snakepit.run_as_script(lambda: None, stop_mode="sometimes")  # type: ignore[arg-type]
+
+
+def test_run_as_script_stops_its_pools_while_others_start_and_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    snakepit.start(adapter=Counter, name="mine", **THREADS)
+    mine = snakepit.get_pool("mine")
+    hashed = Pool.__hash__
+
+    def hash_late(pool: Pool) -> int:
+        # Who compares pools in a loop over their table is met by a start elsewhere.
+        if pool is mine and "late" not in snakepit.get_stats():
+            snakepit.start(adapter=Counter, name="late", **THREADS)
+        return hashed(pool)
+
+    def compare_late(pool: Pool, other: object) -> bool:
+        hash_late(pool)
+        return pool is other
+
+    def ends() -> None:
+        monkeypatch.setattr(Pool, "__hash__", hash_late)
+        monkeypatch.setattr(Pool, "__eq__", compare_late)
+
+    snakepit.run_as_script(ends, adapter=Counter, name="script", **THREADS)
+    assert "script" not in snakepit.get_stats()
+
+
+def test_a_start_that_fails_leaves_the_pools_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_late(pool: Pool) -> Pool:
+        # Stopped meanwhile, and its name given to another, which starts.
+        monkeypatch.undo()
+        snakepit.stop("a")
+        snakepit.start(adapter=Counter, name="a", **THREADS)
+        return pool.start()
+
+    monkeypatch.setattr(Pool, "start", start_late)
+    with pytest.raises(PoolShutdownError):
+        snakepit.start(adapter=Counter, name="a", **THREADS)
+    assert snakepit.execute("increment", pool="a") == 1
+
+
+@pytest.mark.parametrize("args", [[], 0, "", ()])
+def test_arguments_that_are_no_dict_are_refused(args: Any) -> None:
+    snakepit.start(adapter=Counter, **THREADS)
+    with pytest.raises(ToolArgumentError, match="a dict of names and values"):
+        snakepit.execute("increment", args)
+    with pytest.raises(ToolArgumentError, match="a dict of names and values"):
+        snakepit.stream("count_to", args)
+    assert snakepit.execute("increment", None) == 1
 
 
 @pytest.mark.parametrize(

@@ -441,6 +441,173 @@ def test_states_are_kept_within_a_budget(new: NewPool) -> None:
     assert pool.get_stats()["snapshot_bytes"] < 1000
 
 
+@in_processes
+def test_a_session_without_room_is_not_saved_and_says_so(new: NewPool) -> None:
+    pool = new(snapshot_memory_mb=0.02)
+    append(pool, "a", "x" * 15_000)
+    append(pool, "b", 1)
+    append(pool, "b", "x" * 15_000)
+    home = where(pool, "b")
+    for ask in (pool.snapshot_session, pool.move_session):
+        with pytest.raises(errors.AdapterError, match=r"'b' .* not saved.*snapshot_memory_mb"):
+            ask("b", timeout=LONG)
+    assert where(pool, "b") == home
+    # With room again, what was refused before is taken.
+    pool.forget_session("a")
+    assert pool.snapshot_session("b", timeout=LONG) > 15_000
+    pool.move_session("b", timeout=LONG)
+    assert where(pool, "b") != home
+    assert append(pool, "b", 2) == [1, "x" * 15_000, 2]
+
+
+@in_processes
+def test_what_had_no_room_is_saved_when_its_worker_leaves(new: NewPool) -> None:
+    pool = new(snapshot_memory_mb=0.02)
+    append(pool, "a", "x" * 15_000)
+    append(pool, "b", "x" * 15_000)
+    pool.forget_session("a")
+    pool.recycle_worker(timeout=LONG)
+    assert append(pool, "b", 2) == ["x" * 15_000, 2]
+
+
+@in_processes
+def test_a_worker_that_leaves_saves_no_sessions_that_are_over(new: NewPool, log: Log) -> None:
+    pool = new(snapshot_every=None, adapter_args={"log": log})
+    for name in ("ended", "forgotten", "alive"):
+        append(pool, name, 1)
+    pool.session_store.delete_session("ended")
+    pool.forget_session("forgotten")
+    pool.recycle_worker(timeout=LONG)
+    assert append(pool, "alive", 2) == [1, 2]
+    assert [line for line in log.lines() if "snapshot" in line] == ["snapshot alive"]
+
+
+def test_a_worker_forgets_the_sessions_that_are_over(new_pool: NewPool) -> None:
+    pool = new_pool(adapter=Ledger, pool_size=1, affinity="strict_queue")
+    append(pool, "alive", 1)
+    for number in range(500):
+        append(pool, f"s{number}", 1)
+        pool.session_store.delete_session(f"s{number}")
+    assert pool.execute("known", session="alive") < 100
+    assert append(pool, "alive", 2) == [1, 2]
+
+
+# Calls of host tools, which call the pool
+
+
+def ask_by(pool: snakepit.Pool, session: str, tool: Callable[..., Any]) -> None:
+    pool.register_tool(session, "ask", tool)
+
+
+@in_processes
+@pytest.mark.parametrize("every", [1, None])
+def test_a_host_tool_calls_its_own_session(new: NewPool, every: int | None) -> None:
+    pool = new(pool_size=1, snapshot_every=every)
+    ask_by(pool, "a", lambda: len(append(pool, "a", "in")))
+    assert pool.execute("consult", {"item": 1}, session="a") == [1, "in", 2]
+    assert append(pool, "a", 3) == [1, "in", 2, 3]
+    pool.snapshot_session("a", timeout=LONG)
+    kill(pool, where(pool, "a"))
+    assert append(pool, "a", 4) == [1, "in", 2, 3, 4]
+    expect_nothing_held(engine(pool))
+
+
+@in_processes
+@pytest.mark.parametrize("every", [1, None])
+def test_a_host_tool_calls_a_session_that_is_new_or_is_not(new: NewPool, every: Any) -> None:
+    pool = new(pool_size=1, snapshot_every=every)
+    append(pool, "old", 1)
+    ask_by(pool, "a", lambda: [append(pool, name, 2) for name in ("old", "new", "new")])
+    found = [[1, 2], [2], [2, 2]]
+    assert pool.execute("consult", {"item": 1}, session="a") == [1, found]
+    assert append(pool, "new", 3) == [2, 2, 3]
+    assert append(pool, "old", 3) == [1, 2, 3]
+    if every is None:
+        for name in ("a", "new", "old"):
+            pool.snapshot_session(name, timeout=LONG)
+    kill(pool, where(pool, "a"))
+    assert append(pool, "new", 4) == [2, 2, 3, 4]
+    assert append(pool, "old", 4) == [1, 2, 3, 4]
+    assert append(pool, "a", 4) == [1, found, 4]
+    expect_nothing_held(engine(pool))
+
+
+@pytest.mark.parametrize(
+    "profile", [{"profile": "process"}, {"profile": "thread", "threads_per_worker": 1}]
+)
+def test_host_tools_call_sessions_at_any_depth(new_pool: NewPool, profile: dict[str, Any]) -> None:
+    pool = new_pool(adapter=Ledger, pool_size=1, affinity="strict_queue", **profile)
+
+    def ask(depth: int) -> Any:
+        if depth == 0:
+            return "end"
+        session = "ab"[depth % 2]
+        return len(pool.execute("consult", {"item": depth, "values": [depth - 1]}, session=session))
+
+    for session in "ab":
+        ask_by(pool, session, ask)
+    assert ask(4)
+    assert append(pool, "a", 0)[:2] == [4, 2]
+    kill(pool, where(pool, "a"))
+    assert append(pool, "b", 0) == [3, 1, "end", 3, 0]
+    expect_nothing_held(engine(pool))
+
+
+@in_processes
+def test_what_a_lent_call_did_outlives_the_call_below_it(new: NewPool) -> None:
+    pool = new(pool_size=1)
+    ask_by(pool, "a", lambda: [append(pool, name, 2) for name in ("a", "b")])
+    with pytest.raises(errors.WorkerCrashedError):
+        pool.execute("consult_and_die", {"item": 1}, session="a")
+    assert append(pool, "a", 3) == [1, 2, 3]
+    assert append(pool, "b", 3) == [2, 3]
+
+
+@in_processes
+def test_a_session_is_saved_for_a_host_tool(new: NewPool) -> None:
+    pool = new(pool_size=1, snapshot_every=None)
+    ask_by(pool, "a", lambda: pool.snapshot_session("a", timeout=LONG))
+    with pytest.raises(errors.WorkerCrashedError):
+        pool.execute("consult_and_die", {"item": "x" * 1000}, session="a")
+    assert append(pool, "a", 2) == ["x" * 1000, 2]
+
+
+@in_processes
+def test_a_stream_is_lent(new: NewPool) -> None:
+    pool = new(pool_size=1)
+    ask_by(pool, "a", lambda: list(pool.stream("append_each", {"items": [2, 3]}, session="a")))
+    assert pool.execute("consult", {"item": 1}, session="a") == [1, 2, 3, [2, 3]]
+    kill(pool, where(pool, "a"))
+    assert append(pool, "a", 4) == [1, 2, 3, [2, 3], 4]
+
+
+@in_processes
+def test_a_session_goes_on_elsewhere_only_after_a_lent_call_of_it(
+    new: NewPool, gates: Gates
+) -> None:
+    pool = new()
+    home = where(pool, "a")
+    other = next(name for name in map(str, itertools.count()) if where(pool, name) == home)
+    resumed: list[Any] = []
+    resume = engine(pool).asks.handlers["resume_session"]
+
+    def resume_noted(*arguments: Any) -> Any:
+        resumed.append(resume(*arguments))
+        return resumed[-1]
+
+    ask_by(pool, "a", lambda: keep_running(pool, gates, other, 1)[0].result(LONG))
+    outer = pool.submit("consult", {"item": 0}, session="a")
+    gates(f"started-{other}").wait()
+    engine(pool).asks.handlers["resume_session"] = resume_noted
+    engine(pool).roster.retire(worker_of(pool, home))
+    later = pool.submit("append", {"item": 2}, session=other)
+    wait_until(lambda: None in resumed, "another worker to ask")
+    gates(f"release-{other}").open()
+    assert later.result(LONG) == [1, 2]
+    assert outer.result(LONG) == [0, home]
+    expect_nothing_held(engine(pool))
+
+
 # On request
 
 
@@ -614,6 +781,34 @@ def test_a_session_that_ends_in_the_store_ends_here(new_pool: NewPool) -> None:
     kill(pool, pool.list_workers()[0]["pid"])
     kill(pool, pool.list_workers()[0]["pid"])
     assert append(pool, "a", 2) == [2]
+
+
+@pytest.mark.parametrize("by", ["session_store", "expiry"])
+def test_a_session_of_the_same_id_begins_anew_before_the_end_is_heard_of(
+    new_pool: NewPool, by: str
+) -> None:
+    seen: list[Any] = []
+
+    def succeed(session: str) -> None:
+        seen.append(append(pool, session, 2))
+
+    now = 0.0
+    with snakepit.SessionStore(clock=lambda: now) as store:
+        store.on_end(succeed)  # before the pool hears of it
+        pool = new_pool(adapter=Ledger, pool_size=2, affinity="strict_queue", session_store=store)
+        append(pool, "a", 1)
+        kill(pool, where(pool, "a"))
+        if by == "expiry":
+            now += 10_000
+            store.cleanup_expired_sessions()
+        else:
+            store.delete_session("a")
+        assert seen == [[2]]
+        # What the successor has stays, though the end of the other was heard of after its call.
+        kill(pool, where(pool, "a"))
+        assert append(pool, "a", 3) == [2, 3]
+        store.delete_session("a")
+        pool.stop()
 
 
 @pytest.mark.parametrize(
