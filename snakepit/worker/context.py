@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from snakepit._core.interrupts import HELD, stop_requested
+from snakepit._core.interrupts import stop_requested
+from snakepit._core.locks import HoldingLock
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -36,7 +37,7 @@ _home: WorkerLane | None = None  # of one with several: the lane whose mail all 
 _link: Any = None
 _workers = 0
 _pool: Any = None
-_making = threading.RLock()
+_making = HoldingLock()
 _lanes = threading.local()  # in a worker with several threads: the lane of each
 
 
@@ -203,7 +204,7 @@ def inner_call(session: int) -> Iterator[None]:
 def _crew_pool(home: WorkerLane) -> Any:
     global _pool
     # Several tasks may ask for it at once, and one that is interrupted must not leave it half made.
-    with HELD, _making:
+    with _making:
         if _pool is None:
             import socket
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 import snakepit
+from snakepit._core.interrupts import interrupt_owed
 from snakepit.errors import PoolShutdownError, TaskStoppedError, TaskTimeoutError
 from tests.executor import tasks as calls
 from tests.executor.tasks import Gate, Log
@@ -47,6 +50,31 @@ def test_closed_stream_counts_as_cancelled(make: Make, log: Log) -> None:
     assert executor.submit(calls.square, 3).result(60) == 9
     stats = executor.stats()
     assert (stats.submitted, stats.completed, stats.failed, stats.cancelled) == (2, 1, 0, 1)
+
+
+def test_stream_interrupted_at_a_lock_of_its_buffer_ends() -> None:
+    taken, other = threading.Event(), threading.Event()
+
+    def at_return(frame: Any, event: str, _value: object) -> None:
+        """Wait for the interrupt where the thread has just taken the lock."""
+        if event == "return" and frame.f_code is threading.Condition.__enter__.__code__:
+            sys.setprofile(None)
+            taken.set()
+            while not interrupt_owed():
+                other.wait(0.001)
+
+    def chunks() -> Iterator[int]:
+        sys.setprofile(at_return)
+        while True:
+            yield 1
+
+    with snakepit.Executor(1, profile="local") as executor:
+        stream = executor.stream(chunks)
+        assert taken.wait(60)
+        assert stream.future.stop()
+        with pytest.raises(TaskStoppedError):
+            list(stream)
+        assert executor.submit(calls.square, 3).result(60) == 9
 
 
 def test_leaving_with_ends_the_generator(make: Make, log: Log) -> None:
