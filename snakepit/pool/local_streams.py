@@ -12,6 +12,7 @@ from snakepit._core.locks import HoldingLock
 from snakepit._core.stream import NOT_YET
 from snakepit.errors import PoolShutdownError, StreamReadError, TaskInterrupt
 from snakepit.pool.streams import Stream, check_streamable, check_terms, other_threads
+from snakepit.worker.context import lent_turn
 from snakepit.worker.streaming import chunks_of, close_chunks
 
 if TYPE_CHECKING:
@@ -173,7 +174,11 @@ class LocalStream(Stream[T]):
     def __next__(self) -> T:
         buffer = self._begin()
         try:
-            chunk = buffer.take(self._is_over, wait=True, on_worker=self._on_worker)
+            if self._on_worker:
+                with lent_turn():
+                    chunk = buffer.take(self._is_over, wait=True, on_worker=True)
+            else:
+                chunk = buffer.take(self._is_over, wait=True, on_worker=False)
             if chunk is NOT_YET:
                 self._conclude(buffer)
             return chunk  # type: ignore[no-any-return]

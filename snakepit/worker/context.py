@@ -13,6 +13,7 @@ from snakepit._core.locks import HoldingLock
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
+    from snakepit.adapters.turns import Turns
     from snakepit.worker.session import SessionContext
 
 __all__ = ["cancelled", "current_pool", "current_session", "load_definition"]
@@ -28,9 +29,11 @@ at_end_of_lane: list[Callable[[WorkerLane], object]] = []
 
 _context_of: Any = None
 
-# Whether there ever were calls on top of others; and, in a thread that has some, their sessions.
+# Whether there ever were calls on top of others; and, in a thread that has some, their `sessions`.
+# In one that ran a tool in its turn: the `turns` (see `snakepit.adapters.turns`).
 _inner_calls = False
 _here = threading.local()
+_NO_TURN = contextlib.nullcontext()
 
 _lane: WorkerLane | None = None  # of a worker with one thread
 _home: WorkerLane | None = None  # of one with several: the lane whose mail all may use
@@ -199,6 +202,20 @@ def inner_call(session: int) -> Iterator[None]:
         yield
     finally:
         del sessions[depth:]
+
+
+def note_turns(turns: Turns) -> None:
+    """This thread has a turn among those."""
+    _here.turns = turns
+
+
+def lent_turn() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which others have the turn of this thread's call, if it has one.
+
+    For waits whose end may take one of those: they would wait for each other.
+    """
+    turns: Turns | None = getattr(_here, "turns", None)
+    return _NO_TURN if turns is None else turns.lent()
 
 
 def _crew_pool(home: WorkerLane) -> Any:

@@ -395,7 +395,11 @@ class LocalLine:
         return revision
 
     def call_tool(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._desk.exposed_tool(self._session_id, name).function(*args, **kwargs)
+        from snakepit.worker.context import lent_turn
+
+        function = self._desk.exposed_tool(self._session_id, name).function
+        with lent_turn():
+            return function(*args, **kwargs)
 
     def start_watch(self, watch: VariableWatch, callback: Callable[[Any, int], object]) -> None:
         from snakepit._core.interrupts import HELD
