@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from snakepit._core.interrupts import stop_requested
+from snakepit._core.interrupts import session_of_task, stop_requested
 from snakepit._core.locks import HoldingLock
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _here = threading.local()
 _NO_TURN = contextlib.nullcontext()
 
 _lane: WorkerLane | None = None  # of a worker with one thread
+_ident = 0  # of that thread
 _home: WorkerLane | None = None  # of one with several: the lane whose mail all may use
 _link: Any = None
 _workers = 0
@@ -52,10 +53,11 @@ def enter(
     `on_interrupt` is the handler of the interrupting signal. To be called in the main thread, which
     is the one that runs tasks and signal handlers.
     """
-    global _lane, _link, _workers
+    global _lane, _ident, _link, _workers
     signal.signal(INTERRUPT_SIGNAL, on_interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT_SIGNAL,))
     _lane, _link, _workers = lane, link, workers
+    _ident = threading.get_ident()
 
 
 def home_lane() -> WorkerLane:
@@ -164,29 +166,32 @@ def refuse_shutdown() -> NoReturn:
 def current_session() -> SessionContext | None:
     """Return the session of the running call: its variables and host tools. None without one.
 
-    A call has the session that it was submitted with, by `options(session=...)`; in a worker
-    process the threads that it starts have it too. What a call submits in turn has none of itself.
+    A call has the session that it was submitted with, by `options(session=...)`; what it submits in
+    turn has none of itself. It is the call's own thread that has it: in threads that a call starts
+    this is None, for one may outlive its call; give them the context, which any thread may use.
     """
     global _context_of
-    lane = _lane if _lane is not None else lane_here()
-    if lane is None:
+    sessions: list[int] | None = getattr(_here, "sessions", None) if _inner_calls else None
+    lane = _lane if _ident == threading.get_ident() else getattr(_lanes, "mine", None)
+    if sessions:
+        # Also in a helper, which is no lane's thread.
+        key = sessions[-1]
+    elif lane is not None:
+        key = lane.session
+    elif session_of_task():
         from snakepit.pool.local import session_of_this_thread
 
         return session_of_this_thread()
-    key = _inner_session(lane.session) if _inner_calls else lane.session
+    else:
+        return None
     if key == 0:
         return None
     if _context_of is None:
         from snakepit.worker.session import context_of
 
         _context_of = context_of
-    context: SessionContext = _context_of(lane, key)
+    context: SessionContext = _context_of(lane or home_lane(), key)
     return context
-
-
-def _inner_session(outer: int) -> int:
-    sessions: list[int] | None = getattr(_here, "sessions", None)
-    return sessions[-1] if sessions else outer
 
 
 @contextlib.contextmanager

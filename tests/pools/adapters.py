@@ -476,6 +476,13 @@ class Probe(snakepit.Adapter):
                 Path(ended).touch()
 
     @tool(streaming=True)
+    def blocks(self, count: int, size: int, progress: str) -> Iterator[bytes]:
+        """Note in the file how many were made, before each."""
+        for number in range(1, count + 1):
+            Path(progress).write_text("#" * number)
+            yield bytes(size)
+
+    @tool(streaming=True)
     def count_after(self, path: str) -> Iterator[int]:
         while not Path(path).exists():
             threading.Event().wait(0.002)

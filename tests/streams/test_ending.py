@@ -77,6 +77,24 @@ def test_stream_interrupted_at_a_lock_of_its_buffer_ends() -> None:
         assert executor.submit(calls.square, 3).result(60) == 9
 
 
+def test_local_pool_is_joined_while_streams_are_opened() -> None:
+    with snakepit.Executor(1, profile="local") as executor, ThreadPoolExecutor(1) as threads:
+        pool: Any = executor._pool
+
+        def open_many() -> list[snakepit.Stream[int]]:
+            return [executor.stream(tasks.count, 0) for _ in range(3000)]
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            opened = threads.submit(open_many)
+            while not opened.done():
+                pool.join(0)
+        finally:
+            sys.setswitchinterval(before)
+        assert len(opened.result()) == 3000
+
+
 def test_leaving_with_ends_the_generator(make: Make, log: Log) -> None:
     executor = make(1)
     with executor.stream(tasks.logging, log, 10**9) as stream:
