@@ -146,17 +146,18 @@ class Interrupt:
     call.
     """
 
-    __add__ = functools.partial(
-        ctypes.pythonapi.PyThreadState_SetAsyncExc, ctypes.c_ulong(threading.get_ident())
+    __add__ = staticmethod(
+        functools.partial(
+            ctypes.pythonapi.PyThreadState_SetAsyncExc, ctypes.c_ulong(threading.get_ident())
+        )
     )
 
 
 def test_an_interrupt_at_the_end_of_the_with_leaves_the_lock_free() -> None:
     lock = Ledger().acquire_lock()
     interrupt, error = Interrupt(), ctypes.py_object(TaskInterrupt)
-    with pytest.raises(TaskInterrupt):  # noqa: PT012
-        with lock:  # noqa: SIM117
-            interrupt + error  # type: ignore[operator]
+    with pytest.raises(TaskInterrupt), lock:
+        interrupt + error
     assert not lock.is_mine()
     assert not in_threads(1, lock.__enter__)
 
