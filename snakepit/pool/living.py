@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Generic, TypeVar
-
-from snakepit._core.locks import HoldingLock
 
 T = TypeVar("T")
 
@@ -20,7 +19,7 @@ class LivingSet(Generic[T]):
 
     def __init__(self) -> None:
         # Re-entrant: a finaliser may come here in the middle of a change.
-        self._lock = HoldingLock()
+        self._lock = threading.RLock()
         self._members: weakref.WeakSet[T] = weakref.WeakSet()
 
     def add(self, member: T) -> None:
@@ -39,7 +38,7 @@ class LivingSet(Generic[T]):
 
     def forget_in_child(self) -> list[T]:
         """In a forked child: forget all, whoever held the lock before; return who it was."""
-        self._lock = HoldingLock()
+        self._lock = threading.RLock()
         members = list(self._members)
         self._members = weakref.WeakSet()
         return members

@@ -87,7 +87,7 @@ class LocalThreads:
 
     def start(self) -> None:
         """Start those that are missing, while the pool is open."""
-        with HELD, self._life:
+        with self._life:
             while len(self.members) < self._config.size and self._pool.is_open:
                 self._start_one()
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import snakepit
-from snakepit._core.interrupts import interrupt_owed
 from snakepit.errors import PoolShutdownError, TaskStoppedError, TaskTimeoutError
+from snakepit.pool.local_streams import ChunkBuffer
 from tests.executor import tasks as calls
 from tests.executor.tasks import Gate, Log
-from tests.support import is_over, wait_until
+from tests.support import is_over, wait_for_interrupt_in, wait_until
 
 from . import tasks
 
@@ -53,18 +53,10 @@ def test_closed_stream_counts_as_cancelled(make: Make, log: Log) -> None:
 
 
 def test_stream_interrupted_at_a_lock_of_its_buffer_ends() -> None:
-    taken, other = threading.Event(), threading.Event()
-
-    def at_return(frame: Any, event: str, _value: object) -> None:
-        """Wait for the interrupt where the thread has just taken the lock."""
-        if event == "return" and frame.f_code is threading.Condition.__enter__.__code__:
-            sys.setprofile(None)
-            taken.set()
-            while not interrupt_owed():
-                other.wait(0.001)
+    taken = threading.Event()
 
     def chunks() -> Iterator[int]:
-        sys.setprofile(at_return)
+        wait_for_interrupt_in(ChunkBuffer.put, taken)
         while True:
             yield 1
 
