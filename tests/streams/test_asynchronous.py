@@ -49,7 +49,8 @@ def test_async_for_waits_for_each_chunk(executor: snakepit.Executor, gate: GateM
 
 
 def test_loops_in_two_threads_read_a_stream_in_turn(executor: snakepit.Executor) -> None:
-    stream = executor.stream(tasks.count, 3_000)
+    # Without the GIL, both could wait for the same chunk, and be told of one.
+    stream = executor.options(max_chunks=1).stream(tasks.count, 3_000)
     both = threading.Barrier(2)
 
     async def read() -> list[int]:
