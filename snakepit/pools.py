@@ -188,7 +188,7 @@ class Pool:
                 health_interval=health_interval,
             )
         spec = adapter_spec(
-            self.adapter, adapter_args, local=local, shared=shared, grace=graces.terminate
+            self.adapter, adapter_args, local=local, shared=shared or local, grace=graces.terminate
         )
         spec = replace(spec, snapshot_every=checked_every(snapshot_every))
         most_bytes = checked_bytes("snapshot_memory_mb", snapshot_memory_mb, 10**6)
@@ -235,6 +235,7 @@ class Pool:
         self._all_plans = plans_of(self.adapter, self._terms, self._limits.stream_timeout)
         # Empty until the start, so that the first call finds no plan, and starts the pool.
         self._plans: dict[str, Plan] = {}
+        self._started = False
         self._life = threading.RLock()  # a signal handler may start or stop the pool
         self._stopped = False
         self._use_session = self._engine.uses.use
@@ -256,13 +257,14 @@ class Pool:
                 raise PoolShutdownError(
                     f"pool {self.name!r} was stopped; make another", details={"pool": self.name}
                 )
-            if not self._plans:
+            if not self._started:
                 names.claim(self.name, self._takes_calls)
                 try:
                     self._begin()
                 except BaseException:
                     names.release(self.name, self._takes_calls)
                     raise
+                self._started = True
                 self._plans = self._all_plans
         return self
 

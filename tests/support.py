@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ import psutil
 import pytest
 
 import snakepit
+from snakepit._core.interrupts import interrupt_owed
 from snakepit.errors import StreamReadError
 from snakepit.resources import usable_cpus
 
@@ -73,6 +75,25 @@ def wait_until(condition: Callable[[], Any], what: str = "", timeout: float = LO
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
     return value
+
+
+def wait_for_interrupt_in(function: Any, taken: threading.Event) -> None:
+    """Have this thread wait for its interrupt when `function` has just taken a condition's lock.
+
+    Sets `taken` there. An interrupt that the lock holds off is waited for no longer.
+    """
+    pause = threading.Event()
+
+    def at_return(frame: Any, event: str, _value: object) -> None:
+        if event != "return" or frame.f_code is not threading.Condition.__enter__.__code__:
+            return
+        if frame.f_back.f_code is function.__code__:
+            sys.setprofile(None)
+            taken.set()
+            while not interrupt_owed():
+                pause.wait(0.001)
+
+    sys.setprofile(at_return)
 
 
 def results(futures: Iterable[Future[Any]], timeout: float = LONG) -> list[Any]:

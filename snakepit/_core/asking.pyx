@@ -10,6 +10,7 @@ swap from POSTED wins, and whoever loses frees the slot. Any thread of a worker 
 """
 import pickle
 
+cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -205,7 +206,10 @@ cdef class VariableCache:
 
     def get(self, name):
         """Return the variable, a copy if it can be changed; MISSING if it has to be read."""
-        cdef Entry entry = self.entries.get(name)
+        cdef Entry entry
+        # Without the GIL another thread could let go of what is found here, before it is ours.
+        with cython.critical_section(self):
+            entry = self.entries.get(name)
         if entry is None or entry.revision != load64(self.word) or now_ns() >= entry.until:
             return missing
         return loads(entry.value) if entry.pickled else entry.value
@@ -214,15 +218,17 @@ cdef class VariableCache:
         """Ask for the variable, remember it, and return it. Raises what the owner raises for it (see `Asker.ask_for`)."""
         cdef uint64_t revision = load64(self.word)
         cdef Message message = Message()
-        packed = self.questions.get(name)
+        with cython.critical_section(self):
+            packed = self.questions.get(name)
         if packed is not None:
             message.encoding = MSGPACK
             message.inline = packed
             message.length = PyBytes_GET_SIZE(packed)
         else:
             self.asker.lane.channel.encode_value(message, ["get", name], 0)
-            if message.encoding == MSGPACK and len(self.questions) < MOST_ENTRIES:
-                self.questions[name] = message.inline
+            with cython.critical_section(self):
+                if message.encoding == MSGPACK and len(self.questions) < MOST_ENTRIES:
+                    self.questions[name] = message.inline
         value = self.asker.send(self.session, message)
         if self.ttl_ns:
             self.remember(name, value, revision)
@@ -244,14 +250,16 @@ cdef class VariableCache:
             if len(<bytes>entry.value) > LARGEST_PICKLE:
                 return 0
             entry.pickled = True
-        if len(self.entries) >= MOST_ENTRIES:
-            self.entries = {}
-        self.entries[name] = entry
+        with cython.critical_section(self):
+            if len(self.entries) >= MOST_ENTRIES:
+                self.entries = {}
+            self.entries[name] = entry
         return 0
 
     def forget(self) -> None:
         """Forget everything."""
-        self.entries = {}
+        with cython.critical_section(self):
+            self.entries = {}
 
 
 cdef class Entry:

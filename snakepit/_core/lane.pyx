@@ -4,6 +4,7 @@
 Which task that is, and how the lane waits for one, is the matter of `claimant.pyx`. What the loop of a worker calls stands
 in one class: the interpreter calls a method quickly only if the object is exactly of the class that defines it.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -376,12 +377,19 @@ cdef class WorkerLane(Claimant):
     @property
     def asker(self):
         """What asks the owner; made when first wanted."""
-        if self.asks is None:
+        cdef object asks
+        with cython.critical_section(self):
+            asks = self.asks
+        if asks is None:
             from snakepit._core.asking import Asker
 
-            # Two threads may make one each: neither keeps anything but how long to spin.
-            self.asks = Asker(self)
-        return self.asks
+            asks = Asker(self)
+            # Once: another thread may be reading it.
+            with cython.critical_section(self):
+                if self.asks is None:
+                    self.asks = asks
+                asks = self.asks
+        return asks
 
     def ask(self, topic, *args):
         """Ask the owner in the name of the running task's session (see `Asker.ask_for`)."""

@@ -54,7 +54,8 @@ class AdapterSpec:
     reference: tuple[str, str] | bytes  # module and qualified name, or the pickled class
     args: dict[str, Any] = field(default_factory=dict)
     teardown_grace: float = 1.0  # seconds
-    shared: bool = False  # several threads call its tools
+    # Several threads call its tools: also in turn, for one may be left behind with its call.
+    shared: bool = False
     snapshot_every: int | float | None = 1  # calls, or seconds; None: never by itself
 
 

@@ -18,55 +18,16 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+from snakepit._core.locks import CountingLock
 from snakepit.adapters.adapter import Adapter
 
 __all__ = ["CountingLock", "ThreadSafeAdapter", "thread_safe_method"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class CountingLock:
-    """A re-entrant lock, and a context manager, that counts how often it was taken and waited for.
-
-    Its counts change only under it, but for `is_mine`, which any thread may ask.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._holder = 0
-        self._depth = 0
-        self.acquired = 0
-        self.contended = 0
-        self.waited = 0.0  # seconds
-
-    def __enter__(self) -> Self:
-        waited = 0.0
-        contended = not self._lock.acquire(blocking=False)
-        if contended:
-            began = time.perf_counter()
-            self._lock.acquire()
-            waited = time.perf_counter() - began
-        self._holder = threading.get_ident()
-        self._depth += 1
-        self.acquired += 1
-        self.contended += contended
-        self.waited += waited
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._holder = 0
-        self._lock.release()
-
-    def is_mine(self) -> bool:
-        """Whether the calling thread holds the lock."""
-        return self._holder == threading.get_ident()
 
 
 class ThreadSafeAdapter(Adapter):
@@ -93,7 +54,11 @@ class ThreadSafeAdapter(Adapter):
         return self
 
     def acquire_lock(self) -> CountingLock:
-        """Return the instance's lock for a `with`; a thread that holds it may take it again."""
+        """Return the instance's lock for a `with`; a thread that holds it may take it again.
+
+        A call that waits for it, or holds it, can be stopped; it lets go of it at the end of the
+        `with`.
+        """
         return self._adapter_lock
 
     def get_thread_local(self, key: str, default: Any = None) -> Any:

@@ -2,6 +2,9 @@
 
 A lock would not do. A call that waits for one cannot be interrupted: to stop it, its whole worker
 would be ended, and with it the very call whose turn it is.
+
+A call that waits for a host tool, or for a call of its pool, lends its turn meanwhile: what it
+waits for may take one.
 """
 
 from __future__ import annotations
@@ -13,13 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from snakepit._core.interrupts import HELD
+from snakepit._core.locks import GLANCE, HoldingLock
 from snakepit.errors import TaskStoppedError
-from snakepit.worker.context import cancelled
-
-# Seconds after which a call that waits looks up, for neither a stop nor an interrupt wakes it: a
-# part of the grace that a call has to see that it is to stop (`Graces.flag`).
-GLANCE = 0.02
+from snakepit.worker.context import cancelled, note_turns
 
 
 class Turn:
@@ -36,7 +35,7 @@ class Turns:
     """Those of one instance of an adapter. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = HoldingLock()
         self._present: Turn | None = None
         self._waiting: deque[Turn] = deque()
 
@@ -81,27 +80,47 @@ class Turns:
         present = self._present
         return present is not None and present.thread == threading.get_ident()
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Give this thread's turn to others, and have the next one at the end.
+
+        Raises TaskStoppedError when the call is to stop before that has come.
+        """
+        turn = self._present
+        if turn is None or turn.thread != threading.get_ident():
+            yield
+            return
+        self._end(turn)
+        try:
+            yield
+        finally:
+            self._take(turn, first=True)
+
     def _await(self, turn: Turn) -> None:
-        with HELD, self._lock:
+        self._take(turn)
+        note_turns(self)
+        # Before it begins: whoever stopped it may have done so for the sake of what it would do.
+        if cancelled():
+            raise _stopped()
+
+    def _take(self, turn: Turn, *, first: bool = False) -> None:
+        with self._lock:
             if self._present is None:
                 self._present = turn
                 return
             came = turn.came = threading.Lock()
             came.acquire()
-            self._waiting.append(turn)
-        while not (came.acquire(timeout=GLANCE) or cancelled()):
-            pass
-        # Before it begins: whoever stopped it may have done so for the sake of what it would do.
-        if cancelled():
-            raise TaskStoppedError(
-                "the task was stopped on request, while it waited for its turn among the "
-                "thread_sensitive tools of its worker",
-                details={"pid": os.getpid()},
-            )
+            if first:
+                self._waiting.appendleft(turn)
+            else:
+                self._waiting.append(turn)
+        while not came.acquire(timeout=GLANCE):
+            if cancelled():
+                raise _stopped()
 
     def _end(self, turn: Turn) -> None:
         """The call has ended, or waits no longer; to say so twice changes nothing."""
-        with HELD, self._lock:
+        with self._lock:
             if self._present is not turn:
                 with contextlib.suppress(ValueError):
                     self._waiting.remove(turn)
@@ -109,3 +128,11 @@ class Turns:
             following = self._present = self._waiting.popleft() if self._waiting else None
             if following is not None and following.came is not None:
                 following.came.release()
+
+
+def _stopped() -> TaskStoppedError:
+    return TaskStoppedError(
+        "the task was stopped on request, while it waited for its turn among the "
+        "thread_sensitive tools of its worker",
+        details={"pid": os.getpid()},
+    )

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from snakepit._core.locks import HoldingLock
 from snakepit._core.overdue import limit_queue, take_due, watch_until
 from snakepit._core.stopping import phase_of
 from snakepit.errors import QueueTimeoutError, TaskTimeoutError
@@ -281,7 +282,7 @@ class Timekeeper:
     def __init__(self, name: str, prepare: Callable[[], None]) -> None:
         self._name = name
         self._prepare = prepare
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.Condition(HoldingLock())  # type: ignore[arg-type]
         self._notes: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from snakepit import errors
+from snakepit._core.locks import HoldingLock
 from snakepit.lifecycle.starts import MOST_FAILED_STARTS
 from snakepit.pool.living import LivingSet
 
@@ -35,7 +36,7 @@ class BasePool:
         self.broken: errors.PoolNotReadyError | None = None
         self.calls: Calls | None = None  # of several attempts; made when there is one
         self._closed = False
-        self._life = threading.Condition()
+        self._life = threading.Condition(HoldingLock())  # type: ignore[arg-type]
         self._waiting_maps: LivingSet[Any] = LivingSet()
 
     # -- calls of several attempts (see `snakepit.pool.attempts`) ----------------------------------

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ class LocalPool(BasePool):
         self.deadlines = LocalDeadlines(self, self.timekeeper)
         self._callbacks = CallbackThread(f"snakepit-{self.name}-callbacks")
         self._threads = LocalThreads(self, config, self._life)
-        self.buffers: weakref.WeakSet[ChunkBuffer] = weakref.WeakSet()  # of streams
+        self.buffers: LivingSet[ChunkBuffer] = LivingSet()  # of streams
         self.desk = SessionDesk(
             config.session_store, lambda key: None, lambda key: None, pool=config.name
         )
@@ -312,11 +311,11 @@ class LocalPool(BasePool):
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
         me = threading.current_thread()
-        if self.buffers:
+        if buffers := list(self.buffers):
             from snakepit.pool.local_streams import abandon
 
             # What this thread has to read, it cannot read while it waits here.
-            abandon(self.buffers)
+            abandon(buffers)
         if not self._threads.await_end(timeout):
             return False
         for thread in self._own_threads():

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit._core.interrupts import HELD, stop_requested
+from snakepit._core.locks import HoldingLock
 from snakepit._core.stream import NOT_YET
 from snakepit.errors import PoolShutdownError, StreamReadError, TaskInterrupt
 from snakepit.pool.streams import Stream, check_streamable, check_terms, other_threads
+from snakepit.worker.context import lent_turn
 from snakepit.worker.streaming import chunks_of, close_chunks
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class ChunkBuffer:
         self._most = most
         self._chunks: deque[Any] = deque()
         # Re-entrant: a finaliser may close the stream at any moment.
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.Condition(HoldingLock())  # type: ignore[arg-type]
         self._waker: Callable[[], object] | None = None
         self.reader = threading.get_ident()  # that read last, at first who made the stream
         self.closed = False  # nobody reads any more
@@ -94,8 +96,9 @@ class ChunkBuffer:
 
     def take(self, over: Callable[[], bool], *, wait: bool, on_worker: bool) -> Any:
         """Return the next chunk; NOT_YET when there is none (to `wait` for)."""
-        with self._changed:
-            while True:
+        while True:
+            # An interrupt comes at the end of each `with`.
+            with self._changed:
                 if self._chunks and not over():
                     chunk = self._chunks.popleft()
                     if len(self._chunks) == self._most // 2:
@@ -132,10 +135,10 @@ class StreamedCall:
                     break
                 count += 1
         finally:
-            self._buffer.end()
-            if chunks is not None:
-                # An interrupt that was under way comes after the generator's `finally`.
-                with HELD:
+            # An interrupt that was under way comes after the generator's `finally`.
+            with HELD:
+                self._buffer.end()
+                if chunks is not None:
                     close_chunks(chunks)
         return count
 
@@ -171,7 +174,11 @@ class LocalStream(Stream[T]):
     def __next__(self) -> T:
         buffer = self._begin()
         try:
-            chunk = buffer.take(self._is_over, wait=True, on_worker=self._on_worker)
+            if self._on_worker:
+                with lent_turn():
+                    chunk = buffer.take(self._is_over, wait=True, on_worker=True)
+            else:
+                chunk = buffer.take(self._is_over, wait=True, on_worker=False)
             if chunk is NOT_YET:
                 self._conclude(buffer)
             return chunk  # type: ignore[no-any-return]
@@ -244,7 +251,7 @@ def _insist(pool: LocalPool, future: Future[int], buffer: ChunkBuffer) -> None:
 def abandon(buffers: Iterable[ChunkBuffer]) -> None:
     """Close the buffers that nobody can read while this thread waits for their pool's end."""
     threads = other_threads()
-    for buffer in list(buffers):
+    for buffer in buffers:
         buffer.abandon(threads)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from snakepit._core.interrupts import HELD, Runner
 from snakepit.pool.futures import Future
+from snakepit.worker.context import lent_turn
 
 if TYPE_CHECKING:
     from snakepit.pool.local import LocalConfig, LocalPool
@@ -39,17 +40,21 @@ class InnerFuture(Future[Any]):
         return condition
 
     def result(self, timeout: float | None = None) -> Any:
-        self._help()
+        if not self.done():
+            with lent_turn():
+                self._help()
+                return super().result(timeout)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._help()
+        if not self.done():
+            with lent_turn():
+                self._help()
+                return super().exception(timeout)
         return super().exception(timeout)
 
     def _help(self) -> None:
         pool: Any = self.context
-        if self.done():
-            return
         on_worker = getattr(here, "pool", None) is pool
         if on_worker:
             pool.run_if_queued(self)
@@ -82,7 +87,7 @@ class LocalThreads:
 
     def start(self) -> None:
         """Start those that are missing, while the pool is open."""
-        with HELD, self._life:
+        with self._life:
             while len(self.members) < self._config.size and self._pool.is_open:
                 self._start_one()
 

@@ -60,7 +60,7 @@ class Stream(Generic[T]):
     """
 
     _turns = 0
-    _awaited = False
+    _awaited: object  # there while a loop waits
     _function: Any = None  # that yields the chunks
 
     def __iter__(self) -> Self:
@@ -150,9 +150,10 @@ class Stream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        if self._awaited:
+        me = object()
+        # One step, also for loops in two threads.
+        if vars(self).setdefault("_awaited", me) is not me:
             raise errors.StreamReadError.busy(*self._subject())
-        self._awaited = True
         try:
             while True:
                 chunk = self._poll()
@@ -168,7 +169,7 @@ class Stream(Generic[T]):
                     await _let_others_run()
                 return chunk  # type: ignore[no-any-return]
         finally:
-            self._awaited = False
+            del self._awaited
 
     def _poll(self) -> Any:
         try:

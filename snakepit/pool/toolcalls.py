@@ -161,7 +161,9 @@ class LocalCalls:
         self._ending = threading.RLock()
 
     def start(self, engine: Any, plans: Iterable[Plan]) -> None:
-        """Make the instance. Raises AdapterError."""
+        """Make the instance, unless a start that failed later has made it. Raises AdapterError."""
+        if self.host is not None:
+            return
         preload_class(self._cls, self._spec)
         self.host = Host(self._cls, self._spec)
         # The program may end without a stop; the threads have ended by then.

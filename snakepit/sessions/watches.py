@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from snakepit._core.locks import HoldingLock
+
 __all__ = ["CallbackWatch", "IteratorWatch", "Notifier", "Watch"]
 
 logger = logging.getLogger("snakepit")
@@ -36,7 +38,7 @@ class Watch:
         self._waiting: deque[tuple[Any, int]] = deque(maxlen=MOST_WAITING)
         self._stopped = False
         # Re-entrant: a signal handler may stop a watch, or set the variable, in the middle of here.
-        self._condition = threading.Condition(threading.RLock())
+        self._condition = threading.Condition(HoldingLock())  # type: ignore[arg-type]
 
     @property
     def stopped(self) -> bool:
@@ -150,7 +152,7 @@ class Notifier:
 
     def __init__(self) -> None:
         # Re-entrant: a signal handler may set a variable in the middle of `add`.
-        self._condition = threading.Condition(threading.RLock())
+        self._condition = threading.Condition(HoldingLock())  # type: ignore[arg-type]
         self._watches: deque[CallbackWatch] = deque()
         self._running = False
         # What `SessionStore.on_change` was given; replaced as a whole, so that it is read unlocked.

@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from snakepit._core.interrupts import HELD, stop_requested
+from snakepit._core.interrupts import session_of_task, stop_requested
+from snakepit._core.locks import HoldingLock
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
+    from snakepit.adapters.turns import Turns
     from snakepit.worker.session import SessionContext
 
 __all__ = ["cancelled", "current_pool", "current_session", "load_definition"]
@@ -27,16 +29,19 @@ at_end_of_lane: list[Callable[[WorkerLane], object]] = []
 
 _context_of: Any = None
 
-# Whether there ever were calls on top of others; and, in a thread that has some, their sessions.
+# Whether there ever were calls on top of others; and, in a thread that has some, their `sessions`.
+# In one that ran a tool in its turn: the `turns` (see `snakepit.adapters.turns`).
 _inner_calls = False
 _here = threading.local()
+_NO_TURN = contextlib.nullcontext()
 
 _lane: WorkerLane | None = None  # of a worker with one thread
+_ident = 0  # of that thread
 _home: WorkerLane | None = None  # of one with several: the lane whose mail all may use
 _link: Any = None
 _workers = 0
 _pool: Any = None
-_making = threading.RLock()
+_making = HoldingLock()
 _lanes = threading.local()  # in a worker with several threads: the lane of each
 
 
@@ -48,10 +53,11 @@ def enter(
     `on_interrupt` is the handler of the interrupting signal. To be called in the main thread, which
     is the one that runs tasks and signal handlers.
     """
-    global _lane, _link, _workers
+    global _lane, _ident, _link, _workers
     signal.signal(INTERRUPT_SIGNAL, on_interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT_SIGNAL,))
     _lane, _link, _workers = lane, link, workers
+    _ident = threading.get_ident()
 
 
 def home_lane() -> WorkerLane:
@@ -160,29 +166,32 @@ def refuse_shutdown() -> NoReturn:
 def current_session() -> SessionContext | None:
     """Return the session of the running call: its variables and host tools. None without one.
 
-    A call has the session that it was submitted with, by `options(session=...)`; in a worker
-    process the threads that it starts have it too. What a call submits in turn has none of itself.
+    A call has the session that it was submitted with, by `options(session=...)`; what it submits in
+    turn has none of itself. It is the call's own thread that has it: in threads that a call starts
+    this is None, for one may outlive its call; give them the context, which any thread may use.
     """
     global _context_of
-    lane = _lane if _lane is not None else lane_here()
-    if lane is None:
+    inner = lent_session() if _inner_calls else None
+    lane = _lane if _ident == threading.get_ident() else getattr(_lanes, "mine", None)
+    if inner is not None:
+        # Also in a helper, which is no lane's thread.
+        key = inner
+    elif lane is not None:
+        key = lane.session
+    elif session_of_task():
         from snakepit.pool.local import session_of_this_thread
 
         return session_of_this_thread()
-    key = _inner_session(lane.session) if _inner_calls else lane.session
+    else:
+        return None
     if key == 0:
         return None
     if _context_of is None:
         from snakepit.worker.session import context_of
 
         _context_of = context_of
-    context: SessionContext = _context_of(lane, key)
+    context: SessionContext = _context_of(lane or home_lane(), key)
     return context
-
-
-def _inner_session(outer: int) -> int:
-    inner = lent_session()
-    return outer if inner is None else inner
 
 
 def lent_session() -> int | None:
@@ -206,10 +215,24 @@ def inner_call(session: int) -> Iterator[None]:
         del sessions[depth:]
 
 
+def note_turns(turns: Turns) -> None:
+    """This thread has a turn among those."""
+    _here.turns = turns
+
+
+def lent_turn() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which others have the turn of this thread's call, if it has one.
+
+    For waits whose end may take one of those: they would wait for each other.
+    """
+    turns: Turns | None = getattr(_here, "turns", None)
+    return _NO_TURN if turns is None else turns.lent()
+
+
 def _crew_pool(home: WorkerLane) -> Any:
     global _pool
     # Several tasks may ask for it at once, and one that is interrupted must not leave it half made.
-    with HELD, _making:
+    with _making:
         if _pool is None:
             import socket
 

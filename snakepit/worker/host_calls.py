@@ -85,7 +85,8 @@ class HostCall(NestedFuture):
 
 def call_host(pool: NestedPool, request: tuple[Any, ...]) -> Any:
     """Have the owner run a host tool, (key of the session, name, args, kwargs), and wait for it."""
-    return pool.request(HostCall, MAIL_TOOL, request).await_outcome()
+    with context.lent_turn():
+        return pool.request(HostCall, MAIL_TOOL, request).await_outcome()
 
 
 def run_loan(pool: NestedPool, loan: Loan) -> None:

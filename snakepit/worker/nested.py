@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from snakepit._core.constants import MAIL_CANCEL, MAIL_WANT
 from snakepit.errors import RemoteTraceback, TaskInterrupt
 from snakepit.pool.mapping import MapResults, MapRun
-from snakepit.worker.context import inner_call, refuse_shutdown
+from snakepit.worker.context import inner_call, lent_turn, refuse_shutdown
 from snakepit.worker.link import CANCELLED, ERROR, LEND, RUN
 
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ class NestedFuture(concurrent.futures.Future[Any]):
         if self.done():
             return
         self._pool.want(self)
-        with self._condition:
-            self._condition.wait_for(self._has_news, timeout)
-        self._pool.run_returned(self)
+        with lent_turn():
+            with self._condition:
+                self._condition.wait_for(self._has_news, timeout)
+            self._pool.run_returned(self)
 
 
 class NestedPool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from snakepit._core.asking import MISSING, VariableCache
+from snakepit._core.locks import HoldingLock
 from snakepit.errors import (
     SessionNotFoundError,
     VariableNotFoundError,
@@ -395,7 +396,11 @@ class LocalLine:
         return revision
 
     def call_tool(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._desk.exposed_tool(self._session_id, name).function(*args, **kwargs)
+        from snakepit.worker.context import lent_turn
+
+        function = self._desk.exposed_tool(self._session_id, name).function
+        with lent_turn():
+            return function(*args, **kwargs)
 
     def start_watch(self, watch: VariableWatch, callback: Callable[[Any, int], object]) -> None:
         from snakepit._core.interrupts import HELD
@@ -409,14 +414,16 @@ def _start_watch(watch: VariableWatch, callback: Callable[[Any, int], object]) -
 
 
 _contexts: dict[int, SessionContext] = {}
+_making = HoldingLock()  # for changes
 
 
 def context_of(lane: WorkerLane, key: int) -> SessionContext:
     """Return the context of a session in this worker process."""
     context = _contexts.get(key)
     if context is None:
-        while len(_contexts) >= MOST_CONTEXTS:
-            # The oldest; a call that still holds it goes on using it.
-            _contexts.pop(next(iter(_contexts)), None)
-        context = _contexts.setdefault(key, SessionContext(WorkerLine(lane, key)))
+        with _making:
+            while len(_contexts) >= MOST_CONTEXTS:
+                # The oldest; a call that still holds it goes on using it.
+                del _contexts[next(iter(_contexts))]
+            context = _contexts.setdefault(key, SessionContext(WorkerLine(lane, key)))
     return context

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from snakepit._core.channel import Channel
 from snakepit._core.constants import MAIL_READY, MAIL_WORN
-from snakepit._core.interrupts import HELD, interrupt_owed
+from snakepit._core.interrupts import interrupt_owed
 from snakepit._core.lifeline import end_descendants
+from snakepit._core.locks import HoldingLock
 from snakepit._core.stacks import serve_stacks, show_stack
 from snakepit._core.thread_lane import Quota, ThreadLane
 from snakepit.worker import context, loop, orphan, priority
@@ -163,45 +164,6 @@ class Crew:
             signal.sigtimedwait((context.INTERRUPT_SIGNAL,), rest)
 
 
-class _HoldingLock:
-    """An RLock whose holder is not interrupted before it lets go.
-
-    The thread that brings outcomes takes the condition of each future: a task that dropped out with
-    one in its hands, wherever in the standard library, would stop it for all other tasks.
-    """
-
-    def __init__(self) -> None:
-        self._lock: Any = threading.RLock()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        HELD.__enter__()
-        if self._lock.acquire(blocking, timeout):
-            return True
-        HELD.__exit__()
-        return False
-
-    def release(self) -> None:
-        self._lock.release()
-        HELD.__exit__()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_error: object) -> None:
-        self.release()
-
-    # What a condition asks of its lock. Who waits for it stays held, and looks for itself.
-
-    def _release_save(self) -> Any:
-        return self._lock._release_save()
-
-    def _acquire_restore(self, state: Any) -> None:
-        self._lock._acquire_restore(state)
-
-    def _is_owned(self) -> bool:
-        return bool(self._lock._is_owned())
-
-
 class CrewFuture(NestedFuture):
     """The outcome of a task that a task submitted, where several tasks share the process."""
 
@@ -216,8 +178,12 @@ class CrewPool(NestedPool):
     make_future = CrewFuture
 
     def make_condition(self) -> threading.Condition:
-        """Return a condition whose holder is not interrupted."""
-        return threading.Condition(_HoldingLock())  # type: ignore[arg-type]
+        """Return a condition whose holder is not interrupted.
+
+        The thread that brings outcomes takes the condition of each future: a task that dropped out
+        with one in its hands, wherever in the standard library, would stop it for all other tasks.
+        """
+        return threading.Condition(HoldingLock())  # type: ignore[arg-type]
 
     def stir(self) -> None:
         """Have whoever waits for a future look whether it was interrupted."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -12,8 +14,8 @@ import pytest
 import snakepit
 from snakepit import ThreadSafeAdapter, ThreadSafetyChecker, thread_safe_method, tool
 from snakepit.adapters.tools import tools_of
-from snakepit.errors import AdapterError
-from tests.support import LONG
+from snakepit.errors import AdapterError, TaskInterrupt
+from tests.support import LONG, wait_until
 
 
 class Ledger(ThreadSafeAdapter):
@@ -55,6 +57,15 @@ class Ledger(ThreadSafeAdapter):
     def careful(self) -> int:
         with self.acquire_lock():
             return self.count_up()
+
+    @tool
+    def hold(self, release: threading.Event) -> None:
+        with self.acquire_lock():
+            release.wait()
+
+    @tool
+    def lock_counts(self) -> tuple[int, int]:
+        return self.acquire_lock().acquired, self.acquire_lock().contended
 
     @tool(streaming=True)
     def careless_parts(self, count: int) -> Iterator[int]:
@@ -110,6 +121,45 @@ def test_a_thread_safe_method_loses_no_update() -> None:
     stats = ledger.get_stats_dict()
     assert stats["calls"] == {"add": 164, "add_twice": 2} and stats["total_calls"] == 166
     assert stats["threads"] >= 1 and stats["lock_contended"] > 0 and stats["seconds_waited"] > 0
+
+
+def test_a_call_that_waits_for_the_lock_can_be_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    release = threading.Event()
+    with snakepit.Pool(Ledger, profile="local", threads_per_worker=3) as pool:
+        held = pool.submit("hold", {"release": release})
+        wait_until(lambda: pool.execute("lock_counts")[0] == 1, "the lock to be held")
+        waiting = pool.submit("add", {"amount": 1})
+        wait_until(lambda: pool.get_stats()["busy"] == 2, "the other call to wait")
+        assert waiting.cancel()
+        # Its thread takes calls again while the lock is held.
+        wait_until(lambda: pool.get_stats()["busy"] == 1, "the other call to end")
+        release.set()
+        held.result(LONG)
+        assert pool.execute("add", {"amount": 1}) == 1
+    assert "left behind" not in caplog.text
+
+
+class Interrupt:
+    """`Interrupt() + TaskInterrupt` leaves that with the thread, which raises it soon after.
+
+    By C alone, and by an operator, after which no exception is looked for: it comes at the next
+    call.
+    """
+
+    __add__ = staticmethod(
+        functools.partial(
+            ctypes.pythonapi.PyThreadState_SetAsyncExc, ctypes.c_ulong(threading.get_ident())
+        )
+    )
+
+
+def test_an_interrupt_at_the_end_of_the_with_leaves_the_lock_free() -> None:
+    lock = Ledger().acquire_lock()
+    interrupt, error = Interrupt(), ctypes.py_object(TaskInterrupt)
+    with pytest.raises(TaskInterrupt), lock:
+        interrupt + error
+    assert not lock.is_mine()
+    assert not in_threads(1, lock.__enter__)
 
 
 def test_marks_and_signatures_survive_the_decorator() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 import snakepit
 from snakepit import errors
-from tests.support import results, wait_until
+from snakepit.lifecycle.deadlines import Timekeeper
+from tests.support import results, wait_for_interrupt_in, wait_until
 
 from . import tasks
 from .test_options import expect_capacity
@@ -193,6 +194,23 @@ def test_cancel_running_reads_as_cancelled_at_once(gate: Any) -> None:
         assert future.cancel() and future.cancelled()
         expect_capacity(executor, gate, workers=1)
     release.set()
+
+
+def test_a_task_interrupted_at_a_lock_of_another_pool_lets_go_of_it() -> None:
+    taken, never = threading.Event(), threading.Event()
+    with local() as executor, local() as other:
+
+        def submit() -> None:
+            wait_for_interrupt_in(Timekeeper.at, taken)
+            other.options(timeout=60).submit(tasks.square, 3)
+
+        future = executor.submit(submit)
+        assert taken.wait(60)
+        assert future.stop()
+        assert isinstance(future.exception(60), errors.TaskStoppedError)
+        late = other.options(timeout=0.1).submit(never.wait)
+        assert isinstance(late.exception(60), errors.TaskTimeoutError)
+        never.set()
 
 
 def test_no_other_task_of_the_thread_is_interrupted() -> None:

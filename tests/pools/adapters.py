@@ -304,6 +304,25 @@ class Turns(snakepit.Adapter):
         finally:
             self.leave()
 
+    @tool(thread_sensitive=True)
+    def alone_twice(self, between: Any) -> Any:
+        """Call a host tool of that name, or a function, between two parts that run alone."""
+        self.enter("first")
+        self.leave()
+        assert isinstance(between, str) is (self.session is not None)
+        value = between() if self.session is None else self.session.call_tool(between)
+        self.enter("second")
+        self.leave()
+        return value
+
+    @tool(thread_sensitive=True)
+    def stay(self, release: Any) -> None:
+        self.enter("stay")
+        try:
+            release.wait()
+        finally:
+            self.leave()
+
     @tool
     def seen(self) -> tuple[int, list[Any]]:
         return self.most, self.begun
@@ -455,6 +474,13 @@ class Probe(snakepit.Adapter):
         finally:
             if ended is not None:
                 Path(ended).touch()
+
+    @tool(streaming=True)
+    def blocks(self, count: int, size: int, progress: str) -> Iterator[bytes]:
+        """Note in the file how many were made, before each."""
+        for number in range(1, count + 1):
+            Path(progress).write_text("#" * number)
+            yield bytes(size)
 
     @tool(streaming=True)
     def count_after(self, path: str) -> Iterator[int]:

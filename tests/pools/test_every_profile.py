@@ -27,6 +27,7 @@ Gates = Callable[[str], Gate]
 # (behaviour, profile): why it is not promised there. The test of the behaviour shows what is so.
 NOT_PROMISED = {
     ("arguments are the tool's own", "local"): "nothing is copied: the objects are the caller's",
+    ("a stream holds max_bytes", "local"): "nothing is copied, so only the chunks are counted",
     ("each worker has an instance of its own", "local"): "all threads share one",
     ("a crash leaves the program alone", "local"): "a thread takes the program along",
     ("a crash fails one call alone", "thread"): "the neighbours in the process die too",
@@ -132,6 +133,19 @@ def test_streams(pool: snakepit.Pool, tmp_path: Path) -> None:
     assert halted == [0, 1, 2, 3, 4, 5]
     with pytest.raises(errors.ToolArgumentError):
         pool.stream("count", {"upto": 3})
+
+
+def test_streams_hold_few_bytes(pool: snakepit.Pool, profile: str, tmp_path: Path) -> None:
+    progress = tmp_path / "progress"
+    args = {"count": 20, "size": 1_000_000, "progress": str(progress)}
+    stream = pool.stream("blocks", args, max_bytes="1MiB", max_chunks=10)
+    if promised("a stream holds max_bytes", profile):
+        for number, _ in enumerate(stream, 1):
+            # That is, what has been read, what is on its way, and what waits for room.
+            assert progress.stat().st_size <= number + 2
+    else:
+        wait_until(lambda: progress.exists() and progress.stat().st_size == 11, "ten chunks")
+    stream.close()
 
 
 def test_asyncio(pool: snakepit.Pool) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import asdict
@@ -328,6 +329,113 @@ def test_thread_sensitive_call_that_waits_can_be_stopped_alone(
     assert held.result(LONG) == "a" and list(stream) == [0, 1, 2, 3, 4]
     assert turns.execute("seen") == (1, ["a", "stream"])
     assert "left behind" not in caplog.text
+
+
+def test_thread_sensitive_call_lends_its_turn_while_it_waits_for_a_host_tool(
+    turns: snakepit.Pool,
+) -> None:
+    def between() -> list[Any]:
+        calls = [turns.submit("alone", {"name": name}) for name in "ab"]
+        return [sorted(call.result(LONG) for call in calls), list(parts())]
+
+    def parts() -> snakepit.Stream[int]:
+        return turns.stream("alone_in_parts", {"count": 3})
+
+    turns.start()
+    turns.register_tool("s", "between", between)
+    found = turns.execute("alone_twice", {"between": "between"}, session="s", timeout=LONG)
+    assert found == [["a", "b"], [0, 1, 2]]
+    most, begun = turns.execute("seen")
+    assert most == 1 and begun[0] == "first" and begun[-1] == "second" and len(begun) == 5
+
+
+def test_thread_sensitive_call_of_a_local_pool_may_wait_for_another(new_pool: NewPool) -> None:
+    pool = new_pool("local", Turns, threads_per_worker=2)
+
+    def between() -> list[Any]:
+        other = pool.submit("alone", {"name": "a"})
+        wait_until(other.running, "the other thread to take the call")
+        return [other.result(LONG), list(pool.stream("alone_in_parts", {"count": 3}))]
+
+    assert pool.execute("alone_twice", {"between": between}, timeout=LONG) == ["a", [0, 1, 2]]
+    assert pool.execute("seen") == (1, ["first", "a", "stream", "second"])
+
+
+def test_thread_sensitive_call_that_waits_for_its_turn_to_come_back_can_be_stopped(
+    turns: snakepit.Pool, gates: Gates
+) -> None:
+    called, leave = threading.Event(), threading.Event()
+
+    def between() -> None:
+        called.set()
+        leave.wait(LONG)
+
+    turns.start()
+    turns.register_tool("s", "between", between)
+    lender = turns.submit("alone_twice", {"between": "between"}, session="s")
+    assert called.wait(LONG)
+    began, release = gates("began"), gates("release")
+    held = turns.submit("alone", {"name": "a", "began": began, "release": release})
+    began.wait()
+    workers = turns.list_workers()
+    leave.set()
+    assert lender.cancel()
+    with pytest.raises(CancelledError):
+        lender.result(LONG)
+    busy(turns, 1)
+    release.open()
+    assert held.result(LONG) == "a"
+    assert [each["pid"] for each in turns.list_workers()] == [each["pid"] for each in workers]
+    assert turns.execute("seen") == (1, ["first", "a"])
+
+
+def test_thread_sensitive_call_that_is_left_behind_keeps_its_turn(new_pool: NewPool) -> None:
+    pool = new_pool("local", Turns, threads_per_worker=1)
+    release = threading.Event()
+    with pytest.raises(TaskTimeoutError):
+        pool.execute("stay", {"release": release}, timeout=0.2)
+    following = pool.submit("alone", {"name": "a"})
+    wait_until(lambda: following.running() or following.done(), "the next call to begin")
+    release.set()
+    assert following.result(LONG) == "a"
+    assert pool.execute("seen") == (1, ["stay", "a"])
+
+
+class Bare(snakepit.Adapter):
+    """Has no tools, and counts its instances."""
+
+    __thread_safe__ = True
+    made = torn_down = 0
+
+    @classmethod
+    def supported_commands(cls) -> list[str]:
+        return []
+
+    def __init__(self) -> None:
+        type(self).made += 1
+
+    def teardown(self) -> None:
+        type(self).torn_down += 1
+
+
+@pytest.mark.filterwarnings("ignore:Bare has no tools")
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_local_pool_has_one_instance_however_often_it_is_started(
+    new_pool: NewPool, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(Bare, "made", 0)
+    monkeypatch.setattr(Bare, "torn_down", 0)
+    pool = new_pool("local", Bare)
+    if fails:
+        with monkeypatch.context() as patch:
+            patch.setattr(pool._engine, "start", lambda: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                pool.start()
+    pool.start()
+    pool.start()
+    pool.await_ready()
+    pool.stop()
+    assert (Bare.made, Bare.torn_down) == (1, 1)
 
 
 def test_a_stopped_pool_takes_no_calls(new_pool: NewPool, profile: str, gates: Gates) -> None:

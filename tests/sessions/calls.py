@@ -28,6 +28,22 @@ def session_id() -> str:
     return here().id
 
 
+def look_from_a_thread(go: Gate, log: Log) -> None:
+    """Start a thread that logs what session it has after `go`."""
+
+    def look() -> None:
+        go.wait()
+        log.add(str(snakepit.current_session()))
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def hold_session(started: Gate, release: Gate) -> str:
+    started.open()
+    release.wait()
+    return session_id()
+
+
 def run(method: str, *args: Any) -> Any:
     """Call a method of the session."""
     return getattr(here(), method)(*args)
@@ -69,6 +85,27 @@ def increment_in_threads(name: str, threads: int, times: int) -> None:
         thread.start()
     for thread in all_of_them:
         thread.join()
+
+
+def read_and_forget_in_threads(name: str, threads: int, times: int) -> None:
+    """Read a variable in some threads while another has what is known of it forgotten."""
+    session = here()
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            for _ in range(100):
+                session.get_variable(name)
+
+    readers = [threading.Thread(target=read) for _ in range(threads)]
+    for reader in readers:
+        reader.start()
+    for _ in range(times):
+        session.get_variable(name)
+        session.cache_ttl = 5
+    over.set()
+    for reader in readers:
+        reader.join()
 
 
 def read_until(name: str, wanted: Any, log: Log, patience: float = 60.0) -> int:

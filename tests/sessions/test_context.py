@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +16,14 @@ import snakepit
 from snakepit import errors
 from snakepit.executor import PoolView
 from snakepit.pool import terms
+from snakepit.worker import session
 from tests.conftest import Make
 from tests.executor import tasks
 from tests.executor.tasks import Gate, Log
 from tests.support import LONG, results, wait_until
 
 from . import calls
+from .support import in_threads
 
 Gates = Callable[[str], Gate]
 
@@ -52,6 +55,47 @@ def test_there_is_no_session_outside_a_call(executor: snakepit.Executor) -> None
 def test_call_has_the_session_it_was_submitted_with(executor: snakepit.Executor) -> None:
     for name in ("a", "b", "ä session"):
         assert executor.options(session=name).submit(calls.session_id).result(LONG) == name
+
+
+def test_thread_that_outlives_its_call_has_no_session(make: Make, gate: Gates, log: Log) -> None:
+    executor = make(1)
+    started, release = gate("started"), gate("release")
+    # In a thread of the call's own it is not the session of what runs there next.
+    view = executor.options(session="a")
+    view.submit(calls.look_from_a_thread, gate("go"), log).result(LONG)
+    held = executor.options(session="b").submit(calls.hold_session, started, release)
+    started.wait()
+    gate("go").open()
+    wait_until(lambda: log.lines(), "the thread to look")
+    release.open()
+    assert held.result(LONG) == "b"
+    assert log.lines() == ["None"]
+
+
+def test_contexts_are_forgotten_by_many_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Line:
+        cached = ask = None
+
+        def __init__(self, _lane: Any, key: int) -> None:
+            self.key = key
+
+    monkeypatch.setattr(session, "WorkerLine", Line)
+    monkeypatch.setattr(session, "MOST_CONTEXTS", 4)
+    monkeypatch.setattr(session, "_contexts", {})
+    lane: Any = None
+
+    def look(number: int) -> None:
+        for key in range(number, number + 4000):
+            line: Any = session.context_of(lane, key)._line
+            assert line.key == key
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        in_threads(8, look)
+    finally:
+        sys.setswitchinterval(before)
+    assert len(session._contexts) == 4
 
 
 def test_chunks_and_attempts_have_the_session(executor: snakepit.Executor) -> None:
@@ -336,6 +380,12 @@ def test_more_threads_than_mail_slots_may_ask(view: Any, executor: snakepit.Exec
     results(futures, 120)
     assert executor.session("s").get_variable("x") == 1 + 360
     assert free_mail(executor)
+
+
+@pytest.mark.processes
+def test_threads_read_while_one_forgets(view: Any, executor: snakepit.Executor) -> None:
+    # Without the GIL, what one thread finds another may let go of at that instant.
+    view.submit(calls.read_and_forget_in_threads, "x", 3, 3000).result(LONG)
 
 
 @pytest.mark.processes

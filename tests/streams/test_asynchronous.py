@@ -6,12 +6,13 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import pytest
 
 import snakepit
-from snakepit.errors import TaskTimeoutError
+from snakepit.errors import StreamReadError, TaskTimeoutError
 from tests.executor import tasks as calls
 from tests.executor.tasks import Gate, Log
 
@@ -45,6 +46,27 @@ def test_async_for_waits_for_each_chunk(executor: snakepit.Executor, gate: GateM
         return chunks
 
     assert asyncio.run(read()) == [0, 1, 2]
+
+
+def test_loops_in_two_threads_read_a_stream_in_turn(executor: snakepit.Executor) -> None:
+    # Without the GIL, both could wait for the same chunk, and be told of one.
+    stream = executor.options(max_chunks=1).stream(tasks.count, 3_000)
+    both = threading.Barrier(2)
+
+    async def read() -> list[int]:
+        chunks: list[int] = []
+        both.wait()
+        while True:
+            try:
+                chunks.append(await anext(stream))
+            except StreamReadError:
+                await asyncio.sleep(0)
+            except StopAsyncIteration:
+                return chunks
+
+    with ThreadPoolExecutor(2) as threads:
+        found = [each.result(60) for each in [threads.submit(asyncio.run, read()) for _ in "ab"]]
+    assert sorted(found[0] + found[1]) == list(range(3_000))
 
 
 def test_streams_share_a_loop_without_threads_of_their_own(make: Make) -> None:

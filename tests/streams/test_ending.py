@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 import snakepit
 from snakepit.errors import PoolShutdownError, TaskStoppedError, TaskTimeoutError
+from snakepit.pool.local_streams import ChunkBuffer
 from tests.executor import tasks as calls
 from tests.executor.tasks import Gate, Log
-from tests.support import is_over, wait_until
+from tests.support import is_over, wait_for_interrupt_in, wait_until
 
 from . import tasks
 
@@ -47,6 +50,41 @@ def test_closed_stream_counts_as_cancelled(make: Make, log: Log) -> None:
     assert executor.submit(calls.square, 3).result(60) == 9
     stats = executor.stats()
     assert (stats.submitted, stats.completed, stats.failed, stats.cancelled) == (2, 1, 0, 1)
+
+
+def test_stream_interrupted_at_a_lock_of_its_buffer_ends() -> None:
+    taken = threading.Event()
+
+    def chunks() -> Iterator[int]:
+        wait_for_interrupt_in(ChunkBuffer.put, taken)
+        while True:
+            yield 1
+
+    with snakepit.Executor(1, profile="local") as executor:
+        stream = executor.stream(chunks)
+        assert taken.wait(60)
+        assert stream.future.stop()
+        with pytest.raises(TaskStoppedError):
+            list(stream)
+        assert executor.submit(calls.square, 3).result(60) == 9
+
+
+def test_local_pool_is_joined_while_streams_are_opened() -> None:
+    with snakepit.Executor(1, profile="local") as executor, ThreadPoolExecutor(1) as threads:
+        pool: Any = executor._pool
+
+        def open_many() -> list[snakepit.Stream[int]]:
+            return [executor.stream(tasks.count, 0) for _ in range(3000)]
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            opened = threads.submit(open_many)
+            while not opened.done():
+                pool.join(0)
+        finally:
+            sys.setswitchinterval(before)
+        assert len(opened.result()) == 3000
 
 
 def test_leaving_with_ends_the_generator(make: Make, log: Log) -> None:
