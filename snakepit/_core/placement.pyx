@@ -11,7 +11,7 @@ first, nobody holds work in advance, and workers go on while the owner's interpr
 """
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from snakepit._core.atomics cimport cas64, fence, load32, load64, prefetch, store32, store64, wake
