@@ -71,6 +71,7 @@ def tool(
     each process, in the order in which they began to wait there. A call that waits for its turn
     holds one of the threads, and its time runs; so with as many of them as there are threads, other
     tools wait, too. Where that must not be, give these tools a pool of their own.
+    While a call waits for a host tool, or in a local pool for another call, others have the turn.
 
     Raises AdapterError for what cannot be a tool, TypeError and ValueError for bad options.
     """
