@@ -4,6 +4,7 @@
 From when a question is taken off the completion list until it is answered, its slot is the owner's: a burial leaves it
 alone and only notes that nobody waits. So the slot's number is ticket enough for an answer that takes its time.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_SetInterrupt
 from libc.stdint cimport uint32_t, uint64_t
@@ -79,7 +80,9 @@ cdef class Answerer:
         if function is None:
             return later
         key = session
-        known = self.known.get(key)
+        # As in `Definitions.get`: it borrows.
+        with cython.critical_section(self.known):
+            known = self.known.get(key)
         if known is None:
             return later
         try:

@@ -90,7 +90,9 @@ cdef class DefinitionReader:
 
     cdef object get(self, uint32_t number, uint32_t epoch):
         cdef Definition *entry
-        known = self.known.get(number)
+        # Cython's `get` borrows what it finds; without the GIL, another thread may let go of it meanwhile.
+        with cython.critical_section(self.known):
+            known = self.known.get(number)
         if known is not None and (<tuple>known)[0] == epoch:
             return (<tuple>known)[1]
         entry = &self.control.definitions[number]

@@ -8,6 +8,7 @@
 The layers are one object, because one mutex guards what they know: a call leaves the list in which it stands and enters
 the next in one step, and whoever looks sees it in exactly one.
 """
+cimport cython
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -52,7 +53,9 @@ cdef class Scheduler(Settlement):
 
         The last four as for `set_terms`.
         """
-        definition = self.known.get(function)
+        # As in `Definitions.get`: it borrows.
+        with cython.critical_section(self.known):
+            definition = self.known.get(function)
         if definition is None:
             return False
         task.context = context
