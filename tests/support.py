@@ -80,20 +80,24 @@ def wait_until(condition: Callable[[], Any], what: str = "", timeout: float = LO
 def wait_for_interrupt_in(function: Any, taken: threading.Event) -> None:
     """Have this thread wait for its interrupt when `function` has just taken a condition's lock.
 
-    Sets `taken` there. An interrupt that the lock holds off is waited for no longer.
+    Sets `taken` there. An interrupt that the lock holds off is waited for no longer. Not by a
+    profile function: Python 3.11 can loop for ever in a frame that one is set under.
     """
     pause = threading.Event()
+    thread = threading.get_ident()
+    original: Any = threading.Condition.__enter__
 
-    def at_return(frame: Any, event: str, _value: object) -> None:
-        if event != "return" or frame.f_code is not threading.Condition.__enter__.__code__:
-            return
-        if frame.f_back.f_code is function.__code__:
-            sys.setprofile(None)
+    def enter(condition: threading.Condition) -> Any:
+        entered = original(condition)
+        caller = sys._getframe(1)
+        if threading.get_ident() == thread and caller.f_code is function.__code__:
+            threading.Condition.__enter__ = original  # type: ignore[method-assign]
             taken.set()
             while not interrupt_owed():
                 pause.wait(0.001)
+        return entered
 
-    sys.setprofile(at_return)
+    threading.Condition.__enter__ = enter  # type: ignore[method-assign]
 
 
 def results(futures: Iterable[Future[Any]], timeout: float = LONG) -> list[Any]:
