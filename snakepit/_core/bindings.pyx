@@ -23,7 +23,7 @@ from snakepit._core.layout cimport (
     claim_lane, claim_state,
 )
 from snakepit._core.memory cimport map_private, unmap_private
-from snakepit._core.queue cimport NO_SLOT, PendingList, ring_queued, ring_skip_dead
+from snakepit._core.queue cimport NO_SLOT, PendingList, ring_has_room, ring_queued, ring_skip_dead
 from snakepit._core.task cimport STRICT_FAIL_FAST, Task
 
 cdef enum:
@@ -123,10 +123,10 @@ cdef class Bindings:
             return False
         for i in range(PRIORITIES):
             ring = &self.control.lanes[lane].bound[i]
-            if ring.tail - load64(&ring.head) > ring.mask:
+            if not ring_has_room(ring):
                 # Cancelled calls leave their cells behind. If a live one is first, its end will bring us here again.
                 ring_skip_dead(ring, self.control.cells(ring), self.control.slots)
-                if ring.tail - load64(&ring.head) > ring.mask:
+                if not ring_has_room(ring):
                     return False
         return True
 

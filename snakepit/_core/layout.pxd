@@ -109,7 +109,8 @@ cdef struct Ring:
     uint64_t tail                       # ticket of the next cell to fill; written by the owner under its lock
     uint64_t cells                      # byte offset of the cells in the block
     uint64_t mask                       # number of cells - 1
-    uint64_t _pad2[5]
+    uint64_t seen                       # what the owner last saw of the head, which others' writes take from its cache
+    uint64_t _pad2[4]
 
 
 cdef struct Header:

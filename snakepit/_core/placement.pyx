@@ -31,7 +31,7 @@ from snakepit._core.mutex cimport (
 from snakepit._core.points cimport (
     PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED, PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
 )
-from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_push, ring_skip_dead
+from snakepit._core.queue cimport NO_SLOT, PendingList, ring_has_room, ring_length, ring_push, ring_skip_dead
 from snakepit._core.spinning cimport SHORT_NS
 from snakepit._core.task cimport Task, refuse_in_child
 
@@ -96,9 +96,9 @@ cdef class Placement(Completions):
             ring = &control.lanes[task.home - 1].bound[task.priority]
             if not self.bindings.has_room(task.home - 1):
                 return False
-        if ring.tail - load64(&ring.head) > ring.mask:
+        if not ring_has_room(ring):
             ring_skip_dead(ring, control.cells(ring), control.slots)
-            if ring.tail - load64(&ring.head) > ring.mask:
+            if not ring_has_room(ring):
                 return False
         self.n_free -= 1
         index = self.free_slots[self.n_free]

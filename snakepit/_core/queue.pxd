@@ -23,10 +23,18 @@ cdef enum:
     LOW_TURN = 16                       # every 16th choice starts at the lowest priority, so that nothing starves
 
 
+cdef inline bint ring_has_room(Ring *ring) noexcept nogil:
+    """Whether there is a cell to fill. Under the owner's lock."""
+    if ring.tail - ring.seen <= ring.mask:
+        return True
+    ring.seen = load64(&ring.head)
+    return ring.tail - ring.seen <= ring.mask
+
+
 cdef inline bint ring_push(Ring *ring, uint64_t *cells, uint64_t cell) noexcept nogil:
     """Append a cell; False when the ring is full."""
     cdef uint64_t tail = ring.tail
-    if tail - load64(&ring.head) > ring.mask:
+    if not ring_has_room(ring):
         return False
     store64(&cells[tail & ring.mask], cell)
     store64(&ring.tail, tail + 1)
