@@ -428,6 +428,8 @@ class Supervisor:
                 f"{type(error).__name__}: {error}"
             )
         details = {**getattr(error, "details", {}), "pool": self._pool.name, "traceback": text}
+        if error.__cause__ is None:
+            error.__cause__ = errors.RemoteTraceback(text)
         verdict = errors.PoolNotReadyError(problem, details=details)
         self.start_failed(error, spare=spare, hopeless=True, counted=buried, verdict=verdict)
 

@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -89,6 +90,8 @@ def test_failing_initializer_breaks_the_pool_and_says_why(
     assert isinstance(caught.value, BrokenProcessPool)
     shown = f"{caught.value} {caught.value.__cause__}"
     assert "the initializer fails on purpose" in shown
+    told = "".join(traceback.format_exception(caught.value))
+    assert f"in {tasks.fail_to_start.__name__}" in told
     with pytest.raises(BrokenExecutor):
         executor.submit(tasks.get_status).result(60)
     with pytest.raises(errors.PoolNotReadyError):
