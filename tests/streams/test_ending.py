@@ -43,10 +43,13 @@ def test_close_ends_the_generator(make: Make, log: Log) -> None:
 
 
 @pytest.mark.processes
-def test_closed_stream_counts_as_cancelled(make: Make, log: Log) -> None:
+def test_closed_stream_counts_as_cancelled(make: Make, log: Log, gate: Any) -> None:
     executor = make(1)
-    with executor.stream(tasks.logging, log, 10**9) as stream:
-        assert next(stream) == 0
+    release = gate("release")
+    # Its end is held up: a call that is over before it is cancelled is completed.
+    with executor.stream(tasks.clean_up_slowly, log, release) as stream:
+        next(stream)
+    release.open()
     assert executor.submit(calls.square, 3).result(60) == 9
     stats = executor.stats()
     assert (stats.submitted, stats.completed, stats.failed, stats.cancelled) == (2, 1, 0, 1)
