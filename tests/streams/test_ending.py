@@ -165,10 +165,18 @@ def test_reader_in_another_thread_is_released_by_close(
     first.open()
     stream = executor.stream(tasks.gated, [first, release])
     assert next(stream) == 0
+    begun = threading.Event()
+
+    def read() -> int | None:
+        chunks = iter(stream)  # a loop that begins after the end is refused
+        begun.set()
+        return next(chunks, None)
+
     with ThreadPoolExecutor(1) as threads:
-        reading = threads.submit(list, stream)
+        reading = threads.submit(read)
+        assert begun.wait(60)
         stream.close()
-        assert reading.result(60) == []
+        assert reading.result(60) is None
     release.open()
 
 
