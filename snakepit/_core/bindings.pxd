@@ -83,11 +83,11 @@ cdef class Bindings:
     cdef uint64_t queued(self) noexcept nogil
     cdef list sessions_of(self, uint32_t lane, uint32_t incarnation)
 
-    cdef void expect(self, uint64_t key) noexcept
     cdef Binding *find(self, uint64_t key) noexcept
     cdef Binding *insert(self, uint64_t key) noexcept
     cdef bint grow(self) noexcept
     cdef void remove(self, Binding *entry) noexcept
+    cdef void expect(self, uint64_t key) noexcept
     cdef bint take_on(self, Binding *entry, Task task) noexcept
     cdef void bind(self, Binding *entry, uint32_t lane) noexcept
     cdef void bind_founder(self, Binding *entry, uint32_t lane) noexcept

@@ -16,14 +16,14 @@ from libc.stdlib cimport calloc, free
 
 from snakepit._core.atomics cimport fence, load32, load64, prefetch, store32, wake
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, set_bit, test_bit
+from snakepit._core.counters cimport clear_bit
 from snakepit._core.lane_cache cimport NO_LANE, mixed
 from snakepit._core.layout cimport (
     BOUND_CELLS, DONE, LANE_READY, ORDER_EXCHANGE, ORDER_SERVE, PRIORITIES, RUNNING, Lane, Ring, claim_generation,
     claim_lane, claim_state,
 )
 from snakepit._core.memory cimport map_private, unmap_private
-from snakepit._core.queue cimport NO_SLOT, PendingList, ring_has_room, ring_queued, ring_skip_dead
+from snakepit._core.queue cimport NO_SLOT, PendingList, ring_make_room, ring_queued
 from snakepit._core.task cimport STRICT_FAIL_FAST, Task
 
 cdef enum:
@@ -123,11 +123,9 @@ cdef class Bindings:
             return False
         for i in range(PRIORITIES):
             ring = &self.control.lanes[lane].bound[i]
-            if not ring_has_room(ring):
-                # Cancelled calls leave their cells behind. If a live one is first, its end will bring us here again.
-                ring_skip_dead(ring, self.control.cells(ring), self.control.slots)
-                if not ring_has_room(ring):
-                    return False
+            # Cancelled calls leave their cells behind. If a live one is first, its end will bring us here again.
+            if not ring_make_room(ring, self.control.cells(ring), self.control.slots):
+                return False
         return True
 
     cdef void wait(self, Task task) noexcept:
@@ -177,11 +175,7 @@ cdef class Bindings:
             store32(&lane.bound_used, 1)
         # Pairs with the fence of a lane that goes to sleep.
         fence()
-        # Looked at first: an atomic change would take the lanes' word from their caches with every call.
-        if test_bit(self.control.header.sleeping, index) and clear_bit(self.control.header.sleeping, index):
-            set_bit(self.control.header.searching, index)
-            store32(&lane.wake, 1)
-            wake(&lane.wake, 1)
+        self.control.rouse(index)
 
     cdef void left_slot(self, Task task) noexcept:
         """A call that `entered` is settled, or was taken back; before its slot is given on."""
@@ -430,10 +424,6 @@ cdef class Bindings:
         Py_DECREF(task)
         return task
 
-    cdef void expect(self, uint64_t key) noexcept:
-        """Have the CPU fetch a session's entry. Not under the mutex: of a table that just grew, for nothing."""
-        prefetch(&self.table[mixed(key) & (self.capacity - 1)])
-
     # -- the table ---------------------------------------------------------------------------------------------------------
 
     cdef Binding *find(self, uint64_t key) noexcept:
@@ -497,3 +487,7 @@ cdef class Bindings:
                 gap = i
         self.table[gap].key = 0
         self.known -= 1
+
+    cdef void expect(self, uint64_t key) noexcept:
+        """Have the CPU fetch a session's entry. Not under the mutex: of a table that just grew, for nothing."""
+        prefetch(&self.table[mixed(key) & (self.capacity - 1)])

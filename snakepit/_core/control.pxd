@@ -25,6 +25,7 @@ cdef class Control:
     cdef bint has_shared(self) noexcept nogil
     cdef bint is_away(self, uint32_t lane) noexcept nogil
     cdef bint has_stranded(self, uint32_t lane) noexcept nogil
+    cdef void rouse(self, uint32_t lane) noexcept nogil
 
 
 cdef int write_name(char *place, str name) except -1

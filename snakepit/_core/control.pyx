@@ -7,8 +7,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from snakepit._core.atomics cimport load32, load64, now_ns
-from snakepit._core.counters cimport test_bit
+from snakepit._core.atomics cimport load32, load64, now_ns, store32, wake
+from snakepit._core.counters cimport clear_bit, set_bit, test_bit
 from snakepit._core.layout cimport (
     BOUND_CELLS, LANE_RETIRING, LAYOUT_VERSION, MAGIC, MAX_LANES, MICRO, NAME_BYTES, PRIORITIES, PRIVATE_CELLS,
     Definition, Header, Lane, Ring, Slot, StackPage,
@@ -120,6 +120,14 @@ cdef class Control:
                 if load64(&self.lanes[other].private.head) < load64(&self.lanes[other].private.tail):
                     return True
         return False
+
+    cdef void rouse(self, uint32_t lane) noexcept nogil:
+        """Wake a lane, if it sleeps, for what was put on a ring of its own; after a fence."""
+        # Looked at first: an atomic change would take the lanes' word from their caches with every call.
+        if test_bit(self.header.sleeping, lane) and clear_bit(self.header.sleeping, lane):
+            set_bit(self.header.searching, lane)
+            store32(&self.lanes[lane].wake, 1)
+            wake(&self.lanes[lane].wake, 1)
 
 
 def create_control(

@@ -27,30 +27,30 @@ cdef inline uint64_t *set_of(uint64_t *cache, uint64_t session) noexcept nogil:
     return cache + (mixed(session) % CACHE_SETS) * CACHE_WAYS
 
 
+cdef inline int way_of(uint64_t *words, uint64_t session) noexcept nogil:
+    """Where in its set a session's word is, or CACHE_WAYS."""
+    cdef uint64_t tag = mixed(session) >> 16
+    cdef int way = 0
+    while way < CACHE_WAYS and load64(&words[way]) >> 16 != tag:
+        way += 1
+    return way
+
+
 cdef inline uint32_t recall_lane(uint64_t *cache, uint64_t session) noexcept nogil:
     """The lane of a session, or NO_LANE."""
     cdef uint64_t *words = set_of(cache, session)
-    cdef uint64_t word
-    cdef int i
-    for i in range(CACHE_WAYS):
-        word = load64(&words[i])
-        if word >> 16 == mixed(session) >> 16:
-            return <uint32_t>(word & 0xFFFF)
-    return NO_LANE
+    cdef int way = way_of(words, session)
+    return <uint32_t>(load64(&words[way]) & 0xFFFF) if way < CACHE_WAYS else NO_LANE
 
 
 cdef inline void note_lane(uint64_t *cache, uint64_t session, uint32_t lane) noexcept nogil:
     """Note the lane of a session; instead of the oldest of its set, if it is new. Under the owner's mutex."""
     cdef uint64_t *words = set_of(cache, session)
     cdef uint64_t noted = mixed(session) >> 16 << 16 | lane
-    cdef uint64_t word
-    cdef int i
-    for i in range(CACHE_WAYS):
-        word = load64(&words[i])
-        if word >> 16 == noted >> 16:
-            if word != noted:
-                store64(&words[i], noted)
-            return
-    for i in range(CACHE_WAYS - 1, 0, -1):
-        store64(&words[i], load64(&words[i - 1]))
-    store64(&words[0], noted)
+    cdef int way = way_of(words, session)
+    if way == CACHE_WAYS:
+        for way in range(CACHE_WAYS - 1, 0, -1):
+            store64(&words[way], load64(&words[way - 1]))
+        way = 0
+    if load64(&words[way]) != noted:
+        store64(&words[way], noted)

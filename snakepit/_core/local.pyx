@@ -391,8 +391,11 @@ cdef class LocalQueue(Owner):
         self.why_broken = why_broken
         pthread_mutex_unlock(&self.mutex)
 
-    def withdraw_all(self) -> list:
-        """Take every task that has not started out of the queue and return them; the caller settles them."""
+    def withdraw_all(self, bint failed=False) -> list:
+        """Take every task that has not started out of the queue and return them; the caller settles them.
+
+        They count as cancelled, or as failed.
+        """
         cdef list found = []
         cdef Task task
         refuse_in_child(self)
@@ -400,7 +403,8 @@ cdef class LocalQueue(Owner):
             pthread_mutex_lock(&self.mutex)
             task = self.pending.pop()
             if task is not None:
-                self.n_cancelled += 1
+                self.n_failed += failed
+                self.n_cancelled += not failed
             pthread_mutex_unlock(&self.mutex)
             if task is None:
                 return found

@@ -19,11 +19,11 @@ from snakepit._core.bindings cimport ANYWHERE, AT_HOME, BOUND, Binding, Bindings
 from snakepit._core.completions cimport Completions
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit, count_seekers, idlest_sleeper, lowest_bit, set_bit, test_bit
+from snakepit._core.lane_cache cimport CACHE_BYTES, CACHE_SETS, CACHE_WAYS, NO_LANE, note_lane, recall_lane, set_of
 from snakepit._core.layout cimport (
     FILLING, FREE, LANE_READY, NOBODY, ORDER_SERVE, PRIORITIES, QUEUED, RUNNING, Header, Lane, Ring, Slot, cell_word,
     claim_generation, claim_lane, claim_state, claim_word,
 )
-from snakepit._core.lane_cache cimport CACHE_BYTES, CACHE_SETS, CACHE_WAYS, NO_LANE, note_lane, recall_lane, set_of
 from snakepit._core.memory cimport map_private, unmap_private
 from snakepit._core.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -31,7 +31,7 @@ from snakepit._core.mutex cimport (
 from snakepit._core.points cimport (
     PLACE_CHOSEN, PLACE_FILLED, PLACE_OFFERED, PLACE_PUSHED, PLACE_QUEUED, WAKE_CHOSE, WAKE_COUNTED, point,
 )
-from snakepit._core.queue cimport NO_SLOT, PendingList, ring_has_room, ring_length, ring_push, ring_skip_dead
+from snakepit._core.queue cimport NO_SLOT, PendingList, ring_length, ring_make_room, ring_push
 from snakepit._core.spinning cimport SHORT_NS
 from snakepit._core.task cimport Task, refuse_in_child
 
@@ -96,10 +96,8 @@ cdef class Placement(Completions):
             ring = &control.lanes[task.home - 1].bound[task.priority]
             if not self.bindings.has_room(task.home - 1):
                 return False
-        if not ring_has_room(ring):
-            ring_skip_dead(ring, control.cells(ring), control.slots)
-            if not ring_has_room(ring):
-                return False
+        if not ring_make_room(ring, control.cells(ring), control.slots):
+            return False
         self.n_free -= 1
         index = self.free_slots[self.n_free]
         point(PLACE_CHOSEN)
@@ -189,10 +187,7 @@ cdef class Placement(Completions):
             return False
         point(PLACE_OFFERED)
         fence()
-        if test_bit(header.sleeping, index) and clear_bit(header.sleeping, index):
-            set_bit(header.searching, index)
-            store32(&lane.wake, 1)
-            wake(&lane.wake, 1)
+        self.control.rouse(index)
         # The lane may have taken other work meanwhile, or be about to leave; then the shared ring gets the task too, and
         # the first claim wins. What it does from now on, it does with the offer in sight (`note_claim`, `depart`).
         return (load32(&lane.state) == LANE_READY and load32(&lane.retire) == ORDER_SERVE

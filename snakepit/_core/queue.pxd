@@ -91,6 +91,14 @@ cdef inline uint64_t ring_queued(Ring *ring, uint64_t *cells, Slot *slots) noexc
     return count
 
 
+cdef inline bint ring_make_room(Ring *ring, uint64_t *cells, Slot *slots) noexcept nogil:
+    """Whether there is a cell to fill, once dead ones are stepped over. Under the owner's lock."""
+    if ring_has_room(ring):
+        return True
+    ring_skip_dead(ring, cells, slots)
+    return ring_has_room(ring)
+
+
 cdef class PendingList:
     """First-in-first-out lists of tasks, one a priority, linked through the tasks; each listed task is kept alive.
 

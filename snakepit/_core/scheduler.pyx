@@ -283,8 +283,11 @@ cdef class Scheduler(Settlement):
         self.why_broken = why_broken
         pthread_mutex_unlock(&self.mutex)
 
-    def withdraw_all(self) -> list:
-        """Take every task that has not started out of the queues and return them; the caller settles them."""
+    def withdraw_all(self, bint failed=False) -> list:
+        """Take every task that has not started out of the queues and return them; the caller settles them.
+
+        They count as cancelled, unless `failed`: whoever fails them counts them.
+        """
         cdef Task task, successor
         cdef uint32_t index
         cdef list found = []
@@ -295,7 +298,6 @@ cdef class Scheduler(Settlement):
                 self.bindings.gather(0, True, found)
             finally:
                 pthread_mutex_unlock(&self.mutex)
-            add64(&self.n_cancelled, len(found))
         while True:
             pthread_mutex_lock(&self.mutex)
             task = self.pending.pop()
@@ -306,7 +308,6 @@ cdef class Scheduler(Settlement):
             pthread_mutex_unlock(&self.mutex)
             if task is None:
                 break
-            add64(&self.n_cancelled, 1)
             task.clear()
             found.append(task)
         for index in range(self.control.n_slots):
@@ -315,8 +316,11 @@ cdef class Scheduler(Settlement):
             if self.tasks[index]:
                 task = <Task>self.tasks[index]
             pthread_mutex_unlock(&self.mutex)
-            if task is not None and self.withdraw(task):
+            if task is not None and self.take_back(task):
+                task.clear()
                 found.append(task)
+        if not failed:
+            add64(&self.n_cancelled, len(found))
         return found
 
     def message_of(self, Task task) -> tuple:

@@ -17,11 +17,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from snakepit._core.arena cimport Arena, Segment
 from snakepit._core.atomics cimport add32, add64, load32, now_ns, store32, swap32
 from snakepit._core.bindings cimport WORKER_LOST
-from snakepit._core.lane_cache cimport note_lane
 from snakepit._core.channel cimport Channel
 from snakepit._core.completions cimport THREAD_BELL
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport Histogram
+from snakepit._core.lane_cache cimport note_lane
 from snakepit._core.layout cimport ENCLOSED, IN_SEGMENT, IS_ERROR, Slot, claim_lane
 from snakepit._core.mailbox cimport Mailbox
 from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock

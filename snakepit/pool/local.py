@@ -276,8 +276,7 @@ class LocalPool(BasePool):
             self._life.notify_all()
         # First: a call that is just entering is among those that are withdrawn, or refused.
         self.queue.give_up(self._why_broken)
-        for task in self.queue.withdraw_all():
-            self.deadlines.ledger.never_ran()
+        for task in self.queue.withdraw_all(failed=True):
             self.queue.fail(task, self._why_broken())
 
     def watch(self) -> None:

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from snakepit._core.interrupts import HELD, Runner
 from snakepit.pool.futures import Future
@@ -16,6 +16,8 @@ from snakepit.worker.context import lent_turn
 
 if TYPE_CHECKING:
     from snakepit.pool.local import LocalConfig, LocalPool
+
+T = TypeVar("T")
 
 logger = logging.getLogger("snakepit")
 
@@ -40,18 +42,17 @@ class InnerFuture(Future[Any]):
         return condition
 
     def result(self, timeout: float | None = None) -> Any:
-        if not self.done():
-            with lent_turn():
-                self._help()
-                return super().result(timeout)
-        return super().result(timeout)
+        return self._await(super().result, timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if not self.done():
-            with lent_turn():
-                self._help()
-                return super().exception(timeout)
-        return super().exception(timeout)
+        return self._await(super().exception, timeout)
+
+    def _await(self, outcome: Callable[[float | None], T], timeout: float | None) -> T:
+        if self.done():
+            return outcome(timeout)
+        with lent_turn():
+            self._help()
+            return outcome(timeout)
 
     def _help(self) -> None:
         pool: Any = self.context

@@ -467,6 +467,5 @@ class ProcessPool(ProcessLife):
         from snakepit.pool.stats import PoolStats
 
         return PoolStats.read(
-            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity,
-            {"cancelled": -self._failed_queued},
-        )  # fmt: skip
+            self.scheduler, self.size, self.ready_workers(), self.supervisor, self.capacity
+        )

@@ -53,8 +53,6 @@ class ProcessLife(BasePool):
         self._over = False
         self._undoing = False  # a start failed, and the collector of it shall end
         self._threads: list[threading.Thread] = []
-        # Calls that have failed in the queue: taken out there, they count as cancelled, too.
-        self._failed_queued = 0
 
     # -- the beginning -----------------------------------------------------------------------------
 
@@ -159,9 +157,7 @@ class ProcessLife(BasePool):
         # Before what is queued is withdrawn: a call that is just entering is in it, or refused.
         self.scheduler.give_up(self._why_broken)
         self.note_ready()
-        tasks = self.scheduler.withdraw_all()
-        self._failed_queued += len(tasks)
-        for task in tasks:
+        for task in self.scheduler.withdraw_all(failed=True):
             self.scheduler.fail_elsewhere(task, self._why_broken())
 
     # -- the end -----------------------------------------------------------------------------------

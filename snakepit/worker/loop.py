@@ -28,22 +28,17 @@ from snakepit.worker import children
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
 
-# Tasks after which a worker counts again how many it has run: more than these, if others were lent
-# to it on top of them. To count at each would cost a short one some percent.
-LOOK = 64
 _LONGEST_TEXT = 4000
 
 
 def run(lane: WorkerLane, max_tasks: int | None = None) -> bool:
     """Run tasks on `lane` until its worker has run `max_tasks`; False if it is told to end."""
     children.keep_those_so_far()
-    left = LOOK
-    while max_tasks is None or (left := max_tasks - lane.completed) > 0:
-        for _ in range(min(left, LOOK)):
-            kind = lane.claim()
-            if kind is None:
-                return False
-            run_claimed(lane, kind)
+    while max_tasks is None or lane.completed < max_tasks:
+        kind = lane.claim()
+        if kind is None:
+            return False
+        run_claimed(lane, kind)
     return True
 
 
