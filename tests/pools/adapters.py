@@ -496,12 +496,16 @@ class Probe(snakepit.Adapter):
     @tool
     def heed_nothing(self, path: str, began: str, ended: str) -> None:
         """Wait for the file, whatever is raised in it."""
-        Path(began).touch()
         while True:
-            with contextlib.suppress(BaseException):
+            try:
+                # In here: from then on it may be interrupted. And not with `contextlib.suppress`,
+                # in whose own code it could be.
+                Path(began).touch()
                 while not Path(path).exists():
                     threading.Event().wait(0.002)
                 break
+            except BaseException:
+                continue
         Path(ended).touch()
 
     @tool
