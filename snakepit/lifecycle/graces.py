@@ -41,9 +41,15 @@ class Graces:
                     f'"500ms", not {value!r}'
                 )
             if not (math.isfinite(value) and 0 <= value <= LONGEST):
+                remedy = (
+                    "; to let a call run to its end, however long that takes, do not stop it: "
+                    "leave out timeout, stop() and cancel_running"
+                    if value > LONGEST
+                    else "; 0 goes on to the next step at once"
+                )
                 raise ValueError(
-                    f"stop_grace: {name} must be 0 to {LONGEST:g} seconds, not {value!r}; "
-                    "for a task that may take its time, call cancel() without cancel_running"
+                    f"stop_grace: {name} must be from 0 to {LONGEST:g} seconds (a day), "
+                    f"not {value!r}{remedy}"
                 )
 
     @classmethod

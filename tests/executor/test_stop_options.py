@@ -29,6 +29,20 @@ def test_refuses_grace_times_that_make_no_sense(field: str, value: float) -> Non
         snakepit.Executor(1, stop_grace={field: value})
 
 
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        (-0.1, "not -0.1; 0 goes on to the next step at once"),
+        (float("nan"), "not nan; 0 goes on to the next step at once"),
+        (float("inf"), "not inf; to let a call run to its end.* do not stop it: leave out timeout"),
+        ("2d", r"not 172800.0; to let a call run to its end.* do not stop it"),
+    ],
+)
+def test_grace_time_that_is_refused_says_what_to_do(value: Any, remedy: str) -> None:
+    with pytest.raises(ValueError, match=rf"flag must be from 0 to 86400 seconds .*{remedy}"):
+        snakepit.Graces(flag=value)
+
+
 @pytest.mark.parametrize("value", [b"1s", True, None])
 def test_refuses_grace_times_that_are_no_numbers(value: Any) -> None:
     with pytest.raises(TypeError, match="seconds"):
