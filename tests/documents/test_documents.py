@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from snakepit.options import BYTES, SECONDS
 from tests.support import run_script, start_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +98,15 @@ def test_command_prints_what_the_document_says(
     outcome = script.finish()
     script.expect_nothing_left()
     assert outcome.stdout == output, outcome
+
+
+@pytest.mark.parametrize("page", ["configuration.md", "recycling.md"])
+def test_units_in_the_guide_are_those_that_options_take(page: str) -> None:
+    text = (ROOT / "docs" / "guide" / page).read_text()
+    shown = re.search(r"Units of time are (.*?); of size (.*?)\.$", text, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    for listed, known in ((shown[1], SECONDS), (shown[2], BYTES)):
+        assert re.findall(r"`(\w+)`", listed) == list(known)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
