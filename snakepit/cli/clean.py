@@ -4,7 +4,7 @@ import sqlite3
 import sys
 
 from snakepit.errors import DataDirError
-from snakepit.lifecycle.database import is_corrupt
+from snakepit.lifecycle.database import remedy_for
 from snakepit.lifecycle.orphans import Leftover, clean
 
 
@@ -13,12 +13,7 @@ def clean_up(*, dry_run: bool, instance: str | None) -> int:
     try:
         report = clean(dry_run=dry_run, instance=instance)
     except (DataDirError, sqlite3.Error, OSError) as error:
-        remedy = (
-            "; it is left as it is: the next pool that starts sets it aside and begins a new one"
-            if isinstance(error, sqlite3.DatabaseError) and is_corrupt(error)
-            else ""
-        )
-        print(f"snakepit clean: {error}{remedy}", file=sys.stderr)
+        print(f"snakepit clean: {error}{remedy_for(error)}", file=sys.stderr)
         return 2
     left = set() if dry_run else set(report.left)
     for one in report.found:

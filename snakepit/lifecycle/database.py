@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Database", "ProcessRow", "RunRow", "file_in", "is_corrupt", "set_aside"]
+__all__ = ["Database", "ProcessRow", "RunRow", "file_in", "is_corrupt", "remedy_for", "set_aside"]
 
 logger = logging.getLogger("snakepit")
 
@@ -255,6 +255,18 @@ def is_corrupt(error: sqlite3.DatabaseError) -> bool:
     if not isinstance(error, sqlite3.OperationalError):
         return True  # "file is not a database", "database disk image is malformed"
     return str(error).startswith(("no such table", "no such column", "malformed"))
+
+
+def remedy_for(error: BaseException) -> str:
+    """Return the end of a message about an error of the file: what becomes of a damaged one."""
+    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, _NewerError):
+        return ""
+    if not is_corrupt(error):
+        return ""
+    return (
+        "; the file is left as it is: the next program that starts a pool sets it aside under "
+        "another name and begins a new one"
+    )
 
 
 def file_in(folder: Path) -> Path:

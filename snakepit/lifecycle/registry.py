@@ -260,6 +260,7 @@ class Writer:
     def __init__(self, folder: Callable[[], Path]) -> None:
         self._folder = folder
         self._file: Database | None = None
+        self._path: Path | None = None  # of that file, also of one that cannot be opened
         self._told = False
         self._run: RunRow | None = None
         self._renewed: float | None = None  # monotonic time; None: nothing is written yet
@@ -302,13 +303,15 @@ class Writer:
 
     def _opened(self) -> tuple[Database, RunRow]:
         if self._file is None or self._run is None:
-            from snakepit.lifecycle.database import Database, RunRow
+            from snakepit.lifecycle.database import Database, RunRow, file_in
 
             start = start_time(os.getpid())
             if start is None:
                 raise OSError("/proc does not show this process: its start time is not known")
             instance = Instance.from_environment()
-            self._file = Database(self._folder())
+            folder = self._folder()
+            self._path = file_in(folder)
+            self._file = Database(folder)
             self._run = RunRow(
                 run_ids.current(), os.getpid(), start, Place.here().text, instance.name,
                 instance.token,
@@ -330,13 +333,18 @@ class Writer:
         self._file = None
 
     def _tell(self, error: Exception) -> None:
-        if not self._told:
-            self._told = True
-            logger.warning(
-                "the process registry cannot be written (%s: %s); pools go on without it",
-                type(error).__name__,
-                error,
-            )
+        if self._told:
+            return
+        self._told = True
+        where = remedy = ""
+        if self._path is not None:
+            from snakepit.lifecycle.database import remedy_for
+
+            where, remedy = f" {self._path}", remedy_for(error)
+        logger.warning(
+            "the process registry%s cannot be written (%s: %s); pools go on without it%s",
+            where, type(error).__name__, error, remedy,
+        )  # fmt: skip
 
 
 registry = Registry()

@@ -353,7 +353,10 @@ def test_clean_leaves_a_file_that_it_cannot_read_where_it_is(
     before = file.stat().st_ino
     assert clean_up(dry_run=bool(options), instance=None) == 2
     told = capsys.readouterr().err
-    assert str(file) in told and "the next pool that starts sets it aside" in told
+    assert str(file) in told
+    # One of a newer version is in use by others, most likely: nobody sets that aside.
+    is_set_aside = "the next program that starts a pool sets it aside" in told
+    assert is_set_aside is (content == "corrupt")
     assert file.stat().st_ino == before and not list(tmp_path.glob("*.aside"))
 
 

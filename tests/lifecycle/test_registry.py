@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -120,6 +121,30 @@ OWNER = """
             sys.stdin.readline()
         registry.flush(60)
     """
+
+
+def test_file_that_is_damaged_while_it_is_in_use_is_told_with_what_becomes_of_it(
+    tmp_path: Path, new_writer: Callable[[str], Writer], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = file_in(tmp_path)
+    writer = new_writer(MINE)
+    writer.write([])
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damaged = b"This is no database. ".ljust(path.stat().st_size, b".")
+    with path.open("r+b") as stream:
+        stream.write(damaged)
+    writer.write([lambda file: file.reserve(MINE, 1, "worker")])
+    (told,) = [text for text in caplog.messages if "cannot be written" in text]
+    assert f"the process registry {path} cannot be written" in told
+    assert "the next program that starts a pool sets it aside" in told
+    writer.close()
+    assert path.read_bytes() == damaged
+    # And so it does.
+    new_writer(OTHER).write([])
+    (aside,) = tmp_path.glob("*.aside")
+    assert aside.read_bytes() == damaged
+    assert runs_in(tmp_path) == [OTHER]
 
 
 def has_runs(folder: Path, number: int) -> bool:
