@@ -25,7 +25,8 @@ class Autopsy:
     `exit_code`: as in `multiprocessing.Process.exitcode`, None if somebody else collected it.
     `signal`: name of the signal that ended it, or None.
     `phase`: "starting", "idle" or "running".
-    `ended_by_pool`: why the pool itself sent that signal ("stop", "shutdown" …), or None.
+    `ended_by_pool`: why the pool itself sent that signal ("stop", "shutdown", "found stuck: …" …),
+    or None.
     `oom_killed`: whether the kernel's out-of-memory killer did it, None where that is not known;
     `oom_evidence`: the counter that says so. It counts the control group's victims, whoever they
     are, so what tells is that it rose in the seconds before the death; with a `heartbeat_interval`

@@ -142,18 +142,21 @@ class Health:
         # From now on it claims nothing. If it has come to life and claimed a task just before, it
         # ends after that.
         self._roster.retire(worker.lane)
-        if self._roster.running_since(worker.lane) and not suspicion.stopped:
-            if len(worker.lanes) > 1:
-                # The tasks of its other threads have time to end; the one that is stuck will not.
-                self._supervisor.ladder.drain(worker)
-            return
         what = "does not go" if suspicion.lingers else "takes no work"
         if process_state(worker.pid) == "T":
             what = "is stopped"
+        timeout = f"heartbeat_timeout={self.policy.timeout:g} s"
+        reason = f"found stuck: it {what} and gave no sign of life for {timeout}"
+        if self._roster.running_since(worker.lane) and not suspicion.stopped:
+            if len(worker.lanes) > 1:
+                # The tasks of its other threads have time to end; the one that is stuck will not.
+                worker.reason = reason
+                self._supervisor.ladder.drain(worker)
+            return
         logger.warning(
             "snakepit pool %s: worker %d (pid %d) %s and gave no sign of life for %.3g s; "
             "it is ended",
             self._pool.name, worker.lane, worker.pid, what, silent,
         )  # fmt: skip
         # Not SIGTERM: a stopped process would not see it.
-        worker.send(signal.SIGKILL)
+        worker.send(signal.SIGKILL, reason)

@@ -50,8 +50,10 @@ def test_worker_stopped_in_the_middle_of_a_call_fails_it(make: Make, gate: Any) 
     future = executor.submit(tasks.hold, started, release)
     started.wait()
     assert send_signal(executor.worker_pids()[0], signal.SIGSTOP)
-    with pytest.raises(errors.WorkerCrashedError):
+    words = "found stuck: it is stopped and gave no sign of life for heartbeat_timeout=3 s"
+    with pytest.raises(errors.WorkerCrashedError, match=f"SIGKILL from its own pool .{words}") as e:
         future.result(60)
+    assert e.value.autopsy.ended_by_pool == words
     assert executor.submit(tasks.square, 3).result(60) == 9
     assert executor.lifecycle_stats().stuck == 1
 
@@ -162,10 +164,12 @@ class FakeWorker:
     expected: bool = False
     stuck: bool = False
     last_memory: int | None = None
+    reason: str | None = None
     sent: list[int] = field(default_factory=list)
 
-    def send(self, number: int) -> None:
+    def send(self, number: int, reason: str | None = None) -> None:
         self.sent.append(number)
+        self.reason = reason
 
 
 @dataclass
