@@ -45,7 +45,8 @@ class PoolNotReadyError(SnakepitError, BrokenProcessPool):
     """The pool cannot start workers: the initializer raised, they die at once, or never get ready.
 
     `__cause__` says why. `details`: pool; where an adapter is at fault, adapter and step (see
-    `AdapterError`); of what was raised in a worker, traceback.
+    `AdapterError`); where a module of `preload` is, module; where time ran out, start_timeout
+    (seconds); of what was raised in a worker, traceback.
     """
 
 

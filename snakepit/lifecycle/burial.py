@@ -16,6 +16,7 @@ from snakepit.errors import TaskStoppedError
 from snakepit.lifecycle.autopsy import Autopsy, OomWatch, signal_name
 from snakepit.lifecycle.reaper import Reaper
 from snakepit.lifecycle.registry import registry
+from snakepit.lifecycle.starts import LATE
 from snakepit.lifecycle.taint import TaintedLanes
 from snakepit.pool.memory import release_client
 
@@ -197,20 +198,26 @@ class Burial:
         elif not served:
             # Whatever its exit code: one that ends before it is ready has failed to start.
             self._supervisor.crashes += 1
-            launcher = self._pool.launcher
-            self._supervisor.start_failed(
-                RuntimeError(
-                    f"worker {worker.pid} {autopsy.summary()} while it started{launcher.steps()}"
-                    f"{last_words(autopsy)}"
-                ),
-                spare=worker.spare,
-                details={} if launcher.adapter is None else {"adapter": launcher.adapter},
-            )
+            self._tell_failed_start(worker, autopsy)
         elif autopsy.exit_code == 0 and autopsy.phase == "idle":
             self.tainted.clear(worker.lane)
         else:
             self._supervisor.crashes += 1
             self.tainted.note_crash(worker.lane, progressed=completed > 0)
+
+    def _tell_failed_start(self, worker: Worker, autopsy: Autopsy) -> None:
+        launcher = self._pool.launcher
+        details: dict[str, Any] = {} if launcher.adapter is None else {"adapter": launcher.adapter}
+        if autopsy.ended_by_pool == LATE:
+            how = launcher.lateness()
+            details["start_timeout"] = self._pool.start_timeout
+        else:
+            how = f"{autopsy.summary()} while it started{launcher.steps()}"
+        self._supervisor.start_failed(
+            RuntimeError(f"worker {worker.pid} {how}{last_words(autopsy)}"),
+            spare=worker.spare,
+            details=details,
+        )
 
     def _reap_orphans(self, group: int, again: bool = True) -> None:
         """As process 1, collect what the dead worker's children leave: nobody else would."""

@@ -71,10 +71,20 @@ class Launcher:
 
     def steps(self) -> str:
         """Say what a worker runs of its adapter before it is ready, where it has one."""
+        return "" if self.adapter is None else f" ({self._work()})"
+
+    def lateness(self) -> str:
+        """Say of a worker that it was not ready in time, and what to do about that."""
+        return (
+            f"was not ready within start_timeout={self._config.start_timeout:g} s and was ended "
+            f"for it: {self._work()} takes longer, or hangs; raise start_timeout if it needs longer"
+        )
+
+    def _work(self) -> str:
         if self.adapter is None:
-            return ""
+            return "its initializer, or what that imports,"
         first = "" if self.template is not None else "import, preload(), "
-        return f" (the {first}constructor or setup() of adapter {self.adapter})"
+        return f"the {first}constructor or setup() of adapter {self.adapter}"
 
     def open(self) -> None:
         """Open the lifeline: an unused pool holds no descriptors."""

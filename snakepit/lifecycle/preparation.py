@@ -119,7 +119,7 @@ class Preparation:
         if template is None or self._fd < 0 or template.launches != launch:
             return
         self._leave()
-        error = template.give_up(self._patience)
+        error = template.give_up(self._patience, self._pool.start_timeout)
         self._supervisor.start_failed(error, spare=self._for_spare)
 
     def _leave(self) -> None:

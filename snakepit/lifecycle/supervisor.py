@@ -28,7 +28,7 @@ from snakepit.lifecycle.leaving import Leaving
 from snakepit.lifecycle.preparation import Preparation
 from snakepit.lifecycle.recycling import Recycler, RecyclingPolicy
 from snakepit.lifecycle.registry import registry
-from snakepit.lifecycle.starts import MOST_FAILED_STARTS
+from snakepit.lifecycle.starts import LATE, MOST_FAILED_STARTS
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.memory import release_client, reserve_client
 from snakepit.worker.priority import become_ordinary
@@ -49,6 +49,12 @@ def _backoff(failures: int) -> float:
     """Return the seconds until a start is tried again, after so many in a row have failed."""
     # A float holds 1023 doublings, and so many failures come together in a day.
     return min(0.05 * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_BACKOFF)
+
+
+def _named(error: BaseException) -> str:
+    """Return class and text of an error that a PoolNotReadyError quotes; of another, its text."""
+    ours = isinstance(error, errors.PoolNotReadyError)
+    return str(error) if ours else f"{type(error).__name__}: {error}"
 
 
 class Supervisor:
@@ -303,11 +309,7 @@ class Supervisor:
                 next_limit = min(next_limit, worker.ready_by)
                 continue
             worker.ready_by = math.inf
-            worker.send(
-                signal.SIGKILL,
-                f"not ready within start_timeout={self._pool.start_timeout:g} s: its "
-                "initializer, or what it imports, takes longer or hangs",
-            )
+            worker.send(signal.SIGKILL, LATE)
         if next_limit < math.inf:
             self._limits_starts = True
             self.at(next_limit, self._end_late_starts)
@@ -351,7 +353,7 @@ class Supervisor:
         """
         count = 0 if counted else 1
         self.failed_starts += count
-        self.last_failure = f"{type(error).__name__}: {error}"
+        self.last_failure = _named(error)
         if not counted:
             self.recycler.start_failed(self.last_failure)
         if spare:
@@ -392,11 +394,10 @@ class Supervisor:
     ) -> errors.PoolNotReadyError:
         times = (
             "" if self._failed_starts == 1
-            else f"{self._failed_starts} in a row failed, the last with "
+            else f"{self._failed_starts} in a row failed, the last: "
         )  # fmt: skip
         return errors.PoolNotReadyError(
-            f"pool {self._pool.name!r} cannot start workers: {times}"
-            f"{type(error).__name__}: {error}",
+            f"pool {self._pool.name!r} cannot start workers: {times}{_named(error)}",
             details={**(details or getattr(error, "details", {})), "pool": self._pool.name},
         )
 

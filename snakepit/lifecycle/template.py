@@ -162,7 +162,7 @@ class Template:
                 raise errors.PoolNotReadyError(
                     f"the template process cannot start: {summary}",
                     details={"traceback": text, **self._details(), **details},
-                )
+                ) from errors.RemoteTraceback(text)
             self._ready = True
         return self._warning(report)
 
@@ -180,14 +180,18 @@ class Template:
             f"the workers, which are forked from it; start them in {start}"
         )
 
-    def give_up(self, seconds: float) -> errors.PoolNotReadyError:
-        """End a process that was not ready in time; return the error that says so."""
+    def give_up(self, seconds: float, start_timeout: float) -> errors.PoolNotReadyError:
+        """End a process that was not ready in `seconds`; return the error that says so."""
         with self._lock:
             self._discard()
+        limit, enough = f"start_timeout={start_timeout:g} s", ""
+        if seconds != start_timeout:
+            limit = f"{seconds:g} s, the least that it has ({limit})"
+            enough = f" above {seconds:g} s"
         return errors.PoolNotReadyError(
-            f"the template process was not ready within start_timeout={seconds:g} s: it still "
-            f"{self.doing()}; preload less, or raise start_timeout",
-            details={**self._details(), "start_timeout": seconds},
+            f"the template process was not ready within {limit}: it still {self.doing()}; preload "
+            f"less, or raise start_timeout{enough}",
+            details={**self._details(), "start_timeout": start_timeout},
         )
 
     def _details(self) -> dict[str, Any]:

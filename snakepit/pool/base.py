@@ -86,7 +86,7 @@ class BasePool:
             failed, reason = self.start_failures()
             raise errors.PoolNotReadyError(
                 f"{count} of {self.size} {what} of pool {self.name!r} are ready, and others could "
-                f"not be started in {failed - before} tries, the last with {reason}; calls run on "
+                f"not be started in {failed - before} tries, the last: {reason}; calls run on "
                 "those that are ready, and the pool goes on trying",
                 details={"pool": self.name, "ready": count, "size": self.size},
             )

@@ -442,7 +442,7 @@ class ProcessPool(ProcessLife):
             left = len(errand.pids)
             raise errors.PoolNotReadyError(
                 f"{left} workers of pool {self.name!r} were not replaced: {errand.failed_starts} "
-                "starts of successors failed in a row, the last with "
+                "starts of successors failed in a row, the last: "
                 f"{errand.problem}; they go on, and the pool goes on trying",
                 details={"pool": self.name, "left": left},
             )

@@ -104,6 +104,7 @@ def main(fd: int) -> None:
     # An import may take for ever, and the owner may die meanwhile.
     guarded, guarding = os.pipe()
     guard(fd, guarded)
+    module: str | None = None  # of the option `preload`, the one that is being imported
     try:
         preparation, preload, hook = pickle.loads(connection.recv(1 << 20))
         _prepare(preparation)
@@ -113,8 +114,9 @@ def main(fd: int) -> None:
             importlib.import_module(name)
         gc.freeze()
         gc.enable()
-        for name in preload:
-            importlib.import_module(name)
+        for module in preload:
+            importlib.import_module(module)
+        module = None
         if hook is not None:
             with open(hook, "rb") as stream:
                 function, args = pickle.load(stream)
@@ -129,7 +131,14 @@ def main(fd: int) -> None:
         # Of an adapter's error, which adapter and which step; it may hold what cannot be pickled.
         details = getattr(error, "details", None) or {}
         named = {key: str(details[key]) for key in ("adapter", "step") if key in details}
-        report = (f"{type(error).__name__}: {error}", traceback.format_exc(), named)
+        problem = f"{type(error).__name__}: {error}"
+        if module is not None:
+            named["module"] = module
+            problem = (
+                f"importing {module!r}, which the option preload names, raised {problem}; see that "
+                f"a fresh interpreter can import {module!r}, or take it out of preload"
+            )
+        report = (problem, traceback.format_exc(), named)
     # No thread is left when workers are forked: the guard's end of the pipe closes after it.
     os.close(guarding)
     for _ in range(1000):  # bounded: threads of imported modules may open the number again

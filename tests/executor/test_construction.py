@@ -215,7 +215,10 @@ def test_hanging_initializer_is_told_by_the_option_that_limits_it(make: Make) ->
     executor = make(1, initializer=tasks.sleep_and_return, initargs=(100, 1), start_timeout=0.3)
     error = executor.submit(tasks.square, 3).exception(60)
     assert isinstance(error, errors.PoolNotReadyError)
-    assert "start_timeout=0.3 s" in str(error)
+    assert "was not ready within start_timeout=0.3 s and was ended" in str(error)
+    assert "its initializer, or what that imports, takes longer" in str(error)
+    assert "raise start_timeout" in str(error)
+    assert error.details["start_timeout"] == 0.3
 
 
 @pytest.mark.processes

@@ -351,10 +351,19 @@ def test_preloaded_module_is_imported_once_for_all_workers(
 
 
 def test_preloading_what_cannot_be_imported_says_why() -> None:
-    with snakepit.Executor(1, preload=("module_that_is_not_there",)) as executor:
-        with pytest.raises(errors.PoolNotReadyError) as caught:
-            executor.submit(tasks.square, 2).result(60)
-        assert "module_that_is_not_there" in f"{caught.value} {caught.value.__cause__}"
+    name = "module_that_is_not_there"
+    with (
+        snakepit.Executor(1, preload=("json", name)) as executor,
+        pytest.raises(errors.PoolNotReadyError) as caught,
+    ):
+        executor.submit(tasks.square, 2).result(60)
+    words = f"importing {name!r}, which the option preload names, raised ModuleNotFoundError: No "
+    assert words in str(caught.value) and "or take it out of preload" in str(caught.value)
+    # Whoever prints the error sees its class beside it.
+    assert "PoolNotReadyError" not in str(caught.value)
+    assert caught.value.details["module"] == name
+    assert caught.value.__cause__ is not None
+    assert "in main" in str(caught.value.__cause__.__cause__)
 
 
 @pytest.mark.processes

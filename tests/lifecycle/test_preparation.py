@@ -75,6 +75,56 @@ def test_template_that_hangs_is_given_up(make: Make, slow_module: tuple[str, Any
         executor.wait_ready(60)
 
 
+class Preloading(snakepit.Adapter):
+    """Imports what takes for ever."""
+
+    @classmethod
+    def preload(cls) -> None:
+        wait_here()
+
+    @snakepit.tool
+    def ping(self) -> str:
+        return "pong"
+
+
+class SettingUp(Preloading):
+    @classmethod
+    def preload(cls) -> None:
+        """Nothing here takes long."""
+
+    def setup(self) -> None:
+        wait_here()
+
+
+def test_template_that_has_longer_than_start_timeout_says_what_would_help(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preparation, "LEAST_PATIENCE", 0.3)
+    with (
+        snakepit.Pool(Preloading, pool_size=1, start_timeout=0.2) as pool,
+        pytest.raises(PoolNotReadyError) as broken,
+    ):
+        pool.await_ready(60)
+    words = "not ready within 0.3 s, the least that it has (start_timeout=0.2 s)"
+    assert words in str(broken.value)
+    assert str(broken.value).endswith("raise start_timeout above 0.3 s")
+    assert broken.value.details["start_timeout"] == 0.2
+
+
+def test_setup_that_hangs_is_told_by_the_option_that_limits_it() -> None:
+    with (
+        snakepit.Pool(SettingUp, pool_size=1, start_timeout=0.2) as pool,
+        pytest.raises(PoolNotReadyError) as broken,
+    ):
+        pool.await_ready(60)
+    words = "not ready within start_timeout=0.2 s and was ended for it: the constructor or setup()"
+    assert words in str(broken.value) and SettingUp.__qualname__ in str(broken.value)
+    assert str(broken.value).endswith(
+        "takes longer, or hangs; raise start_timeout if it needs longer"
+    )
+    assert broken.value.details["start_timeout"] == 0.2
+
+
 ENDINGS: list[Callable[[snakepit.Executor], object]] = [
     lambda executor: executor.shutdown(cancel_futures=True),
     lambda executor: executor.kill_workers(),
