@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snakepit.broken import PoolNotReadyError as PoolNotReadyError
     from snakepit.broken import WorkerCrashedError as WorkerCrashedError
+    from snakepit.lifecycle.autopsy import Autopsy
 
 __all__ = [
     "AdapterError",
@@ -97,8 +98,20 @@ class TaskTimeoutError(SnakepitError, TimeoutError):
 class TaskStoppedError(SnakepitError, CancelledError):
     """The task was running and was stopped on request.
 
-    Its `__cause__`, if there is one, shows where TaskInterrupt met it.
+    Its `__cause__`, if there is one, shows where TaskInterrupt met it. `details`, where its worker
+    was ended by force: pool, tool or function, worker, pid, exit_code, signal (its name or None),
+    task (its number), ran (seconds until that worker was dead), autopsy (plain values).
     """
+
+    @property
+    def autopsy(self) -> Autopsy | None:
+        """What is known of the worker that was ended for it by force; None if none was."""
+        data = self.details.get("autopsy")
+        if data is None:
+            return None
+        from snakepit.lifecycle.autopsy import Autopsy
+
+        return Autopsy.from_data(data)
 
 
 class TaskInterrupt(BaseException):

@@ -57,6 +57,7 @@ class Burial:
         # safely.
         self._step(worker, lambda: worker.send(signal.SIGKILL))
         self._step(worker, worker.end_leftovers)
+        self._step(worker, lambda: self._note_times(worker))
         self._step(worker, lambda: self._supervisor.unwatch(worker))
         worker.buried = True
         if self._pool.template is None:
@@ -65,6 +66,11 @@ class Burial:
         else:
             self._unreaped.append(worker)
             self._reaper.add(worker)
+
+    def _note_times(self, worker: Worker) -> None:
+        """Note for how long its victims ran: its lanes, which know that, are about to be cleared."""
+        for task in worker.victims:
+            worker.ran[task.number] = self._pool.scheduler.seconds_running(task)
 
     def _tell_reaped(self, worker: Worker) -> None:
         self._supervisor.tell(lambda: self._reaped(worker))
@@ -170,7 +176,11 @@ class Burial:
             "task": task.number,
             "autopsy": autopsy.as_data(),
         }
-        stopped = f"the task was stopped on request; {where} was ended for it"
+        by = f", by {autopsy.signal}" if autopsy.signal is not None else ""
+        stopped = (
+            "the task was stopped on request; it did not end when it was interrupted, and so "
+            f"{where} was ended for it{by}"
+        )
         what = f" ({subject.what})" if subject.what else ""
         crashed = f"{where} {autopsy.summary()} while it ran the task{what}"
         if len(worker.lanes) > 1:
@@ -186,7 +196,10 @@ class Burial:
                     f"did not end within {self._pool.graces.terminate:g} s"
                 )
         if any(victim is task for victim in worker.victims):
-            return TaskStoppedError(stopped, details=details)
+            ran = worker.ran.get(task.number, 0.0)
+            return TaskStoppedError(
+                f"{stopped}; the task had run for {ran:.3g} s", details={**details, "ran": ran}
+            )
         return errors.WorkerCrashedError(f"{crashed}{last_words(autopsy)}", details=details)
 
     def _count(self, worker: Worker, served: bool, completed: int, autopsy: Autopsy) -> None:

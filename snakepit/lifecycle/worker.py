@@ -48,6 +48,7 @@ class Worker:
         self.ready = False
         self.expected = False  # its end was asked for
         self.victims: list[Task] = []  # the tasks because of which we end it
+        self.ran: dict[int, float] = {}  # by their number: seconds that they had run at its death
         self.draining = False  # of several threads: it ends for one task, and takes no others
         self.reason: str | None = None  # why we end it
         self.sent: set[int] = set()  # signals that it had from us

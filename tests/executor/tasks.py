@@ -373,6 +373,16 @@ def spin_ignoring_sigterm(started: Gate) -> NoReturn:
     spin(started)
 
 
+def swallow_interrupts(started: Gate) -> NoReturn:
+    """Go on whatever is raised in this thread, but end by SIGTERM."""
+    started.open()
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            continue
+
+
 def swallow_everything(started: Gate) -> NoReturn:
     """Go on whatever is raised in this thread."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from concurrent.futures import CancelledError, wait
 from typing import Any
@@ -31,6 +32,42 @@ def test_stops_any_task(executor: snakepit.Executor, gate: Any, task: Any) -> No
     error = wait_for_error(future)
     assert isinstance(error, errors.TaskStoppedError)
     expect_capacity(executor, gate)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("task", "number"),
+    [(tasks.swallow_interrupts, "SIGTERM"), (tasks.swallow_everything, "SIGKILL")],
+    ids=["SIGTERM", "SIGKILL"],
+)
+def test_stop_by_force_says_what_it_took(
+    executor: snakepit.Executor, gate: Any, task: Any, number: str
+) -> None:
+    started = gate("started")
+    future = executor.submit(task, started)
+    started.wait()
+    future.stop()
+    error = wait_for_error(future)
+    assert isinstance(error, errors.TaskStoppedError)
+    assert f"was ended for it, by {number}; the task had run for " in str(error)
+    assert error.autopsy is not None
+    assert (error.autopsy.signal, error.autopsy.ended_by_pool) == (number, "stop")
+    # The grace times that it was given are part of it.
+    assert error.details["ran"] >= 0.5
+    assert pickle.loads(pickle.dumps(error)).autopsy == error.autopsy
+
+
+@pytest.mark.processes
+@pytest.mark.all_kinds
+def test_stop_without_force_has_no_autopsy(make: Make, gate: Any) -> None:
+    executor = make(1, stop_grace={"interrupt": 60.0})
+    started = gate("started")
+    future = executor.submit(tasks.spin, started)
+    started.wait()
+    future.stop()
+    error = wait_for_error(future)
+    assert isinstance(error, errors.TaskStoppedError)
+    assert error.autopsy is None
 
 
 def wait_for_error(future: snakepit.Future[Any]) -> BaseException | None:
