@@ -68,7 +68,7 @@ class Burial:
             self._reaper.add(worker)
 
     def _note_times(self, worker: Worker) -> None:
-        """Note for how long its victims ran: its lanes, which know that, are about to be cleared."""
+        """Note for how long its victims ran: its lanes, which know that, are cleared soon."""
         for task in worker.victims:
             worker.ran[task.number] = self._pool.scheduler.seconds_running(task)
 

@@ -67,7 +67,8 @@ def test_program_runs_and_prints_what_the_document_says(program: Program, tmp_pa
     write_settings(program.settings, tmp_path)
     outcome = run_script(program.source, tmp_path)
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stderr == ""
+    # What a worker says there, the document shows as well.
+    assert set(outcome.stderr.splitlines()) <= set((program.output or "").splitlines())
     if program.output is not None:
         assert outcome.stdout == program.output
 
