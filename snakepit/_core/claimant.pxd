@@ -24,11 +24,16 @@ cdef class Claimant:
     cdef uint64_t unseen_ns             # how long, about, the work that ended the last doze had lain there
     cdef uint32_t dozes                 # in a row, without work between
     cdef bint slept                     # since the last claim
+    cdef bint looked_up                 # by itself, at the end of a doze, and has found nothing yet
+    cdef uint64_t claims_seen           # in the shared rings, when this lane last lay down
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
 
     cdef uint32_t take(self) noexcept nogil
     cdef uint32_t find(self) noexcept nogil
+    cdef bint leaves_shared(self) noexcept nogil
+    cdef uint64_t claims_so_far(self) noexcept nogil
+    cdef bint sees_work(self) noexcept nogil
     cdef uint32_t steal(self) noexcept nogil
     cdef void note_claim(self) noexcept nogil
     cdef void wake_another(self) noexcept nogil

@@ -11,7 +11,7 @@ from snakepit._core.atomics cimport (
     EINTR, ETIMEDOUT, cas32, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, wake,
 )
 from snakepit._core.control cimport Control
-from snakepit._core.counters cimport clear_bit, count_bits, count_seekers, idlest_sleeper, lowest_bit, set_bit, test_bit
+from snakepit._core.counters cimport clear_bit, count_bits, count_either, count_seekers, idlest_sleeper, lowest_bit, set_bit, test_bit
 from snakepit._core.layout cimport (
     DROWSY_NS, LANE_READY, LANE_RETIRING, ORDER_EXCHANGE, ORDER_HOLD, ORDER_RETIRE, ORDER_SERVE, PRIORITIES, Header, Lane,
     Ring, Slot, claim_generation,
@@ -20,8 +20,8 @@ from snakepit._core.points cimport (
     LANE_BEDDED, LANE_CHOSE, LANE_CLAIMED, LANE_COUNTED, LANE_LOOKING, LANE_NOTED, LANE_ROUSED, LANE_RUNNING,
     LANE_SEARCHING, LANE_STOLE, point,
 )
-from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim
-from snakepit._core.spinning cimport next_spin
+from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim, ring_length
+from snakepit._core.spinning cimport SHORT_NS, next_spin
 
 cdef enum:
     MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
@@ -62,6 +62,7 @@ cdef class Claimant:
                 point(LANE_CLAIMED)
                 self.note_claim()
                 self.dozes = 0
+                self.looked_up = False
                 return found
             if self.running:
                 clear_bit(self.control.header.running, self.index)
@@ -80,7 +81,7 @@ cdef class Claimant:
             if self.sleep() == EINTR:
                 found = SIGNALLED
                 break
-            if load32(&self.me.examine) and not self.control.has_work(self.index):
+            if load32(&self.me.examine) and not self.sees_work():
                 found = EXAMINE
                 break
         if found == RETIRE:
@@ -90,7 +91,7 @@ cdef class Claimant:
     cdef uint32_t find(self) noexcept nogil:
         """Claim the next task from the private ring, or from the bound rings and the shared ones by priority."""
         cdef uint32_t found = NO_SLOT
-        cdef bint strict
+        cdef bint strict, shared
         cdef bint bound_first = False
         cdef int i, priority
         found = claim_from(self.control, self.index, &self.me.private)
@@ -98,6 +99,7 @@ cdef class Claimant:
             return found
         self.turns += 1
         strict = load32(&self.me.bound_used)
+        shared = not (self.looked_up and self.leaves_shared())
         if strict:
             # In turn, and not the same one at each turn of the low priority.
             bound_first = (self.turns ^ (self.turns // LOW_TURN)) & 1
@@ -107,14 +109,49 @@ cdef class Claimant:
                 found = claim_from(self.control, self.index, &self.me.bound[priority])
                 if found != NO_SLOT:
                     return found
-            found = claim_from(self.control, self.index, &self.control.header.queues[priority])
-            if found != NO_SLOT:
-                return found
+            if shared:
+                found = claim_from(self.control, self.index, &self.control.header.queues[priority])
+                if found != NO_SLOT:
+                    return found
             if strict and not bound_first:
                 found = claim_from(self.control, self.index, &self.me.bound[priority])
                 if found != NO_SLOT:
                     return found
         return NO_SLOT
+
+    cdef bint leaves_shared(self) noexcept nogil:
+        """After a doze: whether other lanes are about to take what the shared rings hold.
+
+        Who looks up by itself may have taken the CPU from one of them just then, which is back at once if this one goes
+        on dozing. If it took what was for that one, it would do so again in its next dozes; and each session that began
+        so would have its worker where none is awake.
+        """
+        cdef Header *header = self.control.header
+        cdef uint64_t queued = 0
+        cdef uint32_t takers
+        cdef int i
+        for i in range(PRIORITIES):
+            queued += ring_length(&header.queues[i])
+        if 0 < load32(&header.typical_ns) < SHORT_NS:
+            takers = count_either(header.searching, header.running, self.control.n_lanes)
+        else:
+            takers = count_seekers(header.searching, header.running, self.control.n_lanes)
+        # If nothing was taken since this lane lay down, nobody is about to.
+        return queued <= takers and self.claims_so_far() != self.claims_seen
+
+    cdef uint64_t claims_so_far(self) noexcept nogil:
+        cdef uint64_t heads = 0
+        cdef int i
+        for i in range(PRIORITIES):
+            heads += load64(&self.control.header.queues[i].head)
+        return heads
+
+    cdef bint sees_work(self) noexcept nogil:
+        """Whether there seems to be something that `find` would take."""
+        if not self.looked_up:
+            return self.control.has_work(self.index)
+        return (self.has_offer() or self.control.has_bound(self.index)
+                or (self.control.has_shared() and not self.leaves_shared()))
 
     cdef uint32_t steal(self) noexcept nogil:
         """Claim what was offered to a lane that is busy by now, or gone."""
@@ -290,7 +327,7 @@ cdef class Claimant:
             self.idle_since_ns = now
         # One CPU for the owner, one for each busy lane, one for us.
         if busy + 2 > header.cpus:
-            return self.control.has_work(self.index)
+            return self.sees_work()
         if not self.searching:
             set_bit(header.searching, self.index)
             self.searching = True
@@ -298,7 +335,7 @@ cdef class Claimant:
         until = now + self.spin_ns
         while True:
             for _turn in range(32):
-                if self.control.has_work(self.index):
+                if self.sees_work():
                     return True
                 pause()
             if now_ns() >= until or load32(&self.me.retire) or load32(&header.closing):
@@ -306,21 +343,27 @@ cdef class Claimant:
             # A lane that was woken for a call of its own needs the CPU that we took for ours.
             if (count_bits(header.running, self.control.n_lanes)
                     + count_bits(header.searching, self.control.n_lanes) + 1 > header.cpus):
-                return self.control.has_work(self.index)
+                return self.sees_work()
 
     cdef int sleep(self) noexcept nogil:
         """Sleep until woken; 0, or EINTR after a signal."""
         cdef Header *header = self.control.header
         cdef int reason = 0
+        cdef bint wanted
         self.slept = True
         store32(&self.me.wake, 0)
         set_bit(header.sleeping, self.index)
         clear_bit(header.searching, self.index)
         self.searching = False
+        if self.dozes >= MOST_DOZES:
+            # It will not look up again by itself: what is there is for it, too.
+            self.looked_up = False
         fence()
         point(LANE_BEDDED)
-        if not (self.control.has_work(self.index) or self.control.has_stranded(self.index) or self.must_obey()
-                or load32(&self.me.examine) or load32(&header.closing)):
+        wanted = (self.sees_work() or self.control.has_stranded(self.index) or self.must_obey()
+                  or load32(&self.me.examine) or load32(&header.closing))
+        self.claims_seen = self.claims_so_far()
+        if not wanted:
             if self.dozes < MOST_DOZES:
                 self.dozes += 1
                 set_bit(header.drowsy, self.index)
@@ -333,8 +376,10 @@ cdef class Claimant:
                     reason = sleep_on(&self.me.wake, 0, 0)
             # The answer to who rang to see whether this loop still goes round.
             self.me.heartbeat_ns = now_ns()
+        self.looked_up = reason == ETIMEDOUT
         point(LANE_ROUSED)
         if not clear_bit(header.sleeping, self.index):
             # Somebody woke us and counted us as searching.
             self.searching = True
+            self.looked_up = False
         return reason

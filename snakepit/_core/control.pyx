@@ -108,9 +108,14 @@ cdef class Control:
                 return True
         return False
 
+    cdef bint is_engaged(self, uint32_t lane) noexcept nogil:
+        """Whether a lane has a task, or has its worker's health looked at. Between two tasks it is not, though it runs."""
+        return test_bit(self.header.running, lane) and (
+            load64(&self.lanes[lane].claimed) != 0 or load32(&self.lanes[lane].examine) != 0)
+
     cdef bint is_away(self, uint32_t lane) noexcept nogil:
-        """Whether a lane has something to do, or claims nothing any more."""
-        return test_bit(self.header.running, lane) or load32(&self.lanes[lane].state) == LANE_RETIRING
+        """Whether a lane has something to do, or claims nothing any more: it does not come round to its private ring."""
+        return self.is_engaged(lane) or load32(&self.lanes[lane].state) == LANE_RETIRING
 
     cdef bint has_stranded(self, uint32_t lane) noexcept nogil:
         """Whether another lane is busy or gone while its private ring holds a task."""

@@ -30,6 +30,14 @@ cdef inline uint32_t count_bits(uint64_t *bitmap, uint32_t lanes) noexcept nogil
     return total
 
 
+cdef inline uint32_t count_either(uint64_t *one, uint64_t *other, uint32_t lanes) noexcept nogil:
+    """How many lanes have their bit set in one of two bitmaps, or in both."""
+    cdef uint32_t word, total = 0
+    for word in range((lanes + 63) // 64):
+        total += popcount64(load64(&one[word]) | load64(&other[word]))
+    return total
+
+
 cdef inline uint32_t count_seekers(uint64_t *searching, uint64_t *running, uint32_t lanes) noexcept nogil:
     """How many lanes search, or are on their way to it.
 

@@ -2,7 +2,7 @@
 """Whether and how long a side spins before it sleeps (decision 0002)."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from snakepit._core.atomics cimport load64, popcount64
+from snakepit._core.counters cimport count_either
 from snakepit._core.layout cimport Header
 
 cdef enum:
@@ -12,10 +12,7 @@ cdef enum:
 
 cdef inline bint may_spin(Header *header) noexcept nogil:
     """Whether a CPU is left for a side that spins, beside the lanes that run or search; one that claims may say both."""
-    cdef uint32_t word, busy = 0
-    for word in range((header.n_lanes + 63) // 64):
-        busy += popcount64(load64(&header.running[word]) | load64(&header.searching[word]))
-    return busy < header.cpus
+    return count_either(header.running, header.searching, header.n_lanes) < header.cpus
 
 
 cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited_ns, uint64_t limit_ns) noexcept nogil:
