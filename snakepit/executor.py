@@ -8,9 +8,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
 
+from snakepit._core.view import CallView
 from snakepit.options import checked_seconds, checked_wait, with_hints
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from snakepit.pool.retry import RetryPolicy
     from snakepit.pool.stats import LifecycleStats, PoolStats
     from snakepit.pool.streams import Stream
-    from snakepit.pool.terms import Terms
-    from snakepit.pool.uses import SessionUses
     from snakepit.sessions.session import Session
     from snakepit.sessions.store import SessionStore
     from snakepit.sessions.tools import HostTool
@@ -38,46 +36,25 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class PoolView:
+class PoolView(CallView):
     """Calls into a pool under given terms; what `Executor.options` returns."""
 
-    __slots__ = ("__weakref__", "_ends", "_executor", "_fresh_until", "_pool", "_terms", "_uses")
-
-    def __init__(
-        self, pool: ProcessPool | LocalPool, terms: Terms, executor: object = None
-    ) -> None:
-        self._pool = pool
-        self._terms = terms
-        self._executor = executor  # kept: an executor that nobody holds closes its pool
-        # Where its session's time to live begins anew; until when that need not be done again, if
-        # no session ends meanwhile.
-        self._uses = pool.uses if terms.session else None
-        self._fresh_until = 0.0
-        self._ends = 0
+    __slots__ = ()
 
     def __reduce__(self) -> NoReturn:
         from snakepit.pool.travel import refuse_to_travel
 
         refuse_to_travel("a view of an executor", self._pool.name)
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue the call `fn(*args, **kwargs)` and return its future.
-
-        Raises PoolShutdownError; SessionQuotaError if it is of a strict session that would be one
-        too many.
-        """
-        uses = self._uses
-        if uses is not None and (self._ends != uses.ends or monotonic() >= self._fresh_until):
-            self._use_session(uses)
-        return self._pool.submit(fn, args, kwargs, self._terms)
-
-    def _use_session(self, uses: SessionUses) -> None:
+    def _use_session(self) -> None:
+        terms, uses = self._terms, self._uses
+        if not terms.session:
+            return
         ends = uses.ends
-        name = str(self._terms.session.name)  # type: ignore[attr-defined]
+        name = str(terms.session.name)  # type: ignore[union-attr]
         # A worker is kept for a strict session: the store is to tell when that ends.
-        session = uses.use_strictly(name)[2] if self._terms.affinity else uses.known_session(name)
-        self._fresh_until = monotonic() + uses.freshness(session)
-        self._ends = ends
+        session = uses.use_strictly(name)[2] if terms.affinity else uses.known_session(name)
+        self._note_use(ends, uses.freshness(session))
 
     @with_hints
     def map(
@@ -91,8 +68,7 @@ class PoolView:
         progress: bool = False,
     ) -> Iterator[Any]:
         """Call `fn` with the items of the iterables; return an iterator (see `Executor.map`)."""
-        if self._uses is not None:
-            self._use_session(self._uses)
+        self._use_session()
         from snakepit.pool.mapping import start_map
 
         return start_map(
@@ -111,8 +87,7 @@ class PoolView:
         self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]:
         """Queue the call and return the stream of what it yields (see `Executor.stream`)."""
-        if self._uses is not None:
-            self._use_session(self._uses)
+        self._use_session()
         return self._pool.stream(fn, args, kwargs, self._terms)
 
 

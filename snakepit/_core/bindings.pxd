@@ -87,7 +87,7 @@ cdef class Bindings:
     cdef Binding *insert(self, uint64_t key) noexcept
     cdef bint grow(self) noexcept
     cdef void remove(self, Binding *entry) noexcept
-    cdef void expect(self, uint64_t key) noexcept
+    cdef const void *place_of(self, uint64_t key) noexcept
     cdef bint take_on(self, Binding *entry, Task task) noexcept
     cdef void bind(self, Binding *entry, uint32_t lane) noexcept
     cdef void bind_founder(self, Binding *entry, uint32_t lane) noexcept

@@ -14,7 +14,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from snakepit._core.atomics cimport fence, load32, load64, prefetch, store32, wake
+from snakepit._core.atomics cimport fence, load32, load64, store32, wake
 from snakepit._core.control cimport Control
 from snakepit._core.counters cimport clear_bit
 from snakepit._core.lane_cache cimport NO_LANE, mixed
@@ -488,6 +488,6 @@ cdef class Bindings:
         self.table[gap].key = 0
         self.known -= 1
 
-    cdef void expect(self, uint64_t key) noexcept:
-        """Have the CPU fetch a session's entry. Not under the mutex: of a table that just grew, for nothing."""
-        prefetch(&self.table[mixed(key) & (self.capacity - 1)])
+    cdef const void *place_of(self, uint64_t key) noexcept:
+        """Where a session's entry is, or near it. Not under the mutex: only for the CPU to fetch."""
+        return &self.table[mixed(key) & (self.capacity - 1)]

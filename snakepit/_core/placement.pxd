@@ -19,6 +19,7 @@ cdef class Placement(Completions):
     cdef object __weakref__
     cdef pthread_mutex_t mutex
     cdef uint64_t tables_size           # bytes of the mapping in which the tables below lie
+    cdef uint32_t answered_last         # the lane that did
     cdef uint64_t *lanes_used           # by session: the lane that last ran it (`lane_cache.pxd`)
     cdef void **tasks                   # by slot: the task that is in it, with one reference
     cdef uint32_t *free_slots           # a stack: the hottest slot is reused first
@@ -37,7 +38,6 @@ cdef class Placement(Completions):
     cdef bint place(self, Task task) noexcept
     cdef bint stands_in_slot(self, Task task) noexcept
     cdef bint win_back(self, Task task) noexcept
-    cdef bint is_engaged(self, Lane *lane) noexcept nogil
     cdef bint is_free(self, uint32_t index) noexcept nogil
     cdef uint32_t lane_of_session(self, uint64_t session) noexcept
     cdef bint push_private(self, Task task, uint64_t cell) noexcept
@@ -48,4 +48,4 @@ cdef class Placement(Completions):
     cpdef bint take_back(self, Task task) except -1
     cpdef int lane_of_task(self, Task task, bint even_settled=*) noexcept
     cdef int begin_bindings(self) except -1
-    cdef void expect(self, Task task) noexcept
+    cdef const void *place_of(self, Task task) noexcept

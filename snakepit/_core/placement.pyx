@@ -14,7 +14,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from snakepit._core.atomics cimport cas64, fence, load32, load64, prefetch, store32, store64, wake
+from snakepit._core.atomics cimport cas64, fence, load32, load64, store32, store64, wake
 from snakepit._core.bindings cimport ANYWHERE, AT_HOME, BOUND, Binding, Bindings
 from snakepit._core.completions cimport Completions
 from snakepit._core.control cimport Control
@@ -141,18 +141,13 @@ cdef class Placement(Completions):
         point(PLACE_PUSHED)
         return True
 
-    cdef bint is_engaged(self, Lane *lane) noexcept nogil:
-        """Whether a lane whose bit says that it runs has a task, or has its worker's health looked at."""
-        return load64(&lane.claimed) != 0 or load32(&lane.examine) != 0
-
     cdef bint is_free(self, uint32_t index) noexcept nogil:
         """Whether the lane has no task and will look for one."""
         cdef Header *header = self.control.header
-        cdef Lane *lane = &self.control.lanes[index]
         if test_bit(header.running, index):
             # Between two tasks, too: it comes round to its private ring first. A caller who waits for each call has the
             # answer before the lane says that it is idle.
-            return not self.is_engaged(lane)
+            return not self.control.is_engaged(index)
         return test_bit(header.searching, index) or test_bit(header.sleeping, index)
 
     cdef uint32_t lane_of_session(self, uint64_t session) noexcept:
@@ -173,8 +168,14 @@ cdef class Placement(Completions):
         cdef uint32_t i, first
         cdef Lane *lane
         if index >= self.control.n_lanes:
-            return False
-        if not self.is_free(index):
+            # A new session goes where the last answer came from, if that lane is awake and has nothing else to do: those
+            # that are begun one by one gather there, and a caller who goes from one to the next wakes nobody.
+            index = self.answered_last
+            lane = &self.control.lanes[index]
+            if (test_bit(header.sleeping, index) or not self.is_free(index)
+                    or load64(&lane.private.head) < load64(&lane.private.tail)):
+                return False
+        elif not self.is_free(index):
             first = index - index % header.threads
             for i in range(first, first + header.threads):
                 if self.is_free(i):
@@ -191,7 +192,7 @@ cdef class Placement(Completions):
         # The lane may have taken other work meanwhile, or be about to leave; then the shared ring gets the task too, and
         # the first claim wins. What it does from now on, it does with the offer in sight (`note_claim`, `depart`).
         return (load32(&lane.state) == LANE_READY and load32(&lane.retire) == ORDER_SERVE
-                and not (test_bit(header.running, index) and self.is_engaged(lane)))
+                and not self.control.is_engaged(index))
 
     cdef void wake_lanes(self) noexcept nogil:
         """Wake as many sleeping lanes as there are queued tasks that no searching lane will take."""
@@ -346,12 +347,9 @@ cdef class Placement(Completions):
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
-    cdef void expect(self, Task task) noexcept:
-        """Have the CPU fetch what is known of a call's session while the call is encoded."""
-        if task.affinity:
-            self.bindings.expect(task.session)
-        else:
-            prefetch(set_of(self.lanes_used, task.session))
+    cdef const void *place_of(self, Task task) noexcept:
+        """Where it is noted which lane a call's session is for: for the CPU to fetch, never to be read."""
+        return self.bindings.place_of(task.session) if task.affinity else set_of(self.lanes_used, task.session)
 
     def prefer_lane(self, uint64_t session, uint32_t lane) -> None:
         """Have the next call of a session offered to a lane, as if that had run the last."""

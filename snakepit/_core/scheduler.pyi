@@ -7,6 +7,7 @@ from snakepit._core.control import Control
 from snakepit._core.definitions import Published
 from snakepit._core.settlement import Settlement
 from snakepit._core.task import Task
+from snakepit._core.view import CallView
 
 class Scheduler(Settlement):
     def __init__(
@@ -27,10 +28,7 @@ class Scheduler(Settlement):
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        priority: int = 1,
-        session: int = 0,
-        affinity: int = 0,
-        session_name: str | None = None,
+        view: CallView | None = None,
     ) -> bool: ...
     def submit(
         self,

@@ -13,7 +13,7 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.arena cimport Arena, Segment
-from snakepit._core.atomics cimport add64, load32, load64, now_ns
+from snakepit._core.atomics cimport add64, load32, load64, now_ns, store64
 from snakepit._core.bindings cimport AT_HOME, WORKER_LOST
 from snakepit._core.channel cimport Channel
 from snakepit._core.control cimport Control
@@ -26,6 +26,7 @@ from snakepit._core.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from snakepit._core.queue cimport ring_queued
 from snakepit._core.settlement cimport Settlement
 from snakepit._core.task cimport Task, deadline_after, refuse_in_child
+from snakepit._core.view cimport CallView
 
 from snakepit.errors import PoolShutdownError, saturation_error
 
@@ -47,21 +48,22 @@ cdef class Scheduler(Settlement):
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
-    def submit_known(self, Task task, context, function, tuple args, dict kwargs, int priority=1, session=0,
-                     int affinity=0, session_name=None) -> bool:
-        """Queue a call of a function that `known` has a number for; False, and nothing done, when it has none.
-
-        The last four as for `set_terms`.
-        """
+    def submit_known(self, Task task, context, function, tuple args, dict kwargs, CallView view=None) -> bool:
+        """Queue a call of a function that `known` has a number for; False, and nothing done, when it has none."""
         # As in `Definitions.get`: it borrows.
         with cython.critical_section(self.known):
             definition = self.known.get(function)
         if definition is None:
             return False
         task.context = context
-        self.set_terms(task, None, priority, session, affinity, session_name)
-        if task.session:
-            self.expect(task)
+        if view is not None:
+            task.priority = view.priority
+            if view.session:
+                task.session = view.session
+                # Not the view, which keeps an executor that may have been dropped.
+                task.named_by = view._terms
+                self.keep_close(task, view.affinity)
+                store64(&view.place, <uint64_t>self.place_of(task))
         self.submit(task, definition, function, args, kwargs)
         return True
 
@@ -91,7 +93,7 @@ cdef class Scheduler(Settlement):
         task.context = context
         task.priority = priority
         task.session = session
-        task.session_key = session
+        task.named_by = session
         if timeout_ns or patience_ns:
             self.set_limits(task, timeout_ns, patience_ns)
         task.function = definition
@@ -154,7 +156,8 @@ cdef class Scheduler(Settlement):
         task.priority = call.priority
         task.session = call.session
         task.affinity = call.affinity
-        task.session_name = call.session_name
+        task.named_by = call.named_by
+        task.strict_name = call.strict_name
         task.deadline_ns = call.deadline_ns
         self.enter(task, not first)
 
@@ -182,12 +185,15 @@ cdef class Scheduler(Settlement):
             task.deadline_ns = deadline_after(timeout)
         task.priority = priority
         task.session = session
-        task.session_key = session
-        if affinity:
-            task.affinity = affinity
-            task.session_name = session_name
-            if self.bindings is None:
-                self.begin_bindings()
+        task.named_by = session
+        task.strict_name = session_name
+        self.keep_close(task, affinity)
+
+    cdef int keep_close(self, Task task, int affinity) except -1:
+        task.affinity = affinity
+        if affinity and self.bindings is None:
+            self.begin_bindings()
+        return 0
 
     cpdef set_limits(self, Task task, uint64_t timeout_ns, uint64_t patience_ns):
         """Have a task that is about to be queued watched: ns from now until it must have ended, and started; 0: none."""
@@ -203,6 +209,7 @@ cdef class Scheduler(Settlement):
     cdef int enter(self, Task task, bint from_worker=False) except -1:
         cdef bint open_, given_up
         cdef int verdict = AT_HOME
+        cdef bint at_home = False
         cdef bint full = False
         cdef bint sooner = False
         refuse_in_child(self)
@@ -219,7 +226,10 @@ cdef class Scheduler(Settlement):
         if open_ and not given_up and not full:
             self.n_submitted += 1
             if task.affinity:
+                # Then only its own lane has something to do, and that is awake.
+                at_home = self.pending.length == 0
                 verdict = self.admit(task)
+                at_home = at_home and verdict == AT_HOME
             elif not self.place(task):
                 self.pending.append(task)
             if task.due_ns and task.due_ns < self.armed_ns:
@@ -232,7 +242,8 @@ cdef class Scheduler(Settlement):
             raise PoolShutdownError.of(self.control.header.pool_name.decode("utf-8", "replace"))
         if full:
             raise saturation_error(self.control.header.pool_name.decode("utf-8", "replace"), self.most_queued)
-        self.wake_lanes()
+        if not at_home:
+            self.wake_lanes()
         if sooner:
             self.on_due(task.due_ns)
         if verdict >= WORKER_LOST:

@@ -180,6 +180,7 @@ cdef class Settlement(Placement):
         now = now_ns()
         self.latency.add(now - task.submitted_ns)
         pthread_mutex_lock(&self.mutex)
+        self.answered_last = <uint32_t>lane
         if task.affinity:
             self.bindings.finished(task, <uint32_t>lane)
         elif task.session:

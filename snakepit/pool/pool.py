@@ -38,6 +38,7 @@ from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
     from snakepit._core.definitions import Published
+    from snakepit._core.view import CallView
     from snakepit.lifecycle.template import Template
     from snakepit.pool.attempts import GuardedCall
     from snakepit.pool.sessions import SessionDesk
@@ -155,10 +156,12 @@ class ProcessPool(ProcessLife):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         terms: Terms | None = None,
+        view: CallView | None = None,
     ) -> Future[Any]:
         """Queue a call and return its future. Raises PoolShutdownError, PoolNotReadyError.
 
-        A call that cannot be encoded is returned with that error in its future.
+        `view`: in place of its terms, if they are plain. A call that cannot be encoded is returned
+        with that error in its future.
         """
         if not self._started:
             self.start()
@@ -169,13 +172,10 @@ class ProcessPool(ProcessLife):
         future: Future[Any] = Future()
         try:
             if terms is None:
-                if self.scheduler.submit_known(future, self, function, args, kwargs):
+                if self.scheduler.submit_known(future, self, function, args, kwargs, view):
                     return future
-            elif terms.plain and self.scheduler.submit_known(
-                future, self, function, args, kwargs,
-                terms.priority, terms.session, terms.affinity, terms.session_name,
-            ):  # fmt: skip
-                return future
+                if view is not None:
+                    terms = view._terms
             future.context = self
             if function is None:
                 # To the scheduler it would mean that the function has a number.

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from snakepit._core.view import SessionEnds
 from snakepit.errors import SessionError
 from snakepit.pool.terms import SessionKey, session_key
 
@@ -36,7 +37,7 @@ MADE_SOON = 0.05  # seconds after which to look again for a session that somebod
 LONGEST_PAUSE, SHORTEST_PAUSE = 900.0, 0.005  # seconds between two looks
 
 
-class SessionUses:
+class SessionUses(SessionEnds):
     """Uses the sessions that the calls of a pool name.
 
     `under_way(key)`: whether a call of a session is queued or runs. `after(seconds, note)`: have
@@ -56,7 +57,6 @@ class SessionUses:
         # its next call a look into the store. A signal handler may come here at any time.
         self._entries: dict[str, Entry] = {}
         self._next_look = float("inf")
-        self.ends = 0  # of sessions: grows, so that who remembers one notices
         desk.on_ended = self._drop
 
     def use(self, name: str) -> SessionKey:
@@ -112,7 +112,7 @@ class SessionUses:
 
     def _drop(self, name: str) -> None:
         """Forget a session that has ended."""
-        self.ends += 1
+        self.note_end()
         self._entries.pop(name, None)
 
     def _look(self) -> None:
