@@ -179,7 +179,7 @@ def _variable_bar(case: str, bar: float, goal: float) -> Bar:
 
 
 def _affinity_bar(case: str) -> Bar:
-    ratio = quotient(own("affinity", case), own("affinity", "no session"))
+    ratio = quotient(own("affinity", case), own("affinity", f"none beside {case}"))
     return Bar(
         f"call in one of 10,000 sessions ({case}), vs none",
         at_most(1.15, ratio, text.times),

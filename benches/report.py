@@ -162,7 +162,14 @@ TABLES = (
     Table(
         "affinity",
         "Round trip of a no-op in one of 10,000 sessions",
-        _columns("no session", "hint", "strict", "no session, one worker", "strict, one worker"),
+        (
+            Column("no session", "none beside hint"),
+            Column("hint", "hint"),
+            Column("no session", "none beside strict"),
+            Column("strict", "strict"),
+            Column("no session, one worker", "none beside strict, one worker"),
+            Column("strict, one worker", "strict, one worker"),
+        ),
     ),
     Table(
         "streams",

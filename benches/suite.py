@@ -122,6 +122,10 @@ class Bench:
         """Return the run's peer, started."""
         return self._pools.get(self.run.peer, workers)
 
+    def close_pool(self) -> None:
+        """End the pool that earlier runs have left, so that the next is a new one."""
+        self._pools.close()
+
     def note(self, text: str) -> None:
         """Add a remark that the report prints beside the figure."""
         self._benchmark.extra_info["note"] = text
