@@ -57,6 +57,23 @@ def test_calls_of_a_session_run_in_one_worker(make: Make, begin: Any) -> None:
     assert len({pid for _, pid in seen}) == 1
 
 
+def test_the_first_calls_of_sessions_run_beside_a_long_call(make: Make, gate: Any) -> None:
+    # They are offered to the worker whose answer came last, which is the one that has the long call
+    # by then, or the other, which may doze.
+    executor = make(2)
+    for number in range(30):
+        for each in range(20):
+            home(executor, f"{number}-{each}")
+        started, release = gate(f"started-{number}"), gate(f"release-{number}")
+        held = executor.submit(tasks.hold, started, release)
+        views = [strict(executor, f"new-{number}"), executor.options(session=f"hint-{number}")]
+        pids = [view.submit(os.getpid) for view in views]
+        results([*pids, executor.submit(os.getpid)])
+        assert not held.done()
+        release.open()
+        held.result(LONG)
+
+
 def test_calls_submitted_before_the_worker_is_known_run_in_it_in_order(make: Make) -> None:
     executor = make(3)
     futures = [strict(executor, "a").submit(count_up, "a") for _ in range(3000)]

@@ -171,13 +171,14 @@ def test_settled_future_does_not_keep_the_executor(kind: str) -> None:
     from tests.support import new_executor
 
     executor = new_executor(kind)
-    future = executor.submit(tasks.square, 3)
-    assert future.result(60) == 9
+    view = executor.options(session="a", affinity="strict_queue")
+    futures = [executor.submit(tasks.square, 3), view.submit(tasks.square, 3)]
+    assert [future.result(60) for future in futures] == [9, 9]
     reference = weakref.ref(executor)
     with no_garbage_collector():
-        del executor
+        del executor, view
         expect_freed(reference, "the executor")
-    assert future.result(0) == 9
+    assert [future.result(0) for future in futures] == [9, 9]
 
 
 def test_callback_is_freed_after_it_ran(executor: snakepit.Executor) -> None:
