@@ -51,7 +51,7 @@ class PoolView(CallView):
         if not terms.session:
             return
         ends = uses.ends
-        name = str(terms.session.name)  # type: ignore[union-attr]
+        name = str(terms.session.name)  # type: ignore[attr-defined]
         # A worker is kept for a strict session: the store is to tell when that ends.
         session = uses.use_strictly(name)[2] if terms.affinity else uses.known_session(name)
         self._note_use(ends, uses.freshness(session))
