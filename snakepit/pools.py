@@ -480,7 +480,7 @@ class Pool:
                 changes["session"] = self._use_session(session)
             else:
                 changes["session"] = self._engine.uses.use_strictly(session)[0]
-                changes |= {"affinity": MODES[chosen], "session_name": session}
+                changes["affinity"] = MODES[chosen]
         elif affinity is not None:
             check_session(affinity, session)
         if priority is not None:

@@ -25,13 +25,14 @@ cdef class Claimant:
     cdef uint32_t dozes                 # in a row, without work between
     cdef bint slept                     # since the last claim
     cdef bint looked_up                 # by itself, at the end of a doze, and has found nothing yet
-    cdef uint64_t claims_seen           # in the shared rings, when this lane last lay down
+    cdef uint64_t claims_seen           # `claims_so_far` when this lane last lay down
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
 
     cdef uint32_t take(self) noexcept nogil
     cdef uint32_t find(self) noexcept nogil
     cdef bint leaves_shared(self) noexcept nogil
+    cdef bint is_patient(self) noexcept nogil
     cdef uint64_t claims_so_far(self) noexcept nogil
     cdef bint sees_work(self) noexcept nogil
     cdef uint32_t steal(self) noexcept nogil

@@ -62,7 +62,6 @@ cdef class Claimant:
                 point(LANE_CLAIMED)
                 self.note_claim()
                 self.dozes = 0
-                self.looked_up = False
                 return found
             if self.running:
                 clear_bit(self.control.header.running, self.index)
@@ -81,7 +80,7 @@ cdef class Claimant:
             if self.sleep() == EINTR:
                 found = SIGNALLED
                 break
-            if load32(&self.me.examine) and not self.sees_work():
+            if load32(&self.me.examine) and not self.control.has_work(self.index):
                 found = EXAMINE
                 break
         if found == RETIRE:
@@ -99,7 +98,7 @@ cdef class Claimant:
             return found
         self.turns += 1
         strict = load32(&self.me.bound_used)
-        shared = not (self.looked_up and self.leaves_shared())
+        shared = not self.leaves_shared()
         if strict:
             # In turn, and not the same one at each turn of the low priority.
             bound_first = (self.turns ^ (self.turns // LOW_TURN)) & 1
@@ -120,7 +119,7 @@ cdef class Claimant:
         return NO_SLOT
 
     cdef bint leaves_shared(self) noexcept nogil:
-        """After a doze: whether other lanes are about to take what the shared rings hold.
+        """Whether this lane has just looked up from a doze, and others are about to take what the shared rings hold.
 
         Who looks up by itself may have taken the CPU from one of them just then, which is back at once if this one goes
         on dozing. If it took what was for that one, it would do so again in its next dozes; and each session that began
@@ -130,26 +129,32 @@ cdef class Claimant:
         cdef uint64_t queued = 0
         cdef uint32_t takers
         cdef int i
+        if not self.is_patient():
+            return False
         for i in range(PRIORITIES):
             queued += ring_length(&header.queues[i])
         if 0 < load32(&header.typical_ns) < SHORT_NS:
             takers = count_either(header.searching, header.running, self.control.n_lanes)
         else:
             takers = count_seekers(header.searching, header.running, self.control.n_lanes)
-        # If nothing was taken since this lane lay down, nobody is about to.
-        return queued <= takers and self.claims_so_far() != self.claims_seen
+        return queued <= takers
+
+    cdef bint is_patient(self) noexcept nogil:
+        """Whether others may be left what they are about to take: not if nobody claimed anything since this lane lay down."""
+        return self.looked_up and self.claims_so_far() != self.claims_seen
 
     cdef uint64_t claims_so_far(self) noexcept nogil:
+        """Of what more than one lane may claim."""
         cdef uint64_t heads = 0
-        cdef int i
+        cdef uint32_t i
         for i in range(PRIORITIES):
             heads += load64(&self.control.header.queues[i].head)
+        for i in range(self.control.n_lanes):
+            heads += load64(&self.control.lanes[i].private.head)
         return heads
 
     cdef bint sees_work(self) noexcept nogil:
         """Whether there seems to be something that `find` would take."""
-        if not self.looked_up:
-            return self.control.has_work(self.index)
         return (self.has_offer() or self.control.has_bound(self.index)
                 or (self.control.has_shared() and not self.leaves_shared()))
 
@@ -157,8 +162,9 @@ cdef class Claimant:
         """Claim what was offered to a lane that is busy by now, or gone."""
         cdef uint32_t lane, found
         cdef Ring *ring
+        cdef bint patient = self.is_patient()
         for lane in range(self.control.n_lanes):
-            if lane == self.index or not self.control.is_away(lane):
+            if lane == self.index or not self.control.is_away(lane, patient):
                 continue
             ring = &self.control.lanes[lane].private
             if load64(&ring.head) < load64(&ring.tail):
@@ -171,6 +177,7 @@ cdef class Claimant:
         cdef Header *header = self.control.header
         cdef Slot *slot = &self.control.slots[self.slot]
         cdef bint searched = self.searching
+        self.looked_up = False
         if not self.running:
             set_bit(header.running, self.index)
             self.running = True
@@ -328,6 +335,8 @@ cdef class Claimant:
         # One CPU for the owner, one for each busy lane, one for us.
         if busy + 2 > header.cpus:
             return self.sees_work()
+        # From here on this lane is one of those for whom others leave what there is.
+        self.looked_up = False
         if not self.searching:
             set_bit(header.searching, self.index)
             self.searching = True
@@ -335,7 +344,7 @@ cdef class Claimant:
         until = now + self.spin_ns
         while True:
             for _turn in range(32):
-                if self.sees_work():
+                if self.control.has_work(self.index):
                     return True
                 pause()
             if now_ns() >= until or load32(&self.me.retire) or load32(&header.closing):
@@ -343,7 +352,7 @@ cdef class Claimant:
             # A lane that was woken for a call of its own needs the CPU that we took for ours.
             if (count_bits(header.running, self.control.n_lanes)
                     + count_bits(header.searching, self.control.n_lanes) + 1 > header.cpus):
-                return self.sees_work()
+                return self.control.has_work(self.index)
 
     cdef int sleep(self) noexcept nogil:
         """Sleep until woken; 0, or EINTR after a signal."""
@@ -360,7 +369,7 @@ cdef class Claimant:
             self.looked_up = False
         fence()
         point(LANE_BEDDED)
-        wanted = (self.sees_work() or self.control.has_stranded(self.index) or self.must_obey()
+        wanted = (self.sees_work() or self.control.has_stranded(self.index, self.is_patient()) or self.must_obey()
                   or load32(&self.me.examine) or load32(&header.closing))
         self.claims_seen = self.claims_so_far()
         if not wanted:

@@ -23,9 +23,9 @@ cdef class Control:
     cdef bint has_work(self, uint32_t lane) noexcept nogil
     cdef bint has_bound(self, uint32_t lane) noexcept nogil
     cdef bint has_shared(self) noexcept nogil
-    cdef bint is_away(self, uint32_t lane) noexcept nogil
+    cdef bint is_away(self, uint32_t lane, bint patient) noexcept nogil
     cdef bint is_engaged(self, uint32_t lane) noexcept nogil
-    cdef bint has_stranded(self, uint32_t lane) noexcept nogil
+    cdef bint has_stranded(self, uint32_t lane, bint patient) noexcept nogil
     cdef void rouse(self, uint32_t lane) noexcept nogil
 
 

@@ -113,15 +113,20 @@ cdef class Control:
         return test_bit(self.header.running, lane) and (
             load64(&self.lanes[lane].claimed) != 0 or load32(&self.lanes[lane].examine) != 0)
 
-    cdef bint is_away(self, uint32_t lane) noexcept nogil:
-        """Whether a lane has something to do, or claims nothing any more: it does not come round to its private ring."""
-        return self.is_engaged(lane) or load32(&self.lanes[lane].state) == LANE_RETIRING
+    cdef bint is_away(self, uint32_t lane, bint patient) noexcept nogil:
+        """Whether a lane has something to do, or claims nothing any more.
 
-    cdef bint has_stranded(self, uint32_t lane) noexcept nogil:
-        """Whether another lane is busy or gone while its private ring holds a task."""
+        `patient`: between two tasks it is not away, for it is about to come round to its private ring. (It may be long
+        about it: it may lack the CPU, or the GIL.)
+        """
+        return (load32(&self.lanes[lane].state) == LANE_RETIRING
+                or (self.is_engaged(lane) if patient else test_bit(self.header.running, lane)))
+
+    cdef bint has_stranded(self, uint32_t lane, bint patient) noexcept nogil:
+        """Whether another lane is busy or gone (`is_away`) while its private ring holds a task."""
         cdef uint32_t other
         for other in range(self.n_lanes):
-            if other != lane and self.is_away(other):
+            if other != lane and self.is_away(other, patient):
                 if load64(&self.lanes[other].private.head) < load64(&self.lanes[other].private.tail):
                     return True
         return False

@@ -52,7 +52,7 @@ cdef class LocalQueue(Owner):
             task.timeout_ns = <uint64_t>(min(timeout, 1e9) * 1e9)
         task.priority = priority
         task.session = session
-        task.named_by = session
+        task.session_key = session
 
     def adopt(self, Task call) -> None:
         """Have callers wait for `call` as for a task of this queue, though only attempts at it are queued."""

@@ -40,6 +40,7 @@ cdef class Placement(Completions):
     cdef bint win_back(self, Task task) noexcept
     cdef bint is_free(self, uint32_t index) noexcept nogil
     cdef uint32_t lane_of_session(self, uint64_t session) noexcept
+    cdef uint32_t lane_to_offer(self, uint64_t session) noexcept
     cdef bint push_private(self, Task task, uint64_t cell) noexcept
     cdef void wake_lanes(self) noexcept nogil
     cdef void refill(self) noexcept

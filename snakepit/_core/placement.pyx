@@ -1,8 +1,9 @@
 # cython: language_level=3
 """Where the calls of a pool stand until they are settled, and how a lane comes to hear of them.
 
-    place    a free slot, its cell on a ring: the private one of the idle lane that last ran the session, the bound one
-             of the lane that a strict call must have, or the shared one of its priority
+    place    a free slot, its cell on a ring: the private one of the idle lane that last ran the session, or, for a new
+             one, whose answer came last; the bound one of the lane that a strict call must have; or the shared one of
+             its priority
     else     the pending list, or the strict calls' own (`bindings.pyx`), until `free_slot` refills the slot
     wake     as many sleeping lanes as there are calls that no searching lane will take
 
@@ -161,28 +162,36 @@ cdef class Placement(Completions):
                 lane = entry.lane
         return lane
 
-    cdef bint push_private(self, Task task, uint64_t cell) noexcept:
-        """Offer the task to the lane that last ran its session, or to a free one of the same worker; False: none is free."""
+    cdef uint32_t lane_to_offer(self, uint64_t session) noexcept:
+        """The lane that last ran the session, or a free one of the same worker; NO_LANE: none of them is free.
+
+        For a new session, the lane whose answer came last, if it searches and has nothing to do: sessions that are begun
+        one by one gather there, and a caller who goes from one to the next wakes nobody.
+        """
         cdef Header *header = self.control.header
-        cdef uint32_t index = self.lane_of_session(task.session)
+        cdef uint32_t index = self.lane_of_session(session)
         cdef uint32_t i, first
-        cdef Lane *lane
         if index >= self.control.n_lanes:
-            # A new session goes where the last answer came from, if that lane is awake and has nothing else to do: those
-            # that are begun one by one gather there, and a caller who goes from one to the next wakes nobody.
             index = self.answered_last
-            lane = &self.control.lanes[index]
-            if (test_bit(header.sleeping, index) or not self.is_free(index)
-                    or load64(&lane.private.head) < load64(&lane.private.tail)):
-                return False
-        elif not self.is_free(index):
-            first = index - index % header.threads
-            for i in range(first, first + header.threads):
-                if self.is_free(i):
-                    index = i
-                    break
-            else:
-                return False
+            # Not between two tasks, as below: where it lacks the CPU, or the GIL, others are sooner.
+            if (test_bit(header.searching, index) and not test_bit(header.running, index)
+                    and load32(&self.control.lanes[index].retire) == ORDER_SERVE and not self.control.has_work(index)):
+                return index
+            return NO_LANE
+        if self.is_free(index):
+            return index
+        first = index - index % header.threads
+        for i in range(first, first + header.threads):
+            if self.is_free(i):
+                return i
+        return NO_LANE
+
+    cdef bint push_private(self, Task task, uint64_t cell) noexcept:
+        """Offer the task to the lane that is for its session; False: everybody has to be told of it."""
+        cdef uint32_t index = self.lane_to_offer(task.session)
+        cdef Lane *lane
+        if index == NO_LANE:
+            return False
         lane = &self.control.lanes[index]
         if not ring_push(&lane.private, self.control.cells(&lane.private), cell):
             return False

@@ -18,6 +18,6 @@ cdef class Scheduler(Settlement):
 
     cpdef submit(self, Task task, Published definition, function, tuple args, dict kwargs)
     cdef int keep_close(self, Task task, int affinity) except -1
-    cpdef set_terms(self, Task task, timeout, int priority, session, int affinity=*, session_name=*)
+    cpdef set_terms(self, Task task, timeout, int priority, session, int affinity=*)
     cpdef set_limits(self, Task task, uint64_t timeout_ns, uint64_t patience_ns)
     cdef int enter(self, Task task, bint from_worker=*) except -1

@@ -60,8 +60,7 @@ cdef class Scheduler(Settlement):
             task.priority = view.priority
             if view.session:
                 task.session = view.session
-                # Not the view, which keeps an executor that may have been dropped.
-                task.named_by = view._terms
+                task.session_key = view.session_key
                 self.keep_close(task, view.affinity)
                 store64(&view.place, <uint64_t>self.place_of(task))
         self.submit(task, definition, function, args, kwargs)
@@ -93,7 +92,7 @@ cdef class Scheduler(Settlement):
         task.context = context
         task.priority = priority
         task.session = session
-        task.named_by = session
+        task.session_key = session
         if timeout_ns or patience_ns:
             self.set_limits(task, timeout_ns, patience_ns)
         task.function = definition
@@ -156,8 +155,7 @@ cdef class Scheduler(Settlement):
         task.priority = call.priority
         task.session = call.session
         task.affinity = call.affinity
-        task.named_by = call.named_by
-        task.strict_name = call.strict_name
+        task.session_key = call.session_key
         task.deadline_ns = call.deadline_ns
         self.enter(task, not first)
 
@@ -175,18 +173,16 @@ cdef class Scheduler(Settlement):
             task.epoch = definition.epoch
         self.enter(task, True)
 
-    cpdef set_terms(self, Task task, timeout, int priority, session, int affinity=0, session_name=None):
+    cpdef set_terms(self, Task task, timeout, int priority, session, int affinity=0):
         """Set what a call is run under: seconds or None, 0 (high) to 2 (low), session key or 0, how close it keeps.
 
-        `affinity`: 0 a hint, 1 strict, 2 strict and not waiting, 3 strict, also of one that is about to leave; then
-        `session_name` is for messages.
+        `affinity`: 0 a hint, 1 strict, 2 strict and not waiting, 3 strict, also of one that is about to leave.
         """
         if timeout is not None:
             task.deadline_ns = deadline_after(timeout)
         task.priority = priority
         task.session = session
-        task.named_by = session
-        task.strict_name = session_name
+        task.session_key = session
         self.keep_close(task, affinity)
 
     cdef int keep_close(self, Task task, int affinity) except -1:

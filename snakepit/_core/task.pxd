@@ -89,8 +89,7 @@ cdef class Task(Message):
     cdef readonly uint64_t start_by_ns  # when it must have started at the latest; 0: whenever
     cdef readonly uint64_t due_ns       # when the pool next looks whether its time is up (see `overdue.pyx`); 0: never
     cdef uint64_t session
-    cdef object named_by                # keeps the session's name known (see `terms.py`): its key as given, or Terms
-    cdef object strict_name             # of a strict call that has no Terms, for messages
+    cdef readonly object session_key    # the same as it was given: keeps the session's name known (see `terms.py`)
     cdef uint64_t tenure                # strict, where sessions move: the stay of its session that it belongs to
     cdef uint64_t parent
     cdef uint64_t submitted_ns

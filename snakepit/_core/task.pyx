@@ -270,16 +270,9 @@ cdef class Task(Message):
         return self.is_settled()
 
     @property
-    def session_key(self):
-        """The key of the call's session as it was given; 0 or None: none."""
-        named_by = self.named_by
-        return named_by if named_by is None or isinstance(named_by, int) else named_by.session
-
-    @property
     def session_name(self):
         """The id of a strict call's session, for messages; None of other calls."""
-        named_by = self.named_by
-        return self.strict_name if named_by is None or isinstance(named_by, int) else named_by.session_name
+        return str(self.session_key.name) if self.affinity else None
 
     def running(self):
         """Return True while the task runs."""

@@ -19,7 +19,8 @@ cdef class CallView:
     cdef uint8_t affinity
     cdef bint plain                     # the terms say no more than the above, and the pool takes a view in their place
     cdef readonly object _pool
-    cdef readonly object _uses          # the SessionUses of the pool
+    cdef readonly SessionEnds _uses     # the SessionUses of the pool
+    cdef object session_key             # kept by the calls under way: the view itself keeps an executor
     cdef readonly object _terms
     cdef object executor                # kept: an executor that nobody holds closes its pool
     cdef object __weakref__

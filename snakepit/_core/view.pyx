@@ -25,7 +25,6 @@ cdef class SessionEnds:
 
 cdef class CallView:
     def __init__(self, pool, terms, executor=None):
-        self.session = terms.session
         self.priority = terms.priority
         self.affinity = terms.affinity
         self.plain = terms.plain and not pool.runs_in_threads
@@ -33,6 +32,8 @@ cdef class CallView:
         self._uses = pool.uses
         self._terms = terms
         self.executor = executor
+        self.session_key = terms.session
+        self.session = terms.session
 
     @cython.embedsignature(True)
     @cython.embedsignature.format("clinic")
@@ -43,8 +44,8 @@ cdef class CallView:
         """
         if self.session:
             prefetch(<const void *>load64(&self.place))
-            prefetch(<void *>self._terms)
-            if (load64(&self.ends) != load64(&(<SessionEnds>self._uses).count)
+            prefetch(<void *>self.session_key)
+            if (load64(&self.ends) != load64(&self._uses.count)
                     or now_ns() >= load64(&self.fresh_until_ns)):
                 self._use_session()
         if self.plain:

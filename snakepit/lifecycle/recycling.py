@@ -237,7 +237,7 @@ class Recycler:
         if serving < capacity:
             # Where fewer lanes are missing than a worker has, the rest of them is held.
             return serving + threads > capacity
-        wanted = self._wanted_spares()
+        wanted = self._wanted_spares(serving - capacity)
         while len(spares) > wanted:
             spare = spares.pop()
             # One that is still starting will be ready soon; then we look again.
@@ -271,9 +271,14 @@ class Recycler:
             least.draining = True
             self._roster.retire(least.lane)
 
-    def _wanted_spares(self) -> int:
+    def _wanted_spares(self, leaving: int) -> int:
+        """Return how many spares there shall be.
+
+        `leaving`: lanes that serve beyond the pool's size: they have let a spare in, and are about
+        to say that they serve no more.
+        """
         threads = self._pool.threads
-        lanes = 0
+        lanes = -leaving
         for worker in self._supervisor.workers.values():
             held = self._roster.held(worker.lane)
             if held == threads or worker.draining:

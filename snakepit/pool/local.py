@@ -408,7 +408,7 @@ def pool_of_this_thread() -> Any:
     pool = getattr(here, "pool", None)
     if pool is None:
         raise RuntimeError("current_pool() is only there inside a task that a snakepit pool runs")
-    from snakepit.executor import InnerView
+    from snakepit.view import InnerView
 
     return InnerView(pool, Terms(nested=True))
 

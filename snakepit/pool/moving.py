@@ -31,7 +31,7 @@ from snakepit.errors import (
     WorkerCrashedError,
 )
 from snakepit.pool.affinity import MODES, PARTING
-from snakepit.pool.terms import Terms
+from snakepit.pool.terms import Terms, session_key
 
 if TYPE_CHECKING:
     from snakepit.pool.pool import ProcessPool
@@ -232,7 +232,7 @@ class Mover:
     def snapshot(self, session: str, key: int, timeout: float) -> int:
         """Have a session saved now; return the size of its state in bytes."""
         kept = self._known(session, key)
-        self._call(kept, key, MODES["strict_queue"], timeout)
+        self._call(kept, MODES["strict_queue"], timeout)
         return len(kept.state or b"")
 
     def move(self, session: str, key: int, worker: int | None, timeout: float) -> int:
@@ -250,7 +250,7 @@ class Mover:
         try:
             target = self._target(session, worker, lane)
             while not done:
-                self._part(kept, key, until, timeout)
+                self._part(kept, until, timeout)
                 done = moving.release_session(scheduler, key, target)
                 if not done:
                     time.sleep(PAUSE)  # a call of it waits for a host tool, or is being buried
@@ -259,7 +259,7 @@ class Mover:
                 moving.keep_session(scheduler, key)
         return target - target % self._engine.threads
 
-    def _part(self, kept: Kept, key: int, until: float, timeout: float) -> None:
+    def _part(self, kept: Kept, until: float, timeout: float) -> None:
         """Have the worker save a session, which it may do before the last call that it owes."""
         left = until - time.monotonic()
         if left <= 0:
@@ -268,15 +268,15 @@ class Mover:
                 "ended"
             )
         try:
-            self._call(kept, key, PARTING, left)
+            self._call(kept, PARTING, left)
         except (SessionWorkerUnavailableError, WorkerCrashedError, CancelledError):
             pass  # What is kept here has to do.
 
-    def _call(self, kept: Kept, key: int, affinity: int, timeout: float) -> None:
+    def _call(self, kept: Kept, affinity: int, timeout: float) -> None:
         """Have the session's worker save it. Raises AdapterError if it has not."""
         from snakepit.adapters.moving import save_session
 
-        terms = Terms(timeout=timeout, session=key, affinity=affinity, session_name=kept.name)
+        terms = Terms(timeout=timeout, session=session_key(kept.name), affinity=affinity)
         self._engine.submit(save_session, (kept.unsaved,), {}, terms).result()
         if kept.unsaved and kept.problem is not None:
             raise self._error(

@@ -259,9 +259,7 @@ class ProcessPool(ProcessLife):
         return future
 
     def _set_terms(self, call: Future[Any], timeout: float | None, terms: Terms) -> None:
-        self.scheduler.set_terms(
-            call, timeout, terms.priority, terms.session, terms.affinity, terms.session_name
-        )
+        self.scheduler.set_terms(call, timeout, terms.priority, terms.session, terms.affinity)
 
     def stream(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],

@@ -69,7 +69,6 @@ class Terms:
     breaker: CircuitBreaker | None = None
     idempotent: bool = False
     affinity: int = 0  # a value of `MODES`
-    session_name: str | None = None  # of strict calls, for messages
     max_chunks: int = MAX_CHUNKS  # of a stream, in flight; and bytes of payload
     max_bytes: int = MAX_BYTES
     queue_timeout: float | None = None  # seconds that it may wait for a worker
@@ -123,7 +122,6 @@ def checked_terms(
         breaker=breaker,
         idempotent=idempotent,
         affinity=MODES[affinity],
-        session_name=None if affinity == "hint" else session,
         max_chunks=MAX_CHUNKS if max_chunks is None else checked_count("max_chunks", max_chunks),
         max_bytes=MAX_BYTES if max_bytes is None else checked_bytes("max_bytes", max_bytes),
     )

@@ -14,8 +14,8 @@ import pytest
 
 import snakepit
 from snakepit import errors
-from snakepit.executor import PoolView
 from snakepit.pool import terms
+from snakepit.view import PoolView
 from snakepit.worker import session
 from tests.conftest import Make
 from tests.executor import tasks
