@@ -24,15 +24,13 @@ cdef class Claimant:
     cdef uint64_t unseen_ns             # how long, about, the work that ended the last doze had lain there
     cdef uint32_t dozes                 # in a row, without work between
     cdef bint slept                     # since the last claim
-    cdef bint looked_up                 # by itself, at the end of a doze, and has found nothing yet
-    cdef uint64_t claims_seen           # `claims_so_far` when this lane last lay down
+    cdef bint patient                   # looked up by itself from a doze, while others claim: leaves them what they soon take
     cdef uint64_t started_ns
     cdef bint searching, running        # what our bits say
 
     cdef uint32_t take(self) noexcept nogil
     cdef uint32_t find(self) noexcept nogil
     cdef bint leaves_shared(self) noexcept nogil
-    cdef bint is_patient(self) noexcept nogil
     cdef uint64_t claims_so_far(self) noexcept nogil
     cdef bint sees_work(self) noexcept nogil
     cdef uint32_t steal(self) noexcept nogil

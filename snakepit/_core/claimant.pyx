@@ -119,7 +119,7 @@ cdef class Claimant:
         return NO_SLOT
 
     cdef bint leaves_shared(self) noexcept nogil:
-        """Whether this lane has just looked up from a doze, and others are about to take what the shared rings hold.
+        """Whether what the shared rings hold is left to others, who are about to take it.
 
         Who looks up by itself may have taken the CPU from one of them just then, which is back at once if this one goes
         on dozing. If it took what was for that one, it would do so again in its next dozes; and each session that began
@@ -129,7 +129,7 @@ cdef class Claimant:
         cdef uint64_t queued = 0
         cdef uint32_t takers
         cdef int i
-        if not self.is_patient():
+        if not self.patient:
             return False
         for i in range(PRIORITIES):
             queued += ring_length(&header.queues[i])
@@ -138,10 +138,6 @@ cdef class Claimant:
         else:
             takers = count_seekers(header.searching, header.running, self.control.n_lanes)
         return queued <= takers
-
-    cdef bint is_patient(self) noexcept nogil:
-        """Whether others may be left what they are about to take: not if nobody claimed anything since this lane lay down."""
-        return self.looked_up and self.claims_so_far() != self.claims_seen
 
     cdef uint64_t claims_so_far(self) noexcept nogil:
         """Of what more than one lane may claim."""
@@ -162,9 +158,8 @@ cdef class Claimant:
         """Claim what was offered to a lane that is busy by now, or gone."""
         cdef uint32_t lane, found
         cdef Ring *ring
-        cdef bint patient = self.is_patient()
         for lane in range(self.control.n_lanes):
-            if lane == self.index or not self.control.is_away(lane, patient):
+            if lane == self.index or not self.control.is_away(lane, self.patient):
                 continue
             ring = &self.control.lanes[lane].private
             if load64(&ring.head) < load64(&ring.tail):
@@ -177,7 +172,7 @@ cdef class Claimant:
         cdef Header *header = self.control.header
         cdef Slot *slot = &self.control.slots[self.slot]
         cdef bint searched = self.searching
-        self.looked_up = False
+        self.patient = False
         if not self.running:
             set_bit(header.running, self.index)
             self.running = True
@@ -336,7 +331,7 @@ cdef class Claimant:
         if busy + 2 > header.cpus:
             return self.sees_work()
         # From here on this lane is one of those for whom others leave what there is.
-        self.looked_up = False
+        self.patient = False
         if not self.searching:
             set_bit(header.searching, self.index)
             self.searching = True
@@ -359,6 +354,7 @@ cdef class Claimant:
         cdef Header *header = self.control.header
         cdef int reason = 0
         cdef bint wanted
+        cdef uint64_t claims
         self.slept = True
         store32(&self.me.wake, 0)
         set_bit(header.sleeping, self.index)
@@ -366,29 +362,31 @@ cdef class Claimant:
         self.searching = False
         if self.dozes >= MOST_DOZES:
             # It will not look up again by itself: what is there is for it, too.
-            self.looked_up = False
+            self.patient = False
         fence()
         point(LANE_BEDDED)
-        wanted = (self.sees_work() or self.control.has_stranded(self.index, self.is_patient()) or self.must_obey()
+        wanted = (self.sees_work() or self.control.has_stranded(self.index, self.patient) or self.must_obey()
                   or load32(&self.me.examine) or load32(&header.closing))
-        self.claims_seen = self.claims_so_far()
+        self.patient = False
         if not wanted:
             if self.dozes < MOST_DOZES:
                 self.dozes += 1
+                claims = self.claims_so_far()
                 set_bit(header.drowsy, self.index)
                 # Whoever skipped waking us saw this bit; whoever did not, saw the one above.
                 reason = sleep_on(&self.me.wake, 0, now_ns() + DROWSY_NS)
                 self.unseen_ns = DROWSY_NS // 2 if reason == ETIMEDOUT else 0
+                # If nobody has claimed anything since this lane lay down, nobody is about to.
+                self.patient = reason == ETIMEDOUT and self.claims_so_far() != claims
                 clear_bit(header.drowsy, self.index)
             else:
                 while load32(&self.me.wake) == 0 and reason == 0:
                     reason = sleep_on(&self.me.wake, 0, 0)
             # The answer to who rang to see whether this loop still goes round.
             self.me.heartbeat_ns = now_ns()
-        self.looked_up = reason == ETIMEDOUT
         point(LANE_ROUSED)
         if not clear_bit(header.sleeping, self.index):
             # Somebody woke us and counted us as searching.
             self.searching = True
-            self.looked_up = False
+            self.patient = False
         return reason
