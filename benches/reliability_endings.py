@@ -110,6 +110,10 @@ def measure_owner_killed(folder: str) -> int:
 def holdings() -> tuple[int, int, float]:
     """Descriptors, threads, and private memory in MB."""
     gc.collect()
+    # A pool may have ended an instant before its last thread has.
+    soon = time.monotonic() + 1
+    while threading.active_count() > 1 and time.monotonic() < soon:
+        time.sleep(0.001)
     process = psutil.Process()
     return process.num_fds(), threading.active_count(), process.memory_full_info().uss / 1e6
 
