@@ -200,11 +200,11 @@ cdef class Settlement(Placement):
 
     cdef void note_running_time(self, uint64_t ran) noexcept nogil:
         cdef uint32_t *typical = &self.control.header.typical_ns
+        self.running_time.add(ran)
         # One long task counts at once; it takes many short ones to forget it.
         if ran > 1_000_000_000:
             ran = 1_000_000_000
         typical[0] = <uint32_t>max(ran, (<uint64_t>typical[0] * 7 + ran) // 8)
-        self.running_time.add(ran)
 
     cdef object take_outcome(self, uint32_t index):
         cdef Slot *slot = &self.control.slots[index]

@@ -12,7 +12,6 @@ there. So the template keeps it here, under the pool's key, and no worker unpick
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import pickle
@@ -30,6 +29,7 @@ from snakepit.adapters.adapter import (
     wrong_return,
 )
 from snakepit.errors import AdapterError, TaskInterrupt
+from snakepit.worker.imports import import_for_pool
 
 if TYPE_CHECKING:
     from snakepit._core.lane import WorkerLane
@@ -243,7 +243,7 @@ def _load(reference: tuple[str, str] | bytes) -> type[Adapter]:
     if isinstance(reference, bytes):
         return cast("type[Adapter]", pickle.loads(reference))
     module, path = reference
-    found: Any = importlib.import_module(module)
+    found: Any = import_for_pool(module)
     for name in path.split("."):
         found = getattr(found, name)
     return cast("type[Adapter]", found)

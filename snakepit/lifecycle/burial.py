@@ -144,7 +144,8 @@ class Burial:
             ended_by_pool=self._reason(worker) if ours else None,
             oom_killed=oom[0],
             oom_evidence=oom[1],
-            peak_memory=worker.peak_memory,
+            # The kernel folds what each CPU has counted into its peak later than into what is read.
+            peak_memory=worker.peak_memory and max(worker.peak_memory, worker.last_memory or 0),
             last_memory=worker.last_memory,
             stack=recording.stack() if recording is not None else None,
             stderr=recording.stderr() if recording is not None else (),

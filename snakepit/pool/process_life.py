@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,9 +60,14 @@ class ProcessLife(BasePool):
     def start(self) -> None:
         """Start the workers; returns at once.
 
-        Raises PoolShutdownError's cause when the pool was closed before, and ForkedPoolError.
+        Raises PoolShutdownError's cause when the pool was closed before, and ForkedPoolError;
+        RuntimeError in a worker that imports a module which starts a pool.
         """
         self.scheduler.refuse_in_child()
+        # Not loaded here: a program that has no worker has imported nothing for a pool.
+        imports = sys.modules.get("snakepit.worker.imports")
+        if imports is not None:
+            imports.refuse_pools()
         with self._claim:
             registry.check()
             # A signal handler may come here on top of this very call: what it submits waits. None

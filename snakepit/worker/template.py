@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from snakepit.worker.keeper import Keeper
 
 from snakepit.worker import orphan, priority
+from snakepit.worker.imports import import_for_pool
 
 # What every worker needs: imported once, here.
 WORKER_MODULES = (
@@ -115,7 +116,7 @@ def main(fd: int) -> None:
         gc.freeze()
         gc.enable()
         for module in preload:
-            importlib.import_module(module)
+            import_for_pool(module)
         module = None
         if hook is not None:
             with open(hook, "rb") as stream:

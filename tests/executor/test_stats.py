@@ -130,6 +130,8 @@ def test_times_are_seconds(executor: snakepit.Executor) -> None:
     stats = executor.stats()
     assert 0.01 <= stats.run_p50 <= stats.run_p99 < 60
     assert 0.01 <= stats.latency_p50 <= stats.latency_p99 < 60
+    executor.submit(time.sleep, 1.5).result(60)
+    assert executor.stats().run_p99 > 1.2
 
 
 def test_stats_and_repr_at_every_time(make: Make) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import math
+import re
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +39,7 @@ from tests.pools.adapters import (
     WrongTimeout,
 )
 from tests.pools.conftest import KINDS, one_worker
-from tests.support import LONG, wait_until
+from tests.support import LONG, run_script, wait_until
 
 NewPool = Callable[..., snakepit.Pool]
 
@@ -504,3 +506,29 @@ def test_configuration_that_is_wrong_is_named_and_starts_nothing(
             snakepit.start("snakepit.toml")
         assert list(snakepit.get_stats()) == ["before"]
     assert snakepit.execute("echo", {"value": 1}, pool="before") == 1
+
+
+def test_a_module_that_workers_import_cannot_start_a_pool_meanwhile(tmp_path: Path) -> None:
+    # Each of its workers would start one, and theirs, too.
+    (tmp_path / "served.py").write_text(
+        textwrap.dedent(
+            """
+            import snakepit
+
+            class Model(snakepit.Adapter):
+                @snakepit.tool
+                def one(self) -> int:
+                    return 1
+
+            with snakepit.Pool("served:Model", pool_size=1) as pool:
+                print(pool.execute("one"))
+            """
+        )
+    )
+    outcome = run_script("import runpy; runpy.run_path('served.py', run_name='__main__')", tmp_path)
+    assert outcome.returncode == 1
+    assert re.search(
+        r"PoolNotReadyError: .*Model.*RuntimeError: module 'served', which workers import, starts "
+        r'a pool while it is imported.*under if __name__ == "__main__":',
+        outcome.stderr,
+    )
