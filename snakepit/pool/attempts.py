@@ -142,6 +142,9 @@ class GuardedCall(Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel the call unless an attempt runs; return whether it is cancelled."""
+        return self._cancel(self._cancel_running)
+
+    def _cancel(self, running: bool) -> bool:
         if self.done():
             return self.cancelled()
         with self._deciding:
@@ -150,7 +153,7 @@ class GuardedCall(Future[Any]):
                 self._final = True
         if attempt is None:
             self._conclude_cancelled()
-        elif not attempt.cancel() and self._cancel_running:
+        elif not attempt.cancel() and running:
             with self._deciding:
                 self._final = True
             self.context.cancel_running(attempt)
@@ -161,7 +164,7 @@ class GuardedCall(Future[Any]):
         """Stop the call, also while an attempt runs; return whether there was anything to stop."""
         with self._deciding:
             self._final = True
-        if self.cancel():
+        if self._cancel(running=False):
             return True
         attempt = self._attempt
         return attempt is not None and not self.done() and bool(self.context.stop_task(attempt))

@@ -73,7 +73,8 @@ class Future(Task, concurrent.futures.Future[T]):
         raises TaskStoppedError, unless the call ended by itself before, with a value or an error
         of its own.
         """
-        if self.cancel():
+        # Not `cancel` of this class, which would have a call that runs read as cancelled.
+        if super().cancel():
             return True
         pool: Any = self.context
         return bool(pool is not None and not self.done() and pool.stop_task(self))

@@ -80,6 +80,21 @@ def test_cancel_under_cancel_running_stops_what_runs(make: Make, gate: Any) -> N
     expect_capacity(executor, gate)
 
 
+@pytest.mark.parametrize("terms", [{}, {"idempotent": True}])
+def test_stop_under_cancel_running_says_that_it_was_stopped(
+    make: Make, gate: Any, terms: dict[str, Any]
+) -> None:
+    executor = make(2, cancel_running=True, stop_grace=HURRIED)
+    started = gate("started")
+    future = executor.options(**terms).submit(tasks.spin, started)
+    started.wait()
+    assert future.stop() is True
+    with pytest.raises(errors.TaskStoppedError, match="stopped"):
+        future.result(60)
+    assert not future.cancelled()
+    expect_capacity(executor, gate)
+
+
 def test_a_view_may_say_otherwise(make: Make, gate: Any) -> None:
     executor = make(1, cancel_running=True)
     started, release = gate("started"), gate("release")
