@@ -386,12 +386,7 @@ def swallow_interrupts(started: Gate) -> NoReturn:
 def swallow_everything(started: Gate) -> NoReturn:
     """Go on whatever is raised in this thread."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    started.open()
-    while True:
-        try:
-            time.sleep(0.01)
-        except BaseException:
-            continue
+    swallow_interrupts(started)
 
 
 def sleep_long(started: Gate) -> None:

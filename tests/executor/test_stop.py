@@ -25,12 +25,7 @@ from .test_options import expect_capacity
     ids=lambda task: task.__name__,
 )
 def test_stops_any_task(executor: snakepit.Executor, gate: Any, task: Any) -> None:
-    started = gate("started")
-    future = executor.submit(task, started)
-    started.wait()
-    future.stop()
-    error = wait_for_error(future)
-    assert isinstance(error, errors.TaskStoppedError)
+    error_of_stopped(executor, gate, task)
     expect_capacity(executor, gate)
 
 
@@ -43,12 +38,7 @@ def test_stops_any_task(executor: snakepit.Executor, gate: Any, task: Any) -> No
 def test_stop_by_force_says_what_it_took(
     executor: snakepit.Executor, gate: Any, task: Any, number: str
 ) -> None:
-    started = gate("started")
-    future = executor.submit(task, started)
-    started.wait()
-    future.stop()
-    error = wait_for_error(future)
-    assert isinstance(error, errors.TaskStoppedError)
+    error = error_of_stopped(executor, gate, task)
     assert f"was ended for it, by {number}; the task had run for " in str(error)
     assert error.autopsy is not None
     assert (error.autopsy.signal, error.autopsy.ended_by_pool) == (number, "stop")
@@ -61,13 +51,19 @@ def test_stop_by_force_says_what_it_took(
 @pytest.mark.all_kinds
 def test_stop_without_force_has_no_autopsy(make: Make, gate: Any) -> None:
     executor = make(1, stop_grace={"interrupt": 60.0})
+    error = error_of_stopped(executor, gate, tasks.spin)
+    assert error.autopsy is None
+
+
+def error_of_stopped(executor: snakepit.Executor, gate: Any, task: Any) -> errors.TaskStoppedError:
+    """Stop a call of `task` once it runs, and return the error that it ends with."""
     started = gate("started")
-    future = executor.submit(tasks.spin, started)
+    future = executor.submit(task, started)
     started.wait()
     future.stop()
     error = wait_for_error(future)
     assert isinstance(error, errors.TaskStoppedError)
-    assert error.autopsy is None
+    return error
 
 
 def wait_for_error(future: snakepit.Future[Any]) -> BaseException | None:
