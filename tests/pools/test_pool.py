@@ -196,6 +196,8 @@ def test_the_end_of_the_program_tears_down_too(tmp_path: Any, options: str) -> N
 
 def test_a_recycled_worker_tears_its_adapter_down(new_pool: NewPool, log: Log) -> None:
     pool = new_pool(pool_size=1, adapter_args={"log": log})
+    # A worker may answer before its pool has heard that it is ready.
+    pool.await_ready(LONG)
     before = pool.execute("pid")
     (worker,) = (one["id"] for one in pool.list_workers() if one["state"] in ("idle", "busy"))
     pool.recycle_worker(worker, timeout=LONG)
