@@ -12,6 +12,7 @@ Three rules make that safe:
 * A task that runs on the thread of another which waits for it shares its fate: interrupted is what runs, and then, when
   control is back, the one that waits (`LocalQueue.run_queued`).
 """
+from cpython.exc cimport PyErr_SetFromErrno
 from cpython.pystate cimport PyThreadState_Get
 
 from snakepit._core.atomics cimport load32
@@ -28,12 +29,35 @@ cdef extern from *:
     static __thread void *sp_runner;
     static void *sp_get_runner(void) { return sp_runner; }
     static void sp_set_runner(void *runner) { sp_runner = runner; }
+    #if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
+    #include <signal.h>
+    /* _PY_SIGNALS_PENDING_BIT in CPython 3.13's pycore_ceval.h. */
+    #define SP_SIGNALS_PENDING ((uintptr_t)1 << 1)
+    static PyThreadState *sp_heeder;
+    static void (*sp_handler)(int);
+    static void sp_handle(int number) {
+        sp_handler(number);
+        __atomic_fetch_or(&sp_heeder->eval_breaker, SP_SIGNALS_PENDING, __ATOMIC_RELEASE);
+    }
+    static int sp_heed(int number) {
+        struct sigaction action;
+        if (sigaction(number, NULL, &action)) return -1;
+        if (action.sa_handler == sp_handle) return 0;
+        sp_heeder = PyThreadState_Get();
+        sp_handler = action.sa_handler;
+        action.sa_handler = sp_handle;
+        return sigaction(number, &action, NULL);
+    }
+    #else
+    static int sp_heed(int number) { (void)number; return 0; }
+    #endif
     /* Whether an exception that another thread left is still to be raised in this one. */
     static int sp_is_pending(void) { return __atomic_load_n(&PyThreadState_Get()->async_exc, __ATOMIC_ACQUIRE) != NULL; }
     """
     void *get_runner "sp_get_runner"() nogil
     void set_runner "sp_set_runner"(void *runner) nogil
     bint is_pending "sp_is_pending"()
+    int sp_heed(int number)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -127,6 +151,17 @@ cdef class Held:
 
 
 HELD = Held()
+
+
+def heed(int number) -> None:
+    """Have the running thread, a forked child's only one, meet the handler of a signal between any two bytecodes.
+
+    To be called when the handler is set. CPython does so by itself, but not 3.13 in a child that was forked by another
+    thread than the main one: there a signal marks the state of the parent's main thread, which is no more, and a loop
+    in pure Python never looks. So the handler in C, CPython's own, is followed by a mark on the state of this thread.
+    """
+    if sp_heed(number) < 0:
+        PyErr_SetFromErrno(OSError)
 
 
 def session_of_task() -> int:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from snakepit._core.interrupts import session_of_task, stop_requested
+from snakepit._core.interrupts import heed, session_of_task, stop_requested
 from snakepit._core.locks import HoldingLock
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def enter(
     """
     global _lane, _ident, _link, _workers
     signal.signal(INTERRUPT_SIGNAL, on_interrupt)
+    heed(INTERRUPT_SIGNAL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT_SIGNAL,))
     _lane, _link, _workers = lane, link, workers
     _ident = threading.get_ident()
