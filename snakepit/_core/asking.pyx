@@ -26,13 +26,12 @@ from snakepit._core.layout cimport (
     claim_word,
 )
 from snakepit._core.points cimport ASK_ADOPTED, ASK_BEDDED, ASK_HEARD, ASK_POSTED, ASK_TAKEN, point
-from snakepit._core.spinning cimport may_spin, next_spin
+from snakepit._core.spinning cimport LOOK_NS, may_spin, next_spin
 from snakepit._core.task cimport Message
 
 from snakepit.errors import ArenaFullError, ForkedPoolError, RemoteTraceback
 
 cdef enum:
-    LOOK_NS = 20_000_000                # between two looks for signals: one may come just before the sleep
     MOST_ENTRIES = 4096                 # of a cache
     LARGEST_PICKLE = 1 << 20            # that a cache keeps
 

@@ -21,11 +21,7 @@ from snakepit._core.points cimport (
     LANE_SEARCHING, LANE_STOLE, point,
 )
 from snakepit._core.queue cimport LOW_TURN, NO_SLOT, ring_claim, ring_length
-from snakepit._core.spinning cimport SHORT_NS, next_spin
-
-cdef enum:
-    MOST_DOZES = 10                     # then a lane without work sleeps until it is woken
-
+from snakepit._core.spinning cimport MOST_DOZES, SHORT_NS, next_spin
 
 cdef inline uint32_t claim_from(Control control, uint32_t lane, Ring *ring) noexcept nogil:
     if load64(&ring.head) < load64(&ring.tail):

@@ -24,18 +24,8 @@ from snakepit._core.atomics cimport (
 )
 from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
-from snakepit._core.spinning cimport LEAST_SPIN_NS, SHORT_NS, may_spin, next_spin
+from snakepit._core.spinning cimport FREE_THREADED, LEAST_SPIN_NS, LOOK_NS, SHORT_NS, may_spin, next_spin
 from snakepit._core.task cimport Owner, Task, refuse_in_child
-
-cdef extern from *:
-    """
-    #ifdef Py_GIL_DISABLED
-    #define SP_FREE_THREADED 1
-    #else
-    #define SP_FREE_THREADED 0
-    #endif
-    """
-    bint FREE_THREADED "SP_FREE_THREADED"
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -65,6 +55,7 @@ cdef class Completions(Owner):
         cdef int reason
         cdef Header *header = self.control.header
         cdef uint64_t until
+        cdef bint spins = True
         refuse_in_child(self)
         until = self.glances_until()
         while not task.is_settled():
@@ -88,7 +79,7 @@ cdef class Completions(Owner):
                     if self.glance(task, until):
                         continue
                     with nogil:
-                        reason = self.await_done(task, deadline)
+                        reason = self.await_done(task, deadline, spins)
                     if reason == ETIMEDOUT:
                         self.collect()
                         return 0
@@ -102,6 +93,8 @@ cdef class Completions(Owner):
             if reason == EINTR:
                 # Not in the helper's role: a handler that waits for a task would wait for us to settle it.
                 PyErr_CheckSignals()
+                # What it waits for takes long. Nothing but the sleep follows, which a signal ends.
+                spins = False
         return 0
 
     cdef uint64_t glances_until(self) noexcept:
@@ -153,14 +146,15 @@ cdef class Completions(Owner):
             release()
         return 0
 
-    cdef int await_done(self, Task task, uint64_t deadline) noexcept nogil:
-        """Wait until the completion list is not empty: 0, or ETIMEDOUT, or EINTR after a signal."""
+    cdef int await_done(self, Task task, uint64_t deadline, bint spins) noexcept nogil:
+        """Wait until the completion list is not empty: 0, or ETIMEDOUT, or EINTR when signals are to be looked for."""
         cdef Header *header = self.control.header
         cdef uint64_t began = now_ns()
-        cdef uint64_t now = began
+        cdef uint64_t now = began, until
         cdef uint32_t bell
         cdef int _turn, reason
-        if may_spin(header):
+        spins = spins and may_spin(header)
+        if spins:
             while now - began < self.spin_ns:
                 for _turn in range(32):
                     if load32(&header.done) or task.is_settled():
@@ -173,7 +167,12 @@ cdef class Completions(Owner):
         fence()
         if self.has_completed() or task.is_settled():
             return 0
-        reason = sleep_on(&header.bells[HELPER_BELL], bell, deadline)
+        until = deadline
+        if spins and (deadline == 0 or now + LOOK_NS < deadline):
+            until = now + LOOK_NS
+        reason = sleep_on(&header.bells[HELPER_BELL], bell, until)
+        if reason == ETIMEDOUT and until != deadline:
+            reason = EINTR
         self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header.spin_limit_ns)
         return reason
 

@@ -1,5 +1,5 @@
 # cython: language_level=3
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef extern from "pthread.h" nogil:
@@ -30,6 +30,7 @@ cdef class Runner:
     cdef int holds                      # sections that must not be broken, under way
     cdef bint owed                      # an interrupt came during one
     cdef uint32_t *word                 # of a worker's thread: the stop word of the task that it runs, or NULL
+    cdef uint64_t spin_ns               # how long the thread spins for its next task (`LocalQueue.take`)
     cdef readonly bint left_behind      # replaced by another thread: it ends with its task
     cdef public object replace          # starts the thread that takes its place
 

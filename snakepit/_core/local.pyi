@@ -10,6 +10,8 @@ class LocalQueue(Owner):
         self,
         on_idle: Callable[[], object],
         judge: Callable[[Any, Any, Any, Any, bool], tuple[Any, Any]],
+        cpus: int,
+        spin_limit_ns: int,
     ) -> None: ...
     @property
     def latency(self) -> Histogram: ...

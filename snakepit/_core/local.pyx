@@ -1,9 +1,13 @@
 # cython: language_level=3
-"""Queueing for threads of the caller's own process: the functions and arguments themselves, no codec."""
+"""Queueing for threads of the caller's own process: the functions and arguments themselves, no codec.
+
+A thread without a task spins, then dozes, then sleeps, as the lanes of processes do (decision 0002), and a caller that
+waits spins for its outcome; where there is a GIL nobody spins, for what comes needs it anyway.
+"""
 from libc.stdint cimport uint32_t, uint64_t
 
 from snakepit._core.atomics cimport (
-    EINTR, ETIMEDOUT, WAKE_ALL, add32, add64, fence, load32, now_ns, sleep_on, store32, wake,
+    EINTR, ETIMEDOUT, WAKE_ALL, add32, add64, fence, load32, load64, now_ns, pause, sleep_on, store32, store64, wake,
 )
 from snakepit._core.counters cimport Histogram
 from snakepit._core.forks cimport forks
@@ -13,15 +17,19 @@ from snakepit._core.interrupts cimport (
 from snakepit._core.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from snakepit._core.layout cimport DROWSY_NS
 from snakepit._core.queue cimport PendingList
+from snakepit._core.refs cimport share
+from snakepit._core.spinning cimport FREE_THREADED, MOST_DOZES, SHORT_NS, next_spin
 from snakepit._core.task cimport Owner, Task, deadline_after, refuse_in_child
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
 
 from snakepit._core.forks import end_child
 from snakepit.errors import PoolShutdownError, TaskInterrupt
 
 cdef extern from "Python.h":
-    object call_object "PyObject_Call"(object function, object args, object kwargs)
+    object call_object "PyObject_Call"(object function, object args, PyObject *kwargs)
 
 
 cdef class LocalQueue(Owner):
@@ -33,7 +41,9 @@ cdef class LocalQueue(Owner):
     def __cinit__(self):
         pthread_mutex_init(&self.mutex, NULL)
 
-    def __init__(self, on_idle, judge):
+    def __init__(self, on_idle, judge, uint32_t cpus, uint64_t spin_limit_ns):
+        self.cpus = cpus
+        self.spin_limit_ns = self.call_spin_ns = spin_limit_ns
         self.pending = PendingList()
         self.latency = Histogram()
         self.running_time = Histogram()
@@ -72,7 +82,12 @@ cdef class LocalQueue(Owner):
         refuse_in_child(self)
         task.owner = self
         task.function = function
-        task.arguments = (args, kwargs)
+        task.arguments = args
+        if kwargs:
+            task.keywords = kwargs
+            share(kwargs)
+        share(function)
+        share(args)
         task.submitted_ns = now_ns()
         task.number = add64(&self.next_number, 1) + 1
         pthread_mutex_lock(&self.mutex)
@@ -83,6 +98,7 @@ cdef class LocalQueue(Owner):
                 and self.pending.length + self.n_running >= self.most_queued + len(self.runners))
         if open_ and not given_up and not full:
             self.pending.append(task)
+            share(task)
             self.n_submitted += 1
         pthread_mutex_unlock(&self.mutex)
         if given_up:
@@ -92,15 +108,25 @@ cdef class LocalQueue(Owner):
         if full:
             return False
         add32(&self.work, 1)
-        fence()
-        if load32(&self.sleeping):
-            wake(&self.work, 1)
+        self.call_thread()
         return True
+
+    cdef void call_thread(self) noexcept:
+        """See to it that a task which was queued is taken: by a thread that is about to look, or one that is woken."""
+        fence()
+        # Who searches looks at the queue after it has said that it does so no more, and calls for the next.
+        if not load32(&self.sleeping) or load32(&self.searching):
+            return
+        # Waking costs more than a short task takes.
+        if load32(&self.drowsy) and load64(&self.n_running) and load64(&self.typical_ns) < SHORT_NS:
+            return
+        wake(&self.work, 1)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
     def enlist(self, Runner runner) -> None:
         """Know a thread that runs tasks, until `dismiss`."""
+        runner.spin_ns = self.spin_limit_ns
         pthread_mutex_lock(&self.mutex)
         self.runners.append(runner)
         pthread_mutex_unlock(&self.mutex)
@@ -166,21 +192,55 @@ cdef class LocalQueue(Owner):
         """Wait for a task and start it on the calling thread; None when the queue is closed and empty."""
         cdef Task task
         cdef uint32_t seen
+        cdef uint64_t idle_since = 0
+        cdef int dozes = 0
+        cdef bint more
         while True:
             seen = load32(&self.work)
             pthread_mutex_lock(&self.mutex)
             task = self.pending.pop()
             if task is not None:
                 self.start(task, runner)
+            more = self.pending.length > 0
             pthread_mutex_unlock(&self.mutex)
             if task is not None:
+                if idle_since:
+                    runner.spin_ns = next_spin(runner.spin_ns, task.run_ns - idle_since, self.spin_limit_ns)
+                    if more:
+                        self.call_thread()
                 return task
             if not self.open:
                 return None
-            add32(&self.sleeping, 1)
+            if not idle_since:
+                idle_since = now_ns()
+                if FREE_THREADED:
+                    with nogil:
+                        self.search(seen, idle_since + runner.spin_ns)
+                    continue
             with nogil:
-                sleep_on(&self.work, seen, 0)
-            add32(&self.sleeping, <uint32_t>-1)
+                self.rest(seen, dozes)
+            dozes += 1
+
+    cdef void search(self, uint32_t seen, uint64_t until) noexcept nogil:
+        """Spin until something is queued, if a CPU is left for it."""
+        cdef int _turn
+        # Beside the threads that run or search, and whoever brings the next call.
+        if load64(&self.n_running) + add32(&self.searching, 1) + 2 <= self.cpus:
+            while load32(&self.work) == seen and now_ns() < until:
+                for _turn in range(16):
+                    pause()
+        add32(&self.searching, <uint32_t>-1)
+
+    cdef void rest(self, uint32_t seen, int dozes) noexcept nogil:
+        """Doze, or after some dozes sleep, until something is queued."""
+        cdef bint drowsy = dozes < MOST_DOZES
+        if drowsy:
+            add32(&self.drowsy, 1)
+        add32(&self.sleeping, 1)
+        sleep_on(&self.work, seen, now_ns() + DROWSY_NS if drowsy else 0)
+        add32(&self.sleeping, <uint32_t>-1)
+        if drowsy:
+            add32(&self.drowsy, <uint32_t>-1)
 
     cpdef bint take_back(self, Runner runner, Task task) except -1:
         """Start a task on the calling thread if no thread has started it; returns whether."""
@@ -211,11 +271,11 @@ cdef class LocalQueue(Owner):
         cdef uint64_t started = task.run_ns
         cdef uint32_t state
         cdef bint idle = False, others
-        function, arguments = task.function, task.arguments
-        task.arguments = None
+        function, arguments, keywords = task.function, task.arguments, task.keywords
+        task.arguments = task.keywords = None
         outcome = error = None
         try:
-            outcome = call_object(function, arguments[0], arguments[1])
+            outcome = call_object(function, arguments, NULL if keywords is None else <PyObject *>keywords)
         except BaseException as raised:
             error = raised
         if self.made_in != forks:
@@ -237,6 +297,7 @@ cdef class LocalQueue(Owner):
         # Only now: `look` may have read it until here.
         task.function = None
         task.run_ns = now_ns() - started
+        store64(&self.typical_ns, (7 * load64(&self.typical_ns) + task.run_ns) // 8)
         self.running_time.add(task.run_ns)
         self.latency.add(started + task.run_ns - task.submitted_ns)
         # What follows belongs to no task on this thread but those that wait for this one.
@@ -244,7 +305,7 @@ cdef class LocalQueue(Owner):
         try:
             if error is not None or state != RUNS or others:
                 outcome, error = self.judge(task, function, outcome, error, state != RUNS or others)
-            del function, arguments
+            del function, arguments, keywords
             task.settle(outcome, error)
         finally:
             if idle:
@@ -337,7 +398,15 @@ cdef class LocalQueue(Owner):
     cdef int help(self, Task task, uint64_t deadline) except -1:
         # Running the task here would be faster, but on the wrong thread: thread-locals belong to the workers.
         cdef int reason = 0
+        cdef uint64_t began, until
         refuse_in_child(self)
+        began = now_ns()
+        if FREE_THREADED:
+            until = began + load64(&self.call_spin_ns)
+            with nogil:
+                self.watch(task, min(until, deadline) if deadline else until)
+            # A signal that came meanwhile ends no sleep.
+            PyErr_CheckSignals()
         while not task.is_settled():
             store32(&task.parked, 1)
             fence()
@@ -349,7 +418,18 @@ cdef class LocalQueue(Owner):
                 PyErr_CheckSignals()
             elif reason == ETIMEDOUT:
                 break
+        store64(&self.call_spin_ns, next_spin(load64(&self.call_spin_ns), now_ns() - began, self.spin_limit_ns))
         return 0
+
+    cdef void watch(self, Task task, uint64_t until) noexcept nogil:
+        """Spin until the task is settled, if a CPU is left for it."""
+        cdef int _turn
+        # Beside whoever runs it, or is about to.
+        if max(1, load64(&self.n_running) + load32(&self.searching)) + add32(&self.watching, 1) + 1 <= self.cpus:
+            while not task.is_settled() and now_ns() < until:
+                for _turn in range(16):
+                    pause()
+        add32(&self.watching, <uint32_t>-1)
 
     cdef void settled(self, Task task) noexcept:
         wake(&task.parked, WAKE_ALL)
@@ -367,8 +447,7 @@ cdef class LocalQueue(Owner):
             withdrawn = True
         pthread_mutex_unlock(&self.mutex)
         if withdrawn:
-            task.function = None
-            task.arguments = None
+            task.function = task.arguments = task.keywords = None
         return withdrawn
 
     @property

@@ -5,8 +5,20 @@ from libc.stdint cimport uint32_t, uint64_t
 from snakepit._core.counters cimport count_either
 from snakepit._core.layout cimport Header
 
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define SP_FREE_THREADED 1
+    #else
+    #define SP_FREE_THREADED 0
+    #endif
+    """
+    bint FREE_THREADED "SP_FREE_THREADED"
+
 cdef enum:
+    MOST_DOZES = 10                     # in a row; then a side without work sleeps until it is woken
     LEAST_SPIN_NS = 4_000
+    LOOK_NS = 20_000_000                # the longest sleep after a spin: a signal that came during that ended no sleep
     SHORT_NS = 20_000                   # tasks that run no longer are not worth a switch: of lanes, of the interpreter
 
 

@@ -32,13 +32,21 @@ from snakepit._core.ring cimport (
     ring_bell,
 )
 from snakepit._core.scheduler cimport Scheduler
-from snakepit._core.spinning cimport may_spin, next_spin
+from snakepit._core.spinning cimport LOOK_NS, may_spin, next_spin
 from snakepit._core.task cimport Task
 
 from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, StreamReadError, TaskInterrupt
 
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030d0000
+    #define Py_IsFinalizing _Py_IsFinalizing
+    #endif
+    """
+
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
+    bint is_finalizing "Py_IsFinalizing"()
 
 
 cdef class NotYet:
@@ -235,13 +243,15 @@ cdef class ChunkReader:
         return self.task
 
     def __del__(self):
-        # Here and not in the class that derives from it: most streams that die were read to their end.
-        if not load32(&self.over):
+        # Here and not in the class that derives from it: most streams that die were read to their end. When the
+        # interpreter ends, the pool has, and names that `close` needs are gone.
+        if not load32(&self.over) and not is_finalizing():
             self.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def __next__(self):
+        cdef bint spins = True
         self.begin()
         try:
             while True:
@@ -254,11 +264,12 @@ cdef class ChunkReader:
                     if chunk is not not_yet:
                         return chunk
                     return self.conclude()
-                if self.spin_briefly():
+                if spins and self.spin_briefly():
                     continue
                 with nogil:
-                    self.rest()
+                    self.rest(spins)
                 PyErr_CheckSignals()
+                spins = False
         finally:
             store32(&self.reading, 0)
 
@@ -393,31 +404,30 @@ cdef class ChunkReader:
                 pause()
         return False
 
-    cdef int rest(self) noexcept nogil:
-        """Wait until there may be a chunk, or no more to come: 0, or EINTR after a signal."""
+    cdef void rest(self, bint spins) noexcept nogil:
+        """Wait until there may be a chunk, or no more to come, or signals are to be looked for."""
         cdef RingHead *head = self.ring.head
         cdef Header *header = self.rings.scheduler.control.header
         cdef uint64_t began = now_ns()
         cdef uint32_t bell
-        cdef int _turn, reason
-        if may_spin(header):
+        cdef int _turn
+        spins = spins and may_spin(header)
+        if spins:
             while now_ns() - began < self.spin_ns:
                 for _turn in range(32):
                     if load64(&head.produced) != self.seen or self.is_waiting_over():
-                        return 0
+                        return
                     pause()
         bell = load32(&head.reader_bell)
         store32(&self.ring.link.resting, 1)
         swap32(&head.reader_mode, ASLEEP)
         fence()
         point(READ_BEDDED)
-        reason = 0
         if load64(&head.produced) == self.seen and not self.is_waiting_over():
-            reason = sleep_on(&head.reader_bell, bell, 0)
+            sleep_on(&head.reader_bell, bell, now_ns() + LOOK_NS if spins else 0)
             self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header.spin_limit_ns)
         swap32(&head.reader_mode, AWAKE)
         store32(&self.ring.link.resting, 0)
-        return reason
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

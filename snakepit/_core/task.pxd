@@ -80,7 +80,8 @@ cdef class Task(Message):
     cdef uint64_t generation
     # What it calls, and under which terms.
     cdef readonly object function       # the Definition, kept alive; or, in-process, the function itself
-    cdef object arguments               # in-process: (args, kwargs)
+    cdef object arguments               # in-process: those by position
+    cdef object keywords                # in-process: those by name; None without
     cdef uint32_t definition
     cdef uint32_t epoch
     cdef readonly uint64_t number

@@ -15,6 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from snakepit._core.atomics cimport cas32, fence, load32, now_ns, store32, swap32
 from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport NORMAL
+from snakepit._core.refs cimport share
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -113,6 +114,7 @@ cdef class Task(Message):
                 break
         self.outcome = outcome
         self.error = error
+        share(outcome)
         if not cas32(&self.sync, SETTLING, FINISHED):
             # A condition appeared meanwhile: whoever made it may hold it and believe the task unsettled.
             with self.condition:

@@ -20,7 +20,7 @@ from snakepit._core.local import LocalQueue
 from snakepit.lifecycle.deadlines import Timekeeper
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.ladder import ThreadLadder
-from snakepit.pool.base import BasePool
+from snakepit.pool.base import SPIN_NS, BasePool
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.futures import Future
 from snakepit.pool.living import LivingSet
@@ -29,6 +29,7 @@ from snakepit.pool.local_threads import InnerFuture, LocalThreads, here
 from snakepit.pool.sessions import SessionDesk
 from snakepit.pool.terms import Terms, session_name
 from snakepit.pool.uses import SessionUses
+from snakepit.resources import usable_cpus
 
 if TYPE_CHECKING:
     from snakepit.pool.attempts import GuardedCall
@@ -62,7 +63,7 @@ class LocalPool(BasePool):
         self.capacity = config.size
         self._config = config
         self.graces = config.graces
-        self.queue = LocalQueue(self._on_idle, self._judge)
+        self.queue = LocalQueue(self._on_idle, self._judge, usable_cpus(), SPIN_NS)
         self._ladder = ThreadLadder(self)
         self.timekeeper = Timekeeper(f"snakepit-{self.name}-timekeeper", self._spare_timekeeper)
         self.deadlines = LocalDeadlines(self, self.timekeeper)
@@ -197,7 +198,7 @@ class LocalPool(BasePool):
             self.queue.close()
 
     def _is_nested(self, terms: Terms | None) -> bool:
-        return getattr(here, "pool", None) is self or (terms is not None and terms.nested)
+        return here.pool is self or (terms is not None and terms.nested)
 
     def number_for_map(self, function: Callable[..., Any]) -> None:
         """Nothing is numbered here: the function itself is called."""
@@ -405,7 +406,7 @@ def pool_of_this_thread() -> Any:
 
     Raises RuntimeError elsewhere.
     """
-    pool = getattr(here, "pool", None)
+    pool = here.pool
     if pool is None:
         raise RuntimeError("current_pool() is only there inside a task that a snakepit pool runs")
     from snakepit.view import InnerView

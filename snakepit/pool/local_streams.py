@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds that a thread of the pool waits before it looks whether its task is to stop: nothing wakes
-# a thread that waits for a lock.
+# Seconds that a thread waits before it looks whether its task is to stop: nothing wakes one of the
+# pool that waits for a lock. Nor does a signal wake the main thread if it comes as the wait begins;
+# on free-threaded Python 3.13 that lasts for half a millisecond.
 SLICE = 0.1
 
 
@@ -94,7 +96,7 @@ class ChunkBuffer:
                 self.abandoned = True
                 self.close()
 
-    def take(self, over: Callable[[], bool], *, wait: bool, on_worker: bool) -> Any:
+    def take(self, over: Callable[[], bool], *, wait: bool) -> Any:
         """Return the next chunk; NOT_YET when there is none (to `wait` for)."""
         while True:
             # An interrupt comes at the end of each `with`.
@@ -106,7 +108,7 @@ class ChunkBuffer:
                     return chunk
                 if not wait or self.ended or self.done or over():
                     return NOT_YET
-                self._changed.wait(SLICE if on_worker else None)
+                self._changed.wait(SLICE)
 
     def call_when_ready(self, waker: Callable[[], object], over: Callable[[], bool]) -> bool:
         """Have `waker()` called once, when there is something to see; False: now."""
@@ -176,9 +178,9 @@ class LocalStream(Stream[T]):
         try:
             if self._on_worker:
                 with lent_turn():
-                    chunk = buffer.take(self._is_over, wait=True, on_worker=True)
+                    chunk = buffer.take(self._is_over, wait=True)
             else:
-                chunk = buffer.take(self._is_over, wait=True, on_worker=False)
+                chunk = buffer.take(self._is_over, wait=True)
             if chunk is NOT_YET:
                 self._conclude(buffer)
             return chunk  # type: ignore[no-any-return]
@@ -189,7 +191,7 @@ class LocalStream(Stream[T]):
         buffer = self._begin()
         try:
             settled = buffer.done or self._over
-            chunk = buffer.take(self._is_over, wait=False, on_worker=False)
+            chunk = buffer.take(self._is_over, wait=False)
             if chunk is NOT_YET and settled:
                 self._conclude(buffer)
             return chunk
@@ -236,8 +238,10 @@ class LocalStream(Stream[T]):
             # A generator that is being closed is given all the time that its clean-up takes.
             pool.timekeeper.after(pool.graces.flag, lambda: _insist(pool, future, buffer))
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # When the interpreter ends, the pool has, and this module's names are gone.
+        if not is_finalizing():
+            self.close()
 
     def __repr__(self) -> str:
         return f"<snakepit.Stream of {self.future!r}>"

@@ -9,6 +9,7 @@ awaited.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -273,8 +274,9 @@ class MapResults:
         self._run.cancel()
         self._results.close()
 
-    def __del__(self) -> None:
-        if not self._wanted:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # When the interpreter ends, the pool has, and this module's names are gone.
+        if not self._wanted and not is_finalizing():
             # Of a pool that has been closed, or has given up, nobody expects the rest. The second
             # error is looked up when there is one: it loads what pools of threads do without.
             try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import snakepit
 from tests.conftest import Make
-from tests.support import send_signal, wait_until
+from tests.support import run_clean, send_signal, wait_until
 
 from . import tasks
 
@@ -110,3 +111,50 @@ def test_caller_among_others_gives_up_in_time(make: Make, gate: Any) -> None:
     callers.stop()
     door.open()
     late.result(60)
+
+
+@pytest.mark.parametrize("profile", ["process", "thread", "local"])
+@pytest.mark.parametrize("way", ["result", "stream"])
+def test_signal_is_heard_whenever_it_comes_in_a_wait(
+    tmp_path: Path, profile: str, way: str
+) -> None:
+    """Above all while the caller spins: what comes then does not end the sleep after it."""
+    source = f"""
+        import signal, time
+        import snakepit
+
+        class Alarm(Exception):
+            pass
+
+        def ring(number, frame):
+            raise Alarm
+
+        def nap():
+            for _ in range(200):
+                time.sleep(0.01)
+
+        def naps():
+            yield 1
+            nap()
+
+        signal.signal(signal.SIGALRM, ring)
+        with snakepit.Executor(1, profile={profile!r}) as executor:
+            for turn in range(40):
+                for number in range(20):
+                    executor.submit(pow, 2, 3).result()
+                if {way == "result"}:
+                    future = executor.submit(nap)
+                else:
+                    stream = executor.stream(naps)
+                    future = stream.future
+                    next(stream)
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00002 + turn * 0.00001)
+                    future.result() if {way == "result"} else next(stream)
+                except Alarm:
+                    print("late" if future.done() else "heard")
+                future.stop()
+                while not future.done():
+                    time.sleep(0.001)
+        """
+    assert run_clean(source, tmp_path) == ["heard"] * 40

@@ -1,0 +1,101 @@
+"""Threads of the caller's own process: who takes a call, and what becomes of what it hands over."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import snakepit
+from tests.support import LONG, new_executor, wait_until
+
+
+@pytest.fixture
+def executor() -> Iterator[snakepit.Executor]:
+    with new_executor("local", 2) as executor:
+        yield executor
+
+
+def run_in_threads(function: Callable[[], object], count: int) -> None:
+    wrong: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.0003, 0.003], ids=["searching", "dozing", "sleeping"])
+def test_no_call_waits_for_one_that_takes_long(executor: snakepit.Executor, pause: float) -> None:
+    """Whatever the thread that is left does when the call comes, and however short calls were."""
+    for _ in range(50):
+        for future in [executor.submit(int) for _ in range(30)]:
+            future.result(LONG)
+        time.sleep(pause)
+        door = threading.Event()
+        held = executor.submit(door.wait, LONG)
+        others = [executor.submit(int) for _ in range(3)]
+        assert [other.result(LONG) for other in others] == [0, 0, 0]
+        door.set()
+        assert held.result(LONG)
+
+
+def test_bursts_of_several_callers_all_end(executor: snakepit.Executor) -> None:
+    def call() -> None:
+        chance = random.Random(threading.get_ident())
+        for _ in range(150):
+            futures = [executor.submit(pow, 2, 3) for _ in range(chance.randrange(1, 20))]
+            assert {future.result(LONG) for future in futures} == {8}
+            time.sleep(chance.choice((0, 0, 0.0001, 0.003)))
+
+    run_in_threads(call, 4)
+
+
+def test_references_are_kept_whoever_drops_them(executor: snakepit.Executor) -> None:
+    """What one thread makes another drops; neither a reference too many stays nor one too few."""
+    key, value, given = object(), object(), object()
+
+    def swap(got: object, *, named: object) -> object:
+        return value if got is key and named is given else None
+
+    def call() -> None:
+        futures = [executor.submit(swap, key, named=given) for _ in range(500)]
+        assert {id(future.result(LONG)) for future in futures} == {id(value)}
+
+    held = (swap, key, value, given)
+    before = [sys.getrefcount(each) for each in held]
+    run_in_threads(call, 3)
+    # A worker's thread may be about to leave its last call.
+    wait_until(lambda: [sys.getrefcount(each) for each in held] == before, "references to go")
+
+
+def test_objects_of_a_call_die_with_it(executor: snakepit.Executor) -> None:
+    """Those that the caller has made, and those that the worker's thread has."""
+
+    class Thing:
+        pass
+
+    seen: list[weakref.ref[Thing]] = []
+
+    def turn(thing: Thing, *, other: Thing) -> Thing:
+        made = Thing()
+        seen.extend(map(weakref.ref, (thing, other, made)))
+        return made
+
+    for _ in range(200):
+        executor.submit(turn, Thing(), other=Thing()).result(LONG)
+    wait_until(lambda: not any(each() for each in seen), "things to die")
+    assert len(seen) == 600
