@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import snakepit
 from snakepit import tool
+from snakepit.adapters import turns
 from tests.executor.tasks import Gate, Log
 
 
@@ -293,6 +295,11 @@ class Turns(snakepit.Adapter):
         finally:
             self.leave()
         return name
+
+    @tool
+    def waiting(self) -> int:
+        """How many calls of this adapter wait for their turn."""
+        return max(len(each._waiting) for each in gc.get_objects() if isinstance(each, turns.Turns))
 
     @tool(thread_sensitive=True, streaming=True)
     def alone_in_parts(self, count: int) -> Iterator[int]:
