@@ -82,6 +82,7 @@ class SessionDesk:
         self._lock = threading.RLock()
         self._forget: list[Callable[[], None]] = []
         self.on_ended: Callable[[str], object] | None = None  # who else hears of a session's end
+        self.on_store: Callable[[], object] | None = None  # who hears that there is a store now
         # Those of strict calls, by their keys: which of an id a worker is kept for.
         self._strict: dict[int, Session] = {}
         self._closed = False
@@ -135,6 +136,8 @@ class SessionDesk:
 
         self._forget = [store.on_change(changed), store.on_end(ended)]
         self._store = store
+        if self.on_store is not None:
+            self.on_store()
 
     def _changed(self, session: str) -> None:
         self._note_change(session_number(session))

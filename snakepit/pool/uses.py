@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["SessionUses"]
 
 LOOKS = 4  # in a time to live
-RENEWAL = 1.0  # seconds for which a use counts at most, for who remembers it
+# For how long a use counts at most, for who remembers it: what a use costs in thousands of sessions,
+# none of which is in a cache then, is more than the call.
+RENEWAL = 1.0  # seconds, or
+RENEWALS = 360  # that part of a time to live if it is longer: of an hour, 10 s
 MADE_SOON = 0.05  # seconds after which to look again for a session that somebody may make
 LONGEST_PAUSE, SHORTEST_PAUSE = 900.0, 0.005  # seconds between two looks
 
@@ -58,6 +61,7 @@ class SessionUses(SessionEnds):
         self._entries: dict[str, Entry] = {}
         self._next_look = float("inf")
         desk.on_ended = self._drop
+        desk.on_store = self.note_end
 
     def use(self, name: str) -> SessionKey:
         """Use a session, made when it is new; return its key.

@@ -619,6 +619,17 @@ def test_in_a_local_pool_every_thread_serves_every_session() -> None:
         assert not executor.forget_session("a")
 
 
+def test_a_view_uses_a_session_that_was_made_after_its_first_call(make: Make) -> None:
+    executor = make(1)
+    view = executor.options(session="a")
+    view.submit(pow, 2, 3).result(LONG)  # of no session yet, nor is there a store
+    session = executor.session("a")
+    made = time.monotonic()
+    wait_until(lambda: time.monotonic() > made, "the clock")
+    view.submit(pow, 2, 3).result(LONG)
+    assert time.monotonic() - session._rested() > made
+
+
 def test_session_of_the_same_id_begins_anew_before_the_end_is_heard_of() -> None:
     pids: list[int] = []
     with snakepit.SessionStore() as store:
