@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["SessionUses"]
 
 LOOKS = 4  # in a time to live
-# For how long a use counts at most, for who remembers it: what a use costs in thousands of sessions,
-# none of which is in a cache then, is more than the call.
+# For how long a use counts at most, for who remembers it. In thousands of sessions none is in a
+# cache, and then a use costs more than a call.
 RENEWAL = 1.0  # seconds, or
 RENEWALS = 360  # that part of a time to live if it is longer: of an hour, 10 s
 MADE_SOON = 0.05  # seconds after which to look again for a session that somebody may make
