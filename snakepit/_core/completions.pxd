@@ -32,6 +32,6 @@ cdef class Completions(Owner):
     cdef uint64_t glances_until(self) noexcept
     cdef bint glance(self, Task task, uint64_t until) noexcept
     cdef int collect_beside(self, Task task) except -1
-    cdef int await_done(self, Task task, uint64_t deadline, bint spins) noexcept nogil
+    cdef int await_done(self, Task task, uint64_t deadline, bint first) noexcept nogil
     cdef int leave(self, Task task) except -1
-    cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1
+    cdef int sleep_on_task(self, Task task, uint64_t deadline, bint first) except -1

@@ -24,7 +24,7 @@ from snakepit._core.atomics cimport (
 )
 from snakepit._core.interrupts cimport hold, release
 from snakepit._core.layout cimport Header
-from snakepit._core.spinning cimport FREE_THREADED, LEAST_SPIN_NS, LOOK_NS, SHORT_NS, may_spin, next_spin
+from snakepit._core.spinning cimport FREE_THREADED, LEAST_SPIN_NS, SHORT_NS, first_sleep, may_spin, next_spin
 from snakepit._core.task cimport Owner, Task, refuse_in_child
 
 cdef extern from "Python.h":
@@ -55,7 +55,7 @@ cdef class Completions(Owner):
         cdef int reason
         cdef Header *header = self.control.header
         cdef uint64_t until
-        cdef bint spins = True
+        cdef bint first = True
         refuse_in_child(self)
         until = self.glances_until()
         while not task.is_settled():
@@ -63,8 +63,10 @@ cdef class Completions(Owner):
             if not cas32(&self.helper, 0, 1):
                 if self.glance(task, until):
                     self.collect_beside(task)
-                elif self.sleep_on_task(task, deadline) == ETIMEDOUT:
+                elif self.sleep_on_task(task, deadline, first) == ETIMEDOUT:
                     return 0
+                else:
+                    first = False
                 continue
             swap32(&header.armed, 0)
             add32(&self.helped, 1)
@@ -79,7 +81,8 @@ cdef class Completions(Owner):
                     if self.glance(task, until):
                         continue
                     with nogil:
-                        reason = self.await_done(task, deadline, spins)
+                        reason = self.await_done(task, deadline, first)
+                    first = reason == 0
                     if reason == ETIMEDOUT:
                         self.collect()
                         return 0
@@ -93,8 +96,6 @@ cdef class Completions(Owner):
             if reason == EINTR:
                 # Not in the helper's role: a handler that waits for a task would wait for us to settle it.
                 PyErr_CheckSignals()
-                # What it waits for takes long. Nothing but the sleep follows, which a signal ends.
-                spins = False
         return 0
 
     cdef uint64_t glances_until(self) noexcept:
@@ -146,15 +147,17 @@ cdef class Completions(Owner):
             release()
         return 0
 
-    cdef int await_done(self, Task task, uint64_t deadline, bint spins) noexcept nogil:
-        """Wait until the completion list is not empty: 0, or ETIMEDOUT, or EINTR when signals are to be looked for."""
+    cdef int await_done(self, Task task, uint64_t deadline, bint first) noexcept nogil:
+        """Wait until the completion list is not empty: 0, or ETIMEDOUT, or EINTR when signals are to be looked for.
+
+        `first`: signals have not been looked for since the wait began, or since something was there.
+        """
         cdef Header *header = self.control.header
         cdef uint64_t began = now_ns()
         cdef uint64_t now = began, until
         cdef uint32_t bell
         cdef int _turn, reason
-        spins = spins and may_spin(header)
-        if spins:
+        if first and may_spin(header):
             while now - began < self.spin_ns:
                 for _turn in range(32):
                     if load32(&header.done) or task.is_settled():
@@ -167,14 +170,10 @@ cdef class Completions(Owner):
         fence()
         if self.has_completed() or task.is_settled():
             return 0
-        until = deadline
-        if spins and (deadline == 0 or now + LOOK_NS < deadline):
-            until = now + LOOK_NS
+        until = first_sleep(deadline) if first else deadline
         reason = sleep_on(&header.bells[HELPER_BELL], bell, until)
-        if reason == ETIMEDOUT and until != deadline:
-            reason = EINTR
         self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header.spin_limit_ns)
-        return reason
+        return EINTR if reason == ETIMEDOUT and until != deadline else reason
 
     cdef int leave(self, Task task) except -1:
         """Give up the helper's role and make sure that somebody watches the list."""
@@ -197,19 +196,24 @@ cdef class Completions(Owner):
                 self.nudge(THREAD_BELL)
         return 0
 
-    cdef int sleep_on_task(self, Task task, uint64_t deadline) except -1:
-        """Sleep until the task is settled or the helper's role may be free: 0 or ETIMEDOUT."""
+    cdef int sleep_on_task(self, Task task, uint64_t deadline, bint first) except -1:
+        """Sleep until the task is settled or the helper's role may be free: 0 or ETIMEDOUT.
+
+        `first`: signals have not been looked for since the wait began.
+        """
         cdef int reason = 0
+        cdef uint64_t until = first_sleep(deadline) if first else deadline
         add32(&self.waiting_callers, 1)
         store32(&task.parked, 1)
         fence()
         # The helper reads `waiting_callers` after it gave up its role: one of us sees the other.
         if load32(&self.helper) and not task.is_settled():
             with nogil:
-                reason = sleep_on(&task.parked, 1, deadline)
+                reason = sleep_on(&task.parked, 1, until)
         add32(&self.waiting_callers, <uint32_t>-1)
-        if reason == EINTR:
+        if reason == EINTR or until != deadline:
             PyErr_CheckSignals()
+            return 0
         return reason if reason == ETIMEDOUT else 0
 
     cdef void settled(self, Task task) noexcept:

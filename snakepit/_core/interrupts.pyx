@@ -16,6 +16,7 @@ from cpython.exc cimport PyErr_SetFromErrno
 from cpython.pystate cimport PyThreadState_Get
 
 from snakepit._core.atomics cimport load32
+from snakepit._core.forks cimport forks
 from snakepit._core.layout cimport STOP_MASK
 from snakepit._core.task cimport Task
 
@@ -34,22 +35,27 @@ cdef extern from *:
     /* _PY_SIGNALS_PENDING_BIT in CPython 3.13's pycore_ceval.h. */
     #define SP_SIGNALS_PENDING ((uintptr_t)1 << 1)
     static PyThreadState *sp_heeder;
+    static int *sp_forks, sp_heeder_forks;
     static void (*sp_handler)(int);
     static void sp_handle(int number) {
         sp_handler(number);
-        __atomic_fetch_or(&sp_heeder->eval_breaker, SP_SIGNALS_PENDING, __ATOMIC_RELEASE);
+        /* A child that another thread of this process forks has the state no more. */
+        if (*sp_forks == sp_heeder_forks)
+            __atomic_fetch_or(&sp_heeder->eval_breaker, SP_SIGNALS_PENDING, __ATOMIC_RELEASE);
     }
-    static int sp_heed(int number) {
+    static int sp_heed(int number, int *forks) {
         struct sigaction action;
         if (sigaction(number, NULL, &action)) return -1;
         if (action.sa_handler == sp_handle) return 0;
+        sp_forks = forks;
+        sp_heeder_forks = *forks;
         sp_heeder = PyThreadState_Get();
         sp_handler = action.sa_handler;
         action.sa_handler = sp_handle;
         return sigaction(number, &action, NULL);
     }
     #else
-    static int sp_heed(int number) { (void)number; return 0; }
+    static int sp_heed(int number, int *forks) { (void)number; (void)forks; return 0; }
     #endif
     /* Whether an exception that another thread left is still to be raised in this one. */
     static int sp_is_pending(void) { return __atomic_load_n(&PyThreadState_Get()->async_exc, __ATOMIC_ACQUIRE) != NULL; }
@@ -57,7 +63,7 @@ cdef extern from *:
     void *get_runner "sp_get_runner"() nogil
     void set_runner "sp_set_runner"(void *runner) nogil
     bint is_pending "sp_is_pending"()
-    int sp_heed(int number)
+    int sp_heed(int number, int *forks)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -160,7 +166,7 @@ def heed(int number) -> None:
     thread than the main one: there a signal marks the state of the parent's main thread, which is no more, and a loop
     in pure Python never looks. So the handler in C, CPython's own, is followed by a mark on the state of this thread.
     """
-    if sp_heed(number) < 0:
+    if sp_heed(number, &forks) < 0:
         PyErr_SetFromErrno(OSError)
 
 

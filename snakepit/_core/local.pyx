@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Queueing for threads of the caller's own process: the functions and arguments themselves, no codec.
 
-A thread without a task spins, then dozes, then sleeps, as the lanes of processes do (decision 0002), and a caller that
-waits spins for its outcome; where there is a GIL nobody spins, for what comes needs it anyway.
+A thread without a task spins, then dozes, then sleeps, and a caller that waits spins for its outcome (decision 0032);
+where there is a GIL nobody spins, for what comes needs it anyway.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -20,7 +20,7 @@ from snakepit._core.mutex cimport (
 from snakepit._core.layout cimport DROWSY_NS
 from snakepit._core.queue cimport PendingList
 from snakepit._core.refs cimport share
-from snakepit._core.spinning cimport FREE_THREADED, MOST_DOZES, SHORT_NS, next_spin
+from snakepit._core.spinning cimport FREE_THREADED, MOST_DOZES, SHORT_NS, first_sleep, next_spin
 from snakepit._core.task cimport Owner, Task, deadline_after, refuse_in_child
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
@@ -178,8 +178,19 @@ cdef class LocalQueue(Owner):
                 )
         return found
 
+    def function_of(self, Task task) -> object:
+        """What a task calls; None once it has ended."""
+        pthread_mutex_lock(&self.mutex)
+        function = task.function
+        pthread_mutex_unlock(&self.mutex)
+        return function
+
     cdef void start(self, Task task, Runner runner) noexcept:
-        """Note that a thread runs the task now. Under the mutex."""
+        """Note that a thread runs the task now. Under the mutex, on that thread.
+
+        An interrupt is held off from here to where the function is called (`run_started`).
+        """
+        hold()
         task.slot = RUNS
         task.previous = runner.top
         task.following = <void *>runner
@@ -188,13 +199,13 @@ cdef class LocalQueue(Owner):
         # Until it has run, the time is kept where it will be.
         task.run_ns = now_ns()
 
-    def take(self, Runner runner) -> Task | None:
+    def take(self, Runner runner not None) -> Task | None:
         """Wait for a task and start it on the calling thread; None when the queue is closed and empty."""
         cdef Task task
         cdef uint32_t seen
         cdef uint64_t idle_since = 0
         cdef int dozes = 0
-        cdef bint more
+        cdef bint more, over
         while True:
             seen = load32(&self.work)
             pthread_mutex_lock(&self.mutex)
@@ -202,6 +213,7 @@ cdef class LocalQueue(Owner):
             if task is not None:
                 self.start(task, runner)
             more = self.pending.length > 0
+            over = not self.open
             pthread_mutex_unlock(&self.mutex)
             if task is not None:
                 if idle_since:
@@ -209,7 +221,7 @@ cdef class LocalQueue(Owner):
                     if more:
                         self.call_thread()
                 return task
-            if not self.open:
+            if over:
                 return None
             if not idle_since:
                 idle_since = now_ns()
@@ -254,11 +266,11 @@ cdef class LocalQueue(Owner):
         pthread_mutex_unlock(&self.mutex)
         return taken
 
-    def run(self, Runner runner, Task task) -> None:
+    def run(self, Runner runner not None, Task task) -> None:
         """Run a task that `take` returned, and settle it."""
         self.run_started(runner, task)
 
-    def run_queued(self, Runner runner, Task task) -> None:
+    def run_queued(self, Runner runner not None, Task task) -> None:
         """Run a task on the calling thread, which waits for it, if none has started it.
 
         Raises TaskInterrupt when the task that waits was interrupted meanwhile.
@@ -275,6 +287,8 @@ cdef class LocalQueue(Owner):
         task.arguments = task.keywords = None
         outcome = error = None
         try:
+            # What `start` held.
+            release()
             outcome = call_object(function, arguments, NULL if keywords is None else <PyObject *>keywords)
         except BaseException as raised:
             error = raised
@@ -291,11 +305,12 @@ cdef class LocalQueue(Owner):
         task.slot = ENDED
         task.previous = NULL
         task.following = NULL
+        # Never the last reference, which is this function's: dropping that may run any code.
+        task.function = None
         if state != LEFT_BEHIND:
             idle = self.count_end(error is not None)
         pthread_mutex_unlock(&self.mutex)
         # Only now: `look` may have read it until here.
-        task.function = None
         task.run_ns = now_ns() - started
         store64(&self.typical_ns, (7 * load64(&self.typical_ns) + task.run_ns) // 8)
         self.running_time.add(task.run_ns)
@@ -405,19 +420,19 @@ cdef class LocalQueue(Owner):
             until = began + load64(&self.call_spin_ns)
             with nogil:
                 self.watch(task, min(until, deadline) if deadline else until)
-            # A signal that came meanwhile ends no sleep.
-            PyErr_CheckSignals()
+        until = first_sleep(deadline)
         while not task.is_settled():
             store32(&task.parked, 1)
             fence()
             if task.is_settled():
                 break
             with nogil:
-                reason = sleep_on(&task.parked, 1, deadline)
-            if reason == EINTR:
+                reason = sleep_on(&task.parked, 1, until)
+            if reason == EINTR or until != deadline:
                 PyErr_CheckSignals()
             elif reason == ETIMEDOUT:
                 break
+            until = deadline
         store64(&self.call_spin_ns, next_spin(load64(&self.call_spin_ns), now_ns() - began, self.spin_limit_ns))
         return 0
 
@@ -439,15 +454,17 @@ cdef class LocalQueue(Owner):
 
     cdef bint withdraw(self, Task task) except -1:
         cdef bint withdrawn = False
+        cdef object _function = None  # dropped at the end, without the mutex
         refuse_in_child(self)
         pthread_mutex_lock(&self.mutex)
         if task.listed:
             self.pending.remove(task)
             self.n_cancelled += 1
+            _function, task.function = task.function, None
             withdrawn = True
         pthread_mutex_unlock(&self.mutex)
         if withdrawn:
-            task.function = task.arguments = task.keywords = None
+            task.arguments = task.keywords = None
         return withdrawn
 
     @property

@@ -2,6 +2,7 @@
 """Whether and how long a side spins before it sleeps (decision 0002)."""
 from libc.stdint cimport uint32_t, uint64_t
 
+from snakepit._core.atomics cimport now_ns
 from snakepit._core.counters cimport count_either
 from snakepit._core.layout cimport Header
 
@@ -18,7 +19,7 @@ cdef extern from *:
 cdef enum:
     MOST_DOZES = 10                     # in a row; then a side without work sleeps until it is woken
     LEAST_SPIN_NS = 4_000
-    LOOK_NS = 20_000_000                # the longest sleep after a spin: a signal that came during that ended no sleep
+    LOOK_NS = 20_000_000                # the longest of a wait's first sleep, see `first_sleep`
     SHORT_NS = 20_000                   # tasks that run no longer are not worth a switch: of lanes, of the interpreter
 
 
@@ -36,3 +37,13 @@ cdef inline uint64_t next_spin(uint64_t spin_ns, uint64_t waited_ns, uint64_t li
     if waited_ns < limit_ns:
         return limit_ns
     return max(spin_ns // 2, <uint64_t>LEAST_SPIN_NS)
+
+
+cdef inline uint64_t first_sleep(uint64_t deadline) noexcept nogil:
+    """Until when a wait may sleep the first time; its end, 0 for none, is `deadline`.
+
+    A signal ends a system call and nothing else: one that comes on the way there, above all in a spin, is to be looked
+    for after it. What remains is the instant before each further sleep, as of CPython's own locks.
+    """
+    cdef uint64_t until = now_ns() + LOOK_NS
+    return deadline if deadline and deadline < until else until

@@ -71,7 +71,7 @@ cdef class ChunkReader:
     cdef int advance(self, uint64_t size, uint64_t length) except -1
     cdef bint is_waiting_over(self) noexcept nogil
     cdef bint spin_briefly(self) noexcept nogil
-    cdef void rest(self, bint spins) noexcept nogil
+    cdef void rest(self, bint first) noexcept nogil
     cdef int begin(self) except -1
     cdef object conclude(self)
     cdef ChunkRing drop_ring(self)

@@ -32,7 +32,7 @@ from snakepit._core.ring cimport (
     ring_bell,
 )
 from snakepit._core.scheduler cimport Scheduler
-from snakepit._core.spinning cimport LOOK_NS, may_spin, next_spin
+from snakepit._core.spinning cimport first_sleep, may_spin, next_spin
 from snakepit._core.task cimport Task
 
 from snakepit.errors import DecodeError, ForkedPoolError, PoolShutdownError, StreamReadError, TaskInterrupt
@@ -251,7 +251,7 @@ cdef class ChunkReader:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def __next__(self):
-        cdef bint spins = True
+        cdef bint first = True
         self.begin()
         try:
             while True:
@@ -264,12 +264,12 @@ cdef class ChunkReader:
                     if chunk is not not_yet:
                         return chunk
                     return self.conclude()
-                if spins and self.spin_briefly():
+                if first and self.spin_briefly():
                     continue
                 with nogil:
-                    self.rest(spins)
+                    self.rest(first)
                 PyErr_CheckSignals()
-                spins = False
+                first = False
         finally:
             store32(&self.reading, 0)
 
@@ -404,15 +404,17 @@ cdef class ChunkReader:
                 pause()
         return False
 
-    cdef void rest(self, bint spins) noexcept nogil:
-        """Wait until there may be a chunk, or no more to come, or signals are to be looked for."""
+    cdef void rest(self, bint first) noexcept nogil:
+        """Wait until there may be a chunk, or no more to come, or signals are to be looked for.
+
+        `first`: they have not been looked for since the wait began.
+        """
         cdef RingHead *head = self.ring.head
         cdef Header *header = self.rings.scheduler.control.header
         cdef uint64_t began = now_ns()
         cdef uint32_t bell
         cdef int _turn
-        spins = spins and may_spin(header)
-        if spins:
+        if first and may_spin(header):
             while now_ns() - began < self.spin_ns:
                 for _turn in range(32):
                     if load64(&head.produced) != self.seen or self.is_waiting_over():
@@ -424,7 +426,7 @@ cdef class ChunkReader:
         fence()
         point(READ_BEDDED)
         if load64(&head.produced) == self.seen and not self.is_waiting_over():
-            sleep_on(&head.reader_bell, bell, now_ns() + LOOK_NS if spins else 0)
+            sleep_on(&head.reader_bell, bell, first_sleep(0) if first else 0)
             self.spin_ns = next_spin(self.spin_ns, now_ns() - began, header.spin_limit_ns)
         swap32(&head.reader_mode, AWAKE)
         store32(&self.ring.link.resting, 0)

@@ -101,6 +101,7 @@ cdef class Task(Message):
     cdef bint is_settled(self) noexcept nogil
     cdef int settle(self, object outcome, object error) except -1
     cdef bint settle_cancelled(self, bint tell, bint here=*) except -1
+    cdef void set_outcome(self, object outcome, object error) noexcept
     cdef int settle_observed(self, object outcome, object error) except -1
     cdef int notify(self) except -1
     cdef int after_settling(self, bint here=*) except -1

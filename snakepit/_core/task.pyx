@@ -112,9 +112,7 @@ cdef class Task(Message):
                 return self.settle_observed(outcome, error)
             if cas32(&self.sync, seen, SETTLING):
                 break
-        self.outcome = outcome
-        self.error = error
-        share(outcome)
+        self.set_outcome(outcome, error)
         if not cas32(&self.sync, SETTLING, FINISHED):
             # A condition appeared meanwhile: whoever made it may hold it and believe the task unsettled.
             with self.condition:
@@ -127,12 +125,18 @@ cdef class Task(Message):
         with self.condition:
             if (load32(&self.sync) & STATE_MASK) >= SETTLING:
                 return 0
-            self.outcome = outcome
-            self.error = error
+            self.set_outcome(outcome, error)
             store32(&self.sync, FINISHED | HAS_CONDITION)
             self.notify()
         self.after_settling()
         return 0
+
+    cdef void set_outcome(self, object outcome, object error) noexcept:
+        self.outcome = outcome
+        self.error = error
+        # Dropped with the task, by another thread than the one that has made them.
+        share(outcome)
+        share(error)
 
     cdef int notify(self) except -1:
         if self.waiters is not None:

@@ -65,11 +65,10 @@ class InnerFuture(Future[Any]):
 
     def _help(self) -> None:
         pool: Any = self.context
-        on_worker = here.pool is pool
-        if on_worker:
+        if here.pool is pool and here.runner is not None:
             pool.run_if_queued(self)
         else:
-            # A thread that a task made, for which the task may be waiting.
+            # A thread that a task made, for which the task may be waiting; or an initializer.
             self._have_run_beside()
 
     def _have_run_beside(self) -> None:

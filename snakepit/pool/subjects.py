@@ -57,7 +57,7 @@ class Subject:
 def subject_of(pool: Any, task: Any) -> Subject:
     """Return the subject of a task of a pool; call it before the task is settled."""
     try:
-        function = task.function
+        function = pool.queue.function_of(task) if pool.runs_in_threads else task.function
         if isinstance(function, Published):
             function = function.target or pool.function_of(function)
         subject = Subject(pool, _unwrapped(function))

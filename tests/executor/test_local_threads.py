@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 
 import pytest
 
@@ -62,6 +63,37 @@ def test_bursts_of_several_callers_all_end(executor: snakepit.Executor) -> None:
             time.sleep(chance.choice((0, 0, 0.0001, 0.003)))
 
     run_in_threads(call, 4)
+
+
+def test_calls_are_run_however_soon_the_pool_is_closed() -> None:
+    for _ in range(300):
+        with new_executor("local", 1) as executor:
+            future = executor.submit(pow, 2, 3)
+        assert future.result(0) == 8
+
+
+def test_initializer_may_call_its_pool() -> None:
+    found: list[int] = []
+
+    def initialize() -> None:
+        found.append(snakepit.current_pool().submit(pow, 2, 3).result(LONG))
+
+    with new_executor("local", 1, initializer=initialize) as executor:
+        assert executor.submit(pow, 2, 4).result(LONG) == 16
+    assert found == [8]
+
+
+def test_interrupt_strikes_in_the_call_alone() -> None:
+    """Not on the way to it, where it would end the thread and leave the call to nobody."""
+    with new_executor("local", 1, stop_grace={"flag": 0}) as executor:
+        executor.submit(int).result(LONG)
+        threads = {thread for thread in threading.enumerate() if thread.name.endswith("-0")}
+        for turn in range(300):
+            future = executor.submit(sum, range(turn))
+            future.stop()
+            assert not wait([future], LONG).not_done
+        assert executor.submit(int).result(LONG) == 0
+        assert all(thread.is_alive() for thread in threads)
 
 
 def test_references_are_kept_whoever_drops_them(executor: snakepit.Executor) -> None:
