@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from snakepit.pool.futures import Future
     from snakepit.pool.terms import Terms
 
-SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
-
 
 class BasePool:
     """The part of a pool that is the same whatever runs its calls.

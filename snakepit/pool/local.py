@@ -20,7 +20,7 @@ from snakepit._core.local import LocalQueue
 from snakepit.lifecycle.deadlines import Timekeeper
 from snakepit.lifecycle.graces import Graces
 from snakepit.lifecycle.ladder import ThreadLadder
-from snakepit.pool.base import SPIN_NS, BasePool
+from snakepit.pool.base import BasePool
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.futures import Future
 from snakepit.pool.living import LivingSet
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from snakepit.pool.streams import Stream
     from snakepit.sessions.store import SessionStore
     from snakepit.worker.session import SessionContext
+
+
+# The longest spin: less than a worker process's, as threads that lose their CPU to another program
+# while they spin are late by a time slice, and here both sides spin in one process.
+SPIN_NS = 60_000
 
 
 @dataclass(frozen=True)

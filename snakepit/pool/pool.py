@@ -25,7 +25,6 @@ from snakepit.lifecycle.supervisor import Supervisor
 from snakepit.lifecycle.worker import Worker
 from snakepit.pool.affinity import Affinity
 from snakepit.pool.asks import Asks
-from snakepit.pool.base import SPIN_NS
 from snakepit.pool.callbacks import CallbackThread
 from snakepit.pool.functions import FunctionRegistry
 from snakepit.pool.futures import Future, StoppableFuture
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 
 SLOTS = 1024
 DEFINITIONS = 4096
+SPIN_NS = 250_000  # three times what it takes to wake a sleeping core
 START_TIMEOUT = 60.0  # seconds
 LEAST_STARTING = 16  # workers that may start at the same time, however few CPUs there are
 
