@@ -15,7 +15,7 @@ from snakepit.config.checks import is_never
 from snakepit.config.models import DEFAULT_POOL, PoolSettings, ProcessSettings, fits
 from snakepit.config.positions import KeyPath
 from snakepit.config.sources import Source, shown
-from snakepit.options import did_you_mean
+from snakepit.options import option_hint
 
 __all__ = ["Item", "Layer", "Merged", "layer_of", "merge", "name_of_single"]
 
@@ -223,7 +223,7 @@ class _LayerReader:
             else:
                 names = {*known, *aliases, *beside, "heartbeat"}
                 self._problems.append(
-                    item.problem(f"unknown setting{did_you_mean(str(key), names)}")
+                    item.problem(f"unknown setting{option_hint(str(key), names)}")
                 )
             return
         if name in found:

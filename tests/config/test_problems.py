@@ -286,6 +286,7 @@ def test_name_that_differs_from_the_table(write: Write) -> None:
     ("variable", "message"),
     [
         ("SNAKEPIT_POOL_SZE", "unknown setting; did you mean 'pool_size'?"),
+        ("SNAKEPIT_WORKERS", "unknown setting; did you mean 'pool_size'?"),
         ("SNAKEPIT_POOLS__AIP__POOL_SIZE", "no pool 'aip'; there are: api; did you mean 'api'?"),
         ("SNAKEPIT_POOLS__API", "pools are listed in a file"),
         ("SNAKEPIT_POOLS__API__POOL_SIZE", "pool_size must be a whole number, not 'many'"),
