@@ -21,7 +21,7 @@ FRESH = 5.0  # seconds for which a look says what the counter showed just before
 
 @dataclass(frozen=True)
 class Autopsy:
-    """What a worker died of; `WorkerCrashedError.autopsy`.
+    """What a worker died of; `autopsy` of WorkerCrashedError and of others that tell of its end.
 
     `exit_code`: as in `multiprocessing.Process.exitcode`, None if somebody else collected it.
     `signal`: name of the signal that ended it, or None.
@@ -64,6 +64,10 @@ class Autopsy:
         """Rebuild what `as_data` gave."""
         return cls(**{**data, "stderr": tuple(data["stderr"])})
 
+    def is_shared(self) -> bool:
+        """Whether a call ran and lines of `stderr` may be of others."""
+        return self.phase == "running" and self.stderr_of != "call"
+
     def summary(self) -> str:
         """Return how it ended, as what follows the worker's name in a sentence."""
         if self.exit_code is None:
@@ -89,10 +93,8 @@ class Autopsy:
         if self.stack:
             lines.append(self.stack)
         if self.stderr:
-            if self.stderr_of == "call":
-                lines.append("last lines that the call wrote to stderr:")
-            else:
-                lines.append("last lines of the worker's stderr, also of other calls:")
+            others = ", also of other calls" if self.is_shared() else ""
+            lines.append(f"last lines of its stderr{others}:")
             lines.extend(f"  {line}" for line in self.stderr)
         return "\n".join(lines)
 

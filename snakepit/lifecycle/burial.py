@@ -229,7 +229,9 @@ class Burial:
 
     def _tell_failed_start(self, worker: Worker, autopsy: Autopsy) -> None:
         launcher = self._pool.launcher
-        details: dict[str, Any] = {} if launcher.adapter is None else {"adapter": launcher.adapter}
+        details: dict[str, Any] = {"autopsy": autopsy.as_data()}
+        if launcher.adapter is not None:
+            details["adapter"] = launcher.adapter
         if autopsy.ended_by_pool == LATE:
             how = launcher.lateness()
             details["start_timeout"] = self._pool.start_timeout
@@ -258,6 +260,5 @@ def last_words(autopsy: Autopsy) -> str:
     lines = [line.strip() for line in autopsy.stderr if line.strip()]
     if not lines:
         return ""
-    shared = autopsy.phase == "running" and autopsy.stderr_of != "call"
-    others = " (also of other calls)" if shared else ""
+    others = " (also of other calls)" if autopsy.is_shared() else ""
     return f"; its stderr{others} ended with: {lines[-1][-300:]}"
