@@ -167,11 +167,11 @@ class _LayerReader:
             name = DEFAULT_POOL
         else:
             self._problems.append(entry.problem("has no name; give it one"))
-            return
-        if not isinstance(name, str) or not name.strip():
+            name = None
+        if name is not None and (not isinstance(name, str) or not name.strip()):
             problem = f"must be text that is not empty, not {name!r}"
             self._problems.append(settings.get("name", entry).problem(problem))
-            return
+            name = None
         if name in self._layer.pools:
             first = self._layer.starts[name]
             self._problems.append(
@@ -180,7 +180,10 @@ class _LayerReader:
                     "rename one"
                 )
             )
-            return
+            name = None
+        if name is None:
+            # Its other settings are checked none the less.
+            name = shown(entry.path)
         if not self._source.is_environment:
             # A variable can set a value of a pool, but never makes one.
             settings["name"] = settings.get("name", Item(name, entry.place, entry.path))
