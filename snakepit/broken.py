@@ -46,8 +46,17 @@ class PoolNotReadyError(SnakepitError, BrokenProcessPool):
 
     `__cause__` says why. `details`: pool; where an adapter is at fault, adapter and step (see
     `AdapterError`); where a module of `preload` is, module; where time ran out, start_timeout
-    (seconds); of what was raised in a worker, traceback.
+    (seconds); of what was raised in a worker, traceback; of a worker that died, autopsy (plain
+    values).
     """
+
+    @property
+    def autopsy(self) -> Autopsy | None:
+        """What the last worker that could not start died of; None if none died of itself."""
+        from snakepit.lifecycle.autopsy import Autopsy
+
+        data = self.details.get("autopsy")
+        return Autopsy.from_data(data) if data is not None else None
 
 
 WorkerCrashedError.__module__ = PoolNotReadyError.__module__ = SnakepitError.__module__

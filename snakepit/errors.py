@@ -91,7 +91,8 @@ class TaskTimeoutError(SnakepitError, TimeoutError):
 
     `details`: pool, tool or function (where it is known), timeout, waited, ran (seconds), phase
     ("queued", "decoding", "running", "encoding"), worker (of one that ran on it), session (if
-    the call has one).
+    the call has one), unread_streams (of one that was queued: how many calls that ran were streams
+    that nobody read at that moment, if any).
     """
 
 
@@ -273,7 +274,8 @@ def saturation_error(pool: str, limit: int) -> PoolSaturatedError:
 class QueueTimeoutError(TaskTimeoutError):
     """No worker was free for the call within the pool's `queue_timeout`; it never ran.
 
-    `details`: pool, tool or function, timeout (that limit), waited, ran (0.0), phase ("queued").
+    `details`: pool, tool or function, timeout (that limit), waited, ran (0.0), phase ("queued"),
+    unread_streams (as in TaskTimeoutError).
     """
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "checked_seconds",
     "checked_wait",
     "did_you_mean",
+    "option_hint",
     "shortened",
     "with_hints",
 ]
@@ -44,6 +45,15 @@ BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+# Names for one and the same option, ours first, then those that other pools have for it.
+SAME_OPTIONS = (
+    (
+        "pool_size", "max_workers", "workers", "size", "processes", "nprocs", "num_workers",
+        "n_workers", "n_jobs", "max_processes", "num_processes",
+    ),
+    ("max_tasks_per_child", "worker_max_requests", "maxtasksperchild"),
+    ("env", "adapter_env"),
+)  # fmt: skip
 _NUMBER_AND_UNIT = re.compile(r"\s*([-+]?[0-9]*\.?[0-9]+)\s*([^\s0-9.]*)\s*")
 
 
@@ -129,7 +139,7 @@ def with_hints(function: F) -> F:
         if not kwargs.keys() <= known:
             name = next(name for name in kwargs if name not in known)
             raise TypeError(
-                f"{who}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
+                f"{who}() got an unexpected keyword argument {name!r}{option_hint(name, known)}"
             )
         return function(*args, **kwargs)
 
@@ -196,3 +206,15 @@ def did_you_mean(value: object, known: Iterable[str], likeness: float = 0.6) -> 
     if not near and len(value) >= SHORTEST_BEGINNING:
         near = [word for word in words if word.startswith(value)]
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def option_hint(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown option: the one that is meant, or nothing.
+
+    That is the one that other pools call so (`processes`, `max_workers`), else the nearest name.
+    """
+    there = set(known)
+    for names in SAME_OPTIONS:
+        if name in names and (meant := next((each for each in names if each in there), None)):
+            return f"; did you mean {meant!r}?"
+    return did_you_mean(name, there)

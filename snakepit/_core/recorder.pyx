@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The worker's flight recorder: an anonymous file that outlives it.
 
-    | Header: bytes written so far | ring of the last bytes of stderr | what faulthandler wrote at the crash ...
+    | Header: bytes written so far, the newest call that wrote, where it began to | ring of the last bytes of stderr | what faulthandler wrote at the crash ...
 
 The owner reads it after the worker's death (`snakepit.lifecycle.autopsy`). Pages that nothing was written to cost
 nothing, so a worker that neither prints nor crashes has none.
@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from snakepit._core.atomics cimport add64
+from snakepit._core.atomics cimport add64, load64, store64
 from snakepit._core.memory cimport Mapping
 
 cdef extern from * nogil:
@@ -59,6 +59,13 @@ cdef enum:
     TAIL_BYTES = 8192 - 64
 
 
+# In the header, words of 64 bits.
+cdef enum:
+    WRITTEN = 0                         # bytes so far
+    CALL = 1                            # the newest call that wrote anything, by the time at which it was claimed
+    BEGUN = 2                           # how many bytes had been written before it wrote the first
+
+
 cdef class Recorder:
     """Stands in for the `write` of a text stream: passes the text on and remembers its end.
 
@@ -67,10 +74,15 @@ cdef class Recorder:
     """
     cdef Mapping mapping
     cdef object write
+    cdef object lane
 
     def __init__(self, int fd, write=None):
         self.mapping = Mapping(fd, HEADER_BYTES + TAIL_BYTES)
         self.write = write
+
+    def watch(self, lane) -> None:
+        """Note from now on where the text of each call of this lane begins; a call that writes nothing costs nothing."""
+        self.lane = lane
 
     def __call__(self, text):
         written = self.write(text)
@@ -80,7 +92,14 @@ cdef class Recorder:
 
     cdef int remember(self, bytes data) except -1:
         cdef uint64_t count = PyBytes_GET_SIZE(data)
-        cdef uint64_t at = add64(<uint64_t *>self.mapping.base, count) % TAIL_BYTES
+        cdef uint64_t *header = <uint64_t *>self.mapping.base
+        cdef uint64_t begun = add64(&header[WRITTEN], count)
+        cdef uint64_t at = begun % TAIL_BYTES
+        cdef uint64_t call = 0 if self.lane is None else self.lane.claimed_ns
+        # A child that a call has forked knows none later than that call.
+        if call > load64(&header[CALL]):
+            store64(&header[BEGUN], begun)
+            store64(&header[CALL], call)
         cdef uint64_t first = min(count, TAIL_BYTES - at)
         cdef char *ring = self.mapping.base + HEADER_BYTES
         memcpy(ring + at, PyBytes_AS_STRING(data), first)

@@ -170,6 +170,25 @@ cdef class Rings:
         finally:
             free(known)
 
+    def unread(self) -> int:
+        """How many streams have a worker that waits at this moment until its reader makes room."""
+        cdef RingLink *link
+        cdef RingHead *head
+        cdef uint64_t taken
+        cdef int count = 0
+        pthread_mutex_lock(&self.mutex)
+        link = self.first
+        while link != NULL:
+            head = link.head
+            if not (link.done or load32(&head.closed) or load32(&head.ended)):
+                taken = load64(&head.consumed)
+                # Who waits wakes now and then to see whether its task is to stop.
+                if load64(&head.produced) - taken >= head.max_chunks or load32(&head.writer_mode) == ASLEEP:
+                    count += 1
+            link = link.following
+        pthread_mutex_unlock(&self.mutex)
+        return count
+
     def rouse(self, uint64_t number) -> None:
         """Have the reader that waits by mail look at its ring; nothing happens when it does not wait (any more)."""
         cdef ChunkRing ring = self.sleepers.pop(number, None)

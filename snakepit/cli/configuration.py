@@ -63,6 +63,7 @@ def check(file: Path | None, *, imported: bool) -> int:
     try:
         from snakepit.config.adapters import adapter_problems
         from snakepit.config.loading import look_at
+        from snakepit.config.sources import in_order
     except ModuleNotFoundError as error:
         print(f"snakepit config: {error}", file=sys.stderr)
         return 1
@@ -75,7 +76,7 @@ def check(file: Path | None, *, imported: bool) -> int:
         return 1
     problems += adapter_problems(config, imported=imported)
     if problems:
-        print("\n".join(problems), file=sys.stderr)
+        print("\n".join(in_order(problems, config.file)), file=sys.stderr)
         return 1
     names = ", ".join(pool.name for pool in config.pools) or "no pools"
     print(f"{_origin(config)}: ok ({names})")

@@ -142,7 +142,11 @@ def write_adapter(name: str, folder: Path) -> int:
             print(f"wrote {path}")
     except OSError as error:
         return _refuse(f"cannot write to {folder}: {error}")
-    print(f"try it: python {folder / f'example_{module}.py'}, or pytest {folder}")
+    print(f"try it: python {folder / f'example_{module}.py'}")
+    # In the environment of this interpreter, which has Snakepit.
+    missing = importlib.util.find_spec("pytest") is None
+    needs = ", which is not installed here: pip install pytest" if missing else ""
+    print(f"its test needs pytest{needs}; then: python -m pytest {folder}")
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from snakepit.adapters.adapter import Adapter
 from snakepit.adapters.tools import can_move_sessions, find_adapter
 from snakepit.config.exceptions import class_problem, references_in
-from snakepit.config.loading import Config
+from snakepit.config.loading import MISSING_ADAPTER, Config
 from snakepit.config.models import PoolSettings
 from snakepit.config.references import imported_module, module_of, resolved
 from snakepit.errors import AdapterError
@@ -53,7 +53,7 @@ def adapter_problems(config: Config, *, imported: bool = False) -> list[str]:
 
 def _problems_of(pool: PoolSettings, given: Set[str], *, imported: bool) -> Problems:
     """`given`: the keys that the sources have; a value that is wrong is not in the pool."""
-    if isinstance(pool.adapter, str):
+    if isinstance(pool.adapter, str) and pool.adapter != MISSING_ADAPTER:
         cls, problem = _found(pool.adapter, imported=imported)
         if problem is not None:
             yield "adapter", f"adapter {pool.adapter!r}: {problem}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from snakepit.config.exceptions import with_classes
+from snakepit.config.exceptions import one_by_one, with_classes
 from snakepit.config.references import is_reference
 from snakepit.lifecycle.blas import checked_blas_threads
 from snakepit.lifecycle.graces import Graces
@@ -23,6 +23,28 @@ from snakepit.pool.limits import checked_every
 NEVER = ("none", "never", "infinity", "inf")
 
 Check = Callable[[str, Any], Any]
+
+
+class Problems(ValueError):
+    """All that is wrong with the value of one setting: `messages`, a sentence each."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__("; ".join(messages))
+        self.messages = messages
+
+
+def check_each(check: Check, name: str, parts: Iterable[Any]) -> list[Any]:
+    """Return what `check(name, part)` returns of each part. Raises Problems, of all parts."""
+    found: list[Any] = []
+    wrong: list[str] = []
+    for part in parts:
+        try:
+            found.append(check(name, part))
+        except (TypeError, ValueError) as error:
+            wrong.append(str(error))
+    if wrong:
+        raise Problems(wrong)
+    return found
 
 
 def is_never(value: object) -> bool:
@@ -125,10 +147,13 @@ def adapter_args(name: str, value: Any) -> dict[str, Any]:
         raise ValueError(
             f"{name} must be a table of the adapter's constructor arguments, not {value!r}"
         )
-    for key in value:
-        if not isinstance(key, str) or not key.isidentifier():
-            raise ValueError(f"{name}: {key!r} cannot be the name of an argument")
+    check_each(_argument_name, name, value)
     return dict(value)
+
+
+def _argument_name(name: str, key: Any) -> None:
+    if not isinstance(key, str) or not key.isidentifier():
+        raise ValueError(f"{name}: {key!r} cannot be the name of an argument")
 
 
 def environment(name: str, value: Any) -> dict[str, str]:
@@ -136,19 +161,21 @@ def environment(name: str, value: Any) -> dict[str, str]:
     pairs: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
     if isinstance(value, str) or not isinstance(pairs, Iterable):
         raise ValueError(f"{name} must be a table of environment variables, not {value!r}")
-    found: dict[str, str] = {}
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Iterable):
             raise ValueError(f"{name} must be a table, or a list of [name, value], not {value!r}")
-        key, *values = pair
-        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
-            raise ValueError(f"{name}: {key!r} cannot be the name of an environment variable")
-        if len(values) != 1 or not isinstance(values[0], str | int | float | os.PathLike):
-            raise ValueError(f"{name}: {key} must be text or a number, not {values!r}")
-        plain = values[0]
-        # As shells and most libraries write it, not as Python does.
-        found[key] = str(plain).lower() if isinstance(plain, bool) else str(plain)
-    return found
+    return dict(check_each(_variable, name, pairs))
+
+
+def _variable(name: str, pair: Any) -> tuple[str, str]:
+    key, *values = pair
+    if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+        raise ValueError(f"{name}: {key!r} cannot be the name of an environment variable")
+    if len(values) != 1 or not isinstance(values[0], str | int | float | os.PathLike):
+        raise ValueError(f"{name}: {key} must be text or a number, not {values!r}")
+    plain = values[0]
+    # As shells and most libraries write it, not as Python does.
+    return key, str(plain).lower() if isinstance(plain, bool) else str(plain)
 
 
 def module_names(name: str, value: Any) -> tuple[str, ...]:
@@ -156,14 +183,19 @@ def module_names(name: str, value: Any) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
         raise ValueError(f"{name} must be a list of names of modules, not {value!r}")
-    for module in names:
-        if not isinstance(module, str) or not all(p.isidentifier() for p in module.split(".")):
-            raise ValueError(f"{name}: {module!r} is not the name of a module")
-    return tuple(names)
+    return tuple(check_each(_module_name, name, names))
+
+
+def _module_name(name: str, module: Any) -> str:
+    if not isinstance(module, str) or not all(p.isidentifier() for p in module.split(".")):
+        raise ValueError(f"{name}: {module!r} is not the name of a module")
+    return module
 
 
 def graces(name: str, value: Any) -> Graces:
     """Grace times of stopping a call, as a table of seconds or of text with units."""
+    if isinstance(value, Mapping):
+        check_each(lambda _, pair: Graces.checked(dict([pair])), name, value.items())
     return Graces.checked(value)
 
 
@@ -228,13 +260,19 @@ def table_for(maker: str) -> Check:
         if not isinstance(value, Mapping):
             raise ValueError(f"{name} must be a table of the arguments of snakepit.{maker}")
         known = cls.__init__.__annotations__.keys() - {"return", "clock"}
-        for key in value:
-            if key not in known:
-                raise ValueError(f"{name} has no setting {key!r}{did_you_mean(str(key), known)}")
-        try:
-            cls(**with_classes(value, imported=False))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: {error}") from error
+
+        def make(name: str, arguments: Mapping[str, Any]) -> None:
+            for key in arguments:
+                if key not in known:
+                    near = did_you_mean(str(key), known)
+                    raise ValueError(f"{name} has no setting {key!r}{near}")
+            try:
+                cls(**with_classes(arguments, imported=False))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from error
+
+        check_each(make, name, one_by_one(value))
+        make(name, value)
         return dict(value)
 
     return check

@@ -14,7 +14,7 @@ from typing import Any
 from snakepit.config.references import is_reference, resolved
 from snakepit.options import did_you_mean
 
-__all__ = ["class_problem", "references_in", "with_classes"]
+__all__ = ["class_problem", "one_by_one", "references_in", "with_classes"]
 
 SETTINGS = ("retry_on", "failure_on")
 
@@ -33,6 +33,16 @@ def with_classes(arguments: Mapping[str, Any], *, imported: bool) -> dict[str, A
                 for entry in _entries(found[setting])
             )
     return found
+
+
+def one_by_one(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each argument by itself, and of those that take classes each class."""
+    for key, value in arguments.items():
+        entries = list(_entries(value)) if key in SETTINGS else []
+        if entries:
+            yield from ({key: (entry,)} for entry in entries)
+        else:
+            yield {key: value}
 
 
 def references_in(arguments: object) -> Iterator[tuple[str, str]]:

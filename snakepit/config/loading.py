@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from snakepit.config.checks import Problems
 from snakepit.config.merging import Item, Layer, layer_of, merge, name_of_single
 from snakepit.config.models import (
     DEFAULT_POOL,
@@ -29,6 +30,7 @@ from snakepit.config.sources import (
     from_arguments,
     from_environment,
     from_file,
+    in_order,
     variable_part,
 )
 from snakepit.environment import PREFIX
@@ -120,7 +122,8 @@ def load_config(source: ConfigSource = None, **overrides: Any) -> Config:
 def look_at(source: ConfigSource = None, **overrides: Any) -> tuple[Config, list[str]]:
     """Return what could be read of a configuration, and all that is wrong with it, a line each.
 
-    As `load_config`. Of a pool that is wrong what is right is there, if its adapter is.
+    As `load_config`. Of a pool that is wrong what is right is there; MISSING_ADAPTER stands for an
+    adapter that is not.
     """
     problems: list[str] = []
     layers: list[Layer] = []
@@ -165,10 +168,7 @@ def _checked(
         # Without one, the other settings are still checked.
         whole = {"adapter": Item(MISSING_ADAPTER, "", ()), **items}
         pool = _validated(PoolSettings, whole, name, problems)
-        if pool is None and "adapter" in items:
-            pool = _right_parts(items, name)
-        if pool is not None and "adapter" in items:
-            pools.append(pool)
+        pools.append(_right_parts(items, name) if pool is None else pool)
     if not merged.pools and merged.pooling and not problems:
         problems.append(_nothing(file, searched))
     provenance = {key: item.place for key, item in merged.process.items()}
@@ -178,7 +178,7 @@ def _checked(
         pools = []
     config = Config(tuple(pools), process or ProcessSettings(), file, MappingProxyType(provenance))
     # What stands outside of the pools is checked with each of them.
-    return config, list(dict.fromkeys(problems))
+    return config, in_order(dict.fromkeys(problems), file)
 
 
 def _unless_wrong(config: Config, problems: list[str]) -> Config:
@@ -213,10 +213,10 @@ def _validated(
     return None
 
 
-def _right_parts(items: Mapping[str, Item], name: str) -> PoolSettings | None:
-    """Return a pool of those settings that are right, and go together; None without an adapter."""
-    pool: PoolSettings | None = None
-    right: dict[str, Item] = {}
+def _right_parts(items: Mapping[str, Item], name: str) -> PoolSettings:
+    """Return a pool of those settings that are right, and go together."""
+    pool = PoolSettings(name=name, adapter=MISSING_ADAPTER)
+    right = {"adapter": Item(MISSING_ADAPTER, "", ())}
     # What the others mean depends on the first two.
     for key in dict.fromkeys(("adapter", "profile", *items)):
         if key in items:
@@ -233,6 +233,8 @@ def _problems_in(error: ValidationError) -> list[tuple[str, str]]:
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, Contradictions):
             found += cause.problems
+        elif isinstance(cause, Problems):
+            found += [(str(problem["loc"][0]), message) for message in cause.messages]
         else:
             message = str(cause) if cause is not None else problem["msg"]
             found.append((str(problem["loc"][0]), message))

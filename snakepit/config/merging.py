@@ -15,7 +15,7 @@ from snakepit.config.checks import is_never
 from snakepit.config.models import DEFAULT_POOL, PoolSettings, ProcessSettings, fits
 from snakepit.config.positions import KeyPath
 from snakepit.config.sources import Source, shown
-from snakepit.options import did_you_mean
+from snakepit.options import option_hint
 
 __all__ = ["Item", "Layer", "Merged", "layer_of", "merge", "name_of_single"]
 
@@ -167,11 +167,11 @@ class _LayerReader:
             name = DEFAULT_POOL
         else:
             self._problems.append(entry.problem("has no name; give it one"))
-            return
-        if not isinstance(name, str) or not name.strip():
+            name = None
+        if name is not None and (not isinstance(name, str) or not name.strip()):
             problem = f"must be text that is not empty, not {name!r}"
             self._problems.append(settings.get("name", entry).problem(problem))
-            return
+            name = None
         if name in self._layer.pools:
             first = self._layer.starts[name]
             self._problems.append(
@@ -180,7 +180,10 @@ class _LayerReader:
                     "rename one"
                 )
             )
-            return
+            name = None
+        if name is None:
+            # Its other settings are checked none the less.
+            name = shown(entry.path)
         if not self._source.is_environment:
             # A variable can set a value of a pool, but never makes one.
             settings["name"] = settings.get("name", Item(name, entry.place, entry.path))
@@ -223,7 +226,7 @@ class _LayerReader:
             else:
                 names = {*known, *aliases, *beside, "heartbeat"}
                 self._problems.append(
-                    item.problem(f"unknown setting{did_you_mean(str(key), names)}")
+                    item.problem(f"unknown setting{option_hint(str(key), names)}")
                 )
             return
         if name in found:

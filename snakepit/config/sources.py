@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ from snakepit.environment import CONFIG_VARIABLE, PREFIX, setting_variables
 from snakepit.errors import ConfigError
 from snakepit.options import did_you_mean
 
-__all__ = ["Source", "find_file", "from_arguments", "from_environment", "from_file", "shown"]
+__all__ = [
+    "Source",
+    "find_file",
+    "from_arguments",
+    "from_environment",
+    "from_file",
+    "in_order",
+    "shown",
+]
 
 FILE = "snakepit.toml"
 PROJECT_FILE = "pyproject.toml"
@@ -105,6 +114,19 @@ def _short(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def in_order(problems: Iterable[str], file: Path | None) -> list[str]:
+    """Sort problems by where they stand in the file; those of arguments and variables come last."""
+    start = f"{_short(file)}:" if file is not None else ""
+
+    def line(problem: str) -> float:
+        if not start or not problem.startswith(start):
+            return math.inf
+        number = problem.removeprefix(start).partition(":")[0]
+        return int(number) if number.isdecimal() else 0  # 0: about the file as a whole
+
+    return sorted(problems, key=line)
 
 
 def from_arguments(arguments: Mapping[str, Any]) -> Source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ FRESH = 5.0  # seconds for which a look says what the counter showed just before
 
 @dataclass(frozen=True)
 class Autopsy:
-    """What a worker died of; `WorkerCrashedError.autopsy`.
+    """What a worker died of; `autopsy` of WorkerCrashedError and of others that tell of its end.
 
     `exit_code`: as in `multiprocessing.Process.exitcode`, None if somebody else collected it.
     `signal`: name of the signal that ended it, or None.
@@ -37,7 +38,9 @@ class Autopsy:
     `memory_threshold_mb`.
     `stack`: where the thread that crashed was, newest call first, for the signals SIGSEGV, SIGFPE,
     SIGABRT, SIGBUS and SIGILL; else None.
-    `stderr`: the last lines that Python code wrote there, at most 20.
+    `stderr`: the last lines that Python code wrote there, at most 20; `stderr_of` says whose:
+    "call": of the call that ran, "worker": of the worker, whatever wrote them. That is so of one
+    that ran no call, and of one of several threads, whose lines nobody can tell apart.
     """
 
     exit_code: int | None = None
@@ -50,6 +53,7 @@ class Autopsy:
     last_memory: int | None = None
     stack: str | None = None
     stderr: tuple[str, ...] = ()
+    stderr_of: str = "worker"
 
     def as_data(self) -> dict[str, Any]:
         """Return the same as a dict of plain values."""
@@ -59,6 +63,10 @@ class Autopsy:
     def from_data(cls, data: dict[str, Any]) -> Autopsy:
         """Rebuild what `as_data` gave."""
         return cls(**{**data, "stderr": tuple(data["stderr"])})
+
+    def is_shared(self) -> bool:
+        """Whether a call ran and lines of `stderr` may be of others."""
+        return self.phase == "running" and self.stderr_of != "call"
 
     def summary(self) -> str:
         """Return how it ended, as what follows the worker's name in a sentence."""
@@ -85,7 +93,8 @@ class Autopsy:
         if self.stack:
             lines.append(self.stack)
         if self.stderr:
-            lines.append("last lines of its stderr:")
+            others = ", also of other calls" if self.is_shared() else ""
+            lines.append(f"last lines of its stderr{others}:")
             lines.extend(f"  {line}" for line in self.stderr)
         return "\n".join(lines)
 
@@ -108,16 +117,25 @@ class Recording:
         # What faulthandler writes is appended behind the ring: the worker has the same offset.
         os.lseek(self.fd, SIZE, os.SEEK_SET)
 
-    def stderr(self) -> tuple[str, ...]:
-        """Return the last lines that the worker wrote to stderr, whole lines only."""
+    def stderr(self, claimed_ns: int | None = None) -> tuple[str, ...]:
+        """Return the last lines that the worker wrote to stderr, whole lines only.
+
+        `claimed_ns`: those alone that it wrote in the call that it claimed then, its last.
+        """
         data = os.pread(self.fd, SIZE, 0)
-        written = int.from_bytes(data[:8], "little")
+        written, call, begun = struct.unpack_from("=QQQ", data)
         ring = data[HEADER : HEADER + TAIL]
+        if claimed_ns is None:
+            begun = 0
+        elif claimed_ns != call:
+            return ()
         if written <= TAIL:
-            text = ring[:written]
+            text = ring[begun:written]
         else:
             start = written % TAIL
-            text = (ring[start:] + ring[:start]).partition(b"\n")[2]
+            text = ring[start:] + ring[:start]
+            lost = written - TAIL
+            text = text.partition(b"\n")[2] if begun <= lost else text[begun - lost :]
         return tuple(text.decode("utf-8", "replace").splitlines()[-MOST_LINES:])
 
     def stack(self) -> str | None:

@@ -85,10 +85,11 @@ class Burial:
         self._step(worker, lambda: registry.release(worker.row))
         info = self._step(worker, lambda: self._pool.roster.lane_info(worker.lane)) or {}
         served = worker.ready or info.get("state") in ("ready", "retiring")
+        claimed_ns = self._step(worker, lambda: self._pool.roster.running_since(worker.lane)) or 0
         lost = self._empty_lanes(worker)
-        autopsy = self._step(worker, lambda: self._examine(worker, served, lost)) or Autopsy(
-            exit_code=worker.exit_code, signal=signal_name(worker.exit_code)
-        )
+        autopsy = self._step(
+            worker, lambda: self._examine(worker, served, lost, claimed_ns)
+        ) or Autopsy(exit_code=worker.exit_code, signal=signal_name(worker.exit_code))
         for task in lost:
             self._step(worker, partial(self._fail, worker, task, autopsy))
         # Before what was lent is: who finds the worker known, after it has noted a wait of it, has
@@ -126,7 +127,8 @@ class Burial:
         ]
         return [task for task in found if task is not None]
 
-    def _examine(self, worker: Worker, served: bool, lost: list[Task]) -> Autopsy:
+    def _examine(self, worker: Worker, served: bool, lost: list[Task], claimed_ns: int) -> Autopsy:
+        """`claimed_ns`: when it claimed what it ran, the first of it."""
         code = worker.exit_code
         ours = code is not None and -code in worker.sent
         oom: tuple[bool | None, str]
@@ -137,6 +139,11 @@ class Burial:
         else:
             oom = self.oom.verdict(code == -signal.SIGKILL)
         recording = worker.recording
+        # Of several threads nobody can tell which of their calls wrote a line.
+        of_call = bool(lost) and len(worker.lanes) == 1
+        stderr: tuple[str, ...] = ()
+        if recording is not None:
+            stderr = recording.stderr(claimed_ns if of_call else None)
         return Autopsy(
             exit_code=code,
             signal=signal_name(code),
@@ -148,7 +155,8 @@ class Burial:
             peak_memory=worker.peak_memory and max(worker.peak_memory, worker.last_memory or 0),
             last_memory=worker.last_memory,
             stack=recording.stack() if recording is not None else None,
-            stderr=recording.stderr() if recording is not None else (),
+            stderr=stderr,
+            stderr_of="call" if of_call else "worker",
         )
 
     def _reason(self, worker: Worker) -> str:
@@ -221,7 +229,9 @@ class Burial:
 
     def _tell_failed_start(self, worker: Worker, autopsy: Autopsy) -> None:
         launcher = self._pool.launcher
-        details: dict[str, Any] = {} if launcher.adapter is None else {"adapter": launcher.adapter}
+        details: dict[str, Any] = {"autopsy": autopsy.as_data()}
+        if launcher.adapter is not None:
+            details["adapter"] = launcher.adapter
         if autopsy.ended_by_pool == LATE:
             how = launcher.lateness()
             details["start_timeout"] = self._pool.start_timeout
@@ -248,4 +258,7 @@ class Burial:
 def last_words(autopsy: Autopsy) -> str:
     """Return the last line of stderr as the end of a sentence, if there was one."""
     lines = [line.strip() for line in autopsy.stderr if line.strip()]
-    return f"; its stderr ended with: {lines[-1][-300:]}" if lines else ""
+    if not lines:
+        return ""
+    others = " (also of other calls)" if autopsy.is_shared() else ""
+    return f"; its stderr{others} ended with: {lines[-1][-300:]}"

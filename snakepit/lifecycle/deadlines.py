@@ -136,10 +136,17 @@ class ProcessDeadlines(Deadlines):
         details = {**subject.details, "timeout": timeout}
         waited = time.monotonic() - started
         if scheduler.cancel_queued(future):
+            unread = self._pool.unread_streams()
             error = TaskTimeoutError(
                 f"{subject} did not start within its timeout of {timeout:g} s: "
-                f"{self._why_queued(future)}",
-                details={**details, "waited": waited, "ran": 0.0, "phase": "queued"},
+                f"{self._why_queued(future)}{unread_hint(unread)}",
+                details={
+                    **details,
+                    "waited": waited,
+                    "ran": 0.0,
+                    "phase": "queued",
+                    **unread_details(unread),
+                },
             )
             scheduler.fail(future, error)
             return
@@ -244,7 +251,10 @@ class SweptDeadlines(ProcessDeadlines):
             pool = self._pool
             starting = None if pool.ready_workers() else pool.supervisor.preparation.why_queued()
             error = queue_timeout_error(
-                subject_of(pool, future), pool.queue_timeout or 0.0, starting
+                subject_of(pool, future),
+                pool.queue_timeout or 0.0,
+                starting,
+                unread=pool.unread_streams(),
             )
             pool.scheduler.fail(future, error)
         elif deadline and not future.done():
@@ -252,16 +262,37 @@ class SweptDeadlines(ProcessDeadlines):
             self._watch(future, deadline, future.timeout_ns)
 
 
+def unread_hint(count: int) -> str:
+    """Return the end of a clause about busy workers, some of which wait for a stream's reader."""
+    if not count:
+        return ""
+    which, it = ("1 call that runs is a stream", "it")
+    if count > 1:
+        which, it = (f"{count} calls that run are streams", "them")
+    return (
+        f" ({which} that nobody reads at the moment: read {it} on, or end {it} by close() or a "
+        "with block)"
+    )
+
+
+def unread_details(count: int) -> dict[str, int]:
+    """Return what the details of such an error have of it."""
+    return {"unread_streams": count} if count else {}
+
+
 def queue_timeout_error(
-    subject: Subject, limit: float, starting: str | None = None
+    subject: Subject, limit: float, starting: str | None = None, *, unread: int
 ) -> QueueTimeoutError:
-    """Return the error of a call that no worker took in time; `starting`: why there was none."""
+    """Return the error of a call that no worker took in time; `starting`: why there was none.
+
+    `unread`: how many of the calls that run wait for the reader of their stream.
+    """
     call = f"the call ({subject.what})" if subject.what else "the call"
     if starting is None:
         text = (
             f"no worker of pool {subject.details['pool']!r} was free for {call} within "
-            f"queue_timeout={limit:g} s, so it never ran; give the pool more workers, or its calls "
-            "more patience"
+            f"queue_timeout={limit:g} s, so it never ran{unread_hint(unread)}; give the pool more "
+            "workers, or its calls more patience"
         )
     else:
         text = (
@@ -271,7 +302,8 @@ def queue_timeout_error(
     return QueueTimeoutError(
         text,
         details={
-            **subject.details, "timeout": limit, "waited": limit, "ran": 0.0, "phase": "queued"
+            **subject.details, "timeout": limit, "waited": limit, "ran": 0.0, "phase": "queued",
+            **unread_details(unread),
         },
     )  # fmt: skip
 

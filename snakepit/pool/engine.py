@@ -21,6 +21,7 @@ from snakepit.options import (
     checked_environment,
     checked_seconds,
     did_you_mean,
+    option_hint,
     shortened,
 )
 from snakepit.pool.limits import (
@@ -72,7 +73,7 @@ def check_options(options: Mapping[str, object], maker: Callable[..., object]) -
             import inspect  # Only for errors: it is slow to import.
 
             there_are = [*known, *inspect.signature(maker).parameters]
-            raise TypeError(f"a pool has no option {name!r}{did_you_mean(name, there_are)}")
+            raise TypeError(f"a pool has no option {name!r}{option_hint(name, there_are)}")
 
 
 def make_engine(

@@ -221,6 +221,10 @@ class LocalPool(BasePool):
             outcome = function.done
         return outcome, self.deadlines.verdict(task, error) if asked else error
 
+    def unread_streams(self) -> int:
+        """Return how many calls that run are streams that wait for their readers."""
+        return sum(buffer.unread and not buffer.closed for buffer in self.buffers)
+
     def stop_task(self, future: Future[Any]) -> bool:
         """Stop a running call (see `Future.stop`); False if it has ended."""
         return self._ladder.stop_task(future)

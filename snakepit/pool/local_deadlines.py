@@ -13,6 +13,8 @@ from snakepit.lifecycle.deadlines import (
     Timekeeper,
     queue_timeout_error,
     subject_of,
+    unread_details,
+    unread_hint,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +97,8 @@ class LocalDeadlines:
         subject = subject_of(self._pool, future)
         if queue.cancel_queued(future):
             self.ledger.never_ran()
-            queue.fail(future, queue_timeout_error(subject, patience))
+            unread = self._pool.unread_streams()
+            queue.fail(future, queue_timeout_error(subject, patience, unread=unread))
         elif future.deadline_ns:
             timeout = future.timeout_ns / 1e9
             self._deadlines.look_again(future, timeout, started, timeout - patience)
@@ -106,16 +109,18 @@ class LocalDeadlines:
         spent = time.monotonic() - started
         if queue.cancel_queued(future):
             self.ledger.never_ran()
+            unread = self._pool.unread_streams()
             error = TaskTimeoutError(
                 f"{subject} did not start within its timeout of {timeout:g} s: "
-                "all threads of the pool were busy; give the pool more of them, or the call more "
-                "time",
+                f"all threads of the pool were busy{unread_hint(unread)}; give the pool more of "
+                "them, or the call more time",
                 details={
                     **subject.details,
                     "timeout": timeout,
                     "waited": spent,
                     "ran": 0.0,
                     "phase": "queued",
+                    **unread_details(unread),
                 },
             )
             queue.fail(future, error)

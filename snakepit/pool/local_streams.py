@@ -43,6 +43,7 @@ class ChunkBuffer:
         self.ended = False  # no chunk follows
         self.done = False  # the call is settled
         self.abandoned = False  # closed, unread, because its reader waits for the pool's end
+        self.unread = False  # its call waits until the reader makes room
 
     def put(self, chunk: Any) -> bool:
         """Add a chunk, waiting for room; False when nobody reads any more.
@@ -53,10 +54,12 @@ class ChunkBuffer:
             if len(self._chunks) >= self._most:
                 # Until half of them are read: else each chunk of a full buffer would cost a change
                 # of threads.
+                self.unread = True
                 while len(self._chunks) > self._most // 2 and not self.closed:
                     if stop_requested():
                         raise TaskInterrupt("the task was asked to stop while its stream waited")
                     self._changed.wait(SLICE)
+                self.unread = False
             if self.closed:
                 return False
             self._chunks.append(chunk)

@@ -415,6 +415,10 @@ class ProcessPool(ProcessLife):
         """Return how many workers are ready for work; spares are not counted."""
         return len(self.worker_pids())
 
+    def unread_streams(self) -> int:
+        """Return how many calls that run are streams that wait for their readers."""
+        return 0 if self.streams is None else self.streams.rings.unread()
+
     def start_failures(self) -> tuple[int, str]:
         """Return how many starts of workers have failed so far, and why the last of them did."""
         return self.supervisor.failed_starts, self.supervisor.last_failure

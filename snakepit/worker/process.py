@@ -77,7 +77,7 @@ def _join_and_serve(spec: WorkerSpec) -> None:
     from snakepit._core.stacks import serve_stacks
     from snakepit.pool.memory import set_arena
     from snakepit.worker import context, loop, orphan, priority
-    from snakepit.worker.recording import start_recording
+    from snakepit.worker.recording import start_recording, watch_calls
 
     leave_owner(spec)
     # Its thread has the class of the one that starts it, and may never have to wait.
@@ -98,6 +98,7 @@ def _join_and_serve(spec: WorkerSpec) -> None:
         Crew(spec, control, arena, definitions).run()
         return
     lane = WorkerLane(control, channel, definitions, spec.lane)
+    watch_calls(lane)
     context.enter(lane, spec.link.fd, spec.workers, orphan.make_handler(lane, control))
     priority.become_ordinary()
     serve_stacks(control, spec.lane, os.getpid())

@@ -5,8 +5,12 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from snakepit._core.recorder import Recorder, echo_faults
+
+if TYPE_CHECKING:
+    from snakepit._core.lane import WorkerLane
 
 
 def start_recording(fd: int) -> None:
@@ -26,3 +30,13 @@ def start_recording(fd: int) -> None:
         echo_faults(fd)
     # The thread that crashes tells. To walk the stacks of the others at that moment could hang.
     faulthandler.enable(fd, all_threads=False)
+
+
+def watch_calls(lane: WorkerLane) -> None:
+    """Have the record tell what each call writes from what was written before it.
+
+    Only for a worker that runs one call at a time.
+    """
+    write = getattr(sys.stderr, "write", None)
+    if isinstance(write, Recorder):
+        write.watch(lane)

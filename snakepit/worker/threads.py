@@ -30,6 +30,7 @@ from snakepit.worker.process import (
     report_failure,
     run_initializer,
 )
+from snakepit.worker.recording import watch_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,8 @@ class Crew:
         # Blocked in every thread, it stays pending until the main thread takes it: it breaks no
         # system call of a task.
         signal.pthread_sigmask(signal.SIG_BLOCK, (context.INTERRUPT_SIGNAL,))
+        if len(self._lanes) == 1:
+            watch_calls(home)
         context.enter_crew(home, spec.link.fd, spec.workers)
         priority.become_ordinary()
         serve_stacks(self._control, spec.lane, os.getpid(), spec.threads)

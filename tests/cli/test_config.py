@@ -79,11 +79,11 @@ def test_check_names_all_that_is_wrong(configured: Command) -> None:
     ended = configured.run("config", "check")
     assert (ended.code, ended.output) == (1, b"")
     assert ended.error_lines == [
-        "snakepit.toml:8: pools[0].pool_sze: unknown setting; did you mean 'pool_size'?",
-        "snakepit.toml:6: pools[0].worker_ttl: worker_ttl='1 year' has the unknown unit 'year'; "
-        "the units are ms, s, m, min, h, d",
         "snakepit.toml:4: pool 'api': adapter 'functoins:Group': no module named 'functoins'; "
         "did you mean 'functions'?",
+        "snakepit.toml:6: pools[0].worker_ttl: worker_ttl='1 year' has the unknown unit 'year'; "
+        "the units are ms, s, m, min, h, d",
+        "snakepit.toml:8: pools[0].pool_sze: unknown setting; did you mean 'pool_size'?",
     ]
 
 
@@ -173,15 +173,25 @@ def test_check_tells_all_that_is_wrong_with_a_pool_in_one_go(configured: Command
         # What is wrong by itself is not held against the adapter, too.
         'adapter = "adapters:Picky"\nadapter_args = 7\nprofile = "thread"\n'
         'threads_per_worker = "one"\nthread_safety_checks = "strict"',
+        'adapter = "adapters"\npreload = ["nosuchmodule"]',
     )
     configured.path("snakepit.toml").write_text(wrong)
     ended = configured.run("config", "check", "--import")
     assert [tuple(line.split(": ")[:3]) for line in ended.error_lines] == [
+        ("snakepit.toml:3", "pool 'p0'", "adapter 'adapters:Idle'"),
+        ("snakepit.toml:4", "pool 'p0'", "adapter_args"),
         (
             "snakepit.toml:5",
             "pools[0].worker_ttl",
             "worker_ttl='1 fortnight' has the unknown unit 'fortnight'; the units are ms, s, m, "
             "min, h, d",
+        ),
+        ("snakepit.toml:6", "pool 'p0'", "preload 'nosuchmodule'"),
+        ("snakepit.toml:7", "pool 'p0'", "retry_on 'functions:PI'"),
+        (
+            "snakepit.toml:11",
+            "pools[1].adapter_args",
+            "adapter_args must be a table of the adapter's constructor arguments, not 7",
         ),
         (
             "snakepit.toml:13",
@@ -189,14 +199,11 @@ def test_check_tells_all_that_is_wrong_with_a_pool_in_one_go(configured: Command
             "threads_per_worker must be a whole number, not 'one'",
         ),
         (
-            "snakepit.toml:11",
-            "pools[1].adapter_args",
-            "adapter_args must be a table of the adapter's constructor arguments, not 7",
+            "snakepit.toml:17",
+            "pools[2].adapter",
+            "adapter must be of the form \"package.module:Class\", not 'adapters'",
         ),
-        ("snakepit.toml:3", "pool 'p0'", "adapter 'adapters:Idle'"),
-        ("snakepit.toml:4", "pool 'p0'", "adapter_args"),
-        ("snakepit.toml:6", "pool 'p0'", "preload 'nosuchmodule'"),
-        ("snakepit.toml:7", "pool 'p0'", "retry_on 'functions:PI'"),
+        ("snakepit.toml:18", "pool 'p2'", "preload 'nosuchmodule'"),
     ]
 
 

@@ -37,6 +37,10 @@ def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_what_is_written_runs_and_passes(tmp_path: Path) -> None:
     ended = snakepit_new(tmp_path, "TextTools", "--folder", "made")
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-2:] == [
+        "try it: python made/example_text_tools.py",
+        "its test needs pytest; then: python -m pytest made",
+    ]
     folder = tmp_path / "made"
     names = ["example_text_tools.py", "test_text_tools.py", "text_tools.py"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -45,6 +49,18 @@ def test_what_is_written_runs_and_passes(tmp_path: Path) -> None:
     assert example.stdout.splitlines()[-1].startswith("TextTools for en")
     tests = run_in(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly")
     assert tests.returncode == 0 and "3 passed" in tests.stdout, tests.stdout
+
+
+def test_what_is_missing_for_the_test_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if it were not installed: import and search go on at sys.path, where it is not.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pytest"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert write_adapter("TextTools", tmp_path / "made") == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("its test needs pytest, which is not installed here: pip install pytest")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -48,15 +48,84 @@ def test_all_problems_at_once_each_with_its_line(write: Write) -> None:
         """
     )
     assert problems_of(path) == [
-        "snakepit.toml:6: pools[0].worker_tll: unknown setting; did you mean 'worker_ttl'?",
-        "snakepit.toml:14: pools[1].heartbeat.timout: unknown setting; did you mean 'timeout'?",
         "snakepit.toml:1: pool_sizes: unknown setting; did you mean 'pool_size'?",
+        "snakepit.toml:6: pools[0].worker_tll: unknown setting; did you mean 'worker_ttl'?",
         "snakepit.toml:7: pools[0].queue_timeout: queue_timeout='1 fortnight' has the unknown unit "
         "'fortnight'; the units are ms, s, m, min, h, d",
         "snakepit.toml:12: pools[1].profile: profile must be one of process, thread, local, not "
         "'threads'; did you mean 'thread'?",
         "snakepit.toml:13: pools[1].threads_per_worker: threads_per_worker must be >= 1, not 0",
+        "snakepit.toml:14: pools[1].heartbeat.timout: unknown setting; did you mean 'timeout'?",
     ]
+
+
+def test_a_pool_without_a_name_of_its_own_is_checked_like_any_other(write: Write) -> None:
+    path = write(
+        """
+        [[pools]]
+        name = "api"
+        adapter = "service:Api"
+
+        [[pools]]
+        adapter = "service"
+        queue_timeout = "1 year"
+
+        [[pools]]
+        name = "api"
+        retry = { max_attempts = 0 }
+        worker_tll = 1
+
+        [[pools]]
+        name = ""
+        adapter = "service:Api"
+        retry = { max_attempts = 0 }
+        """
+    )
+    assert [line.partition(": ")[2] for line in problems_of(path)] == [
+        "pools[1]: has no name; give it one",
+        "pools[1].adapter: adapter must be of the form \"package.module:Class\", not 'service'",
+        "pools[1].queue_timeout: queue_timeout='1 year' has the unknown unit 'year'; the units are "
+        "ms, s, m, min, h, d",
+        "pools[2]: there is a pool named 'api' already, pools[0] (snakepit.toml:1); rename one",
+        "pool 'pools[2]' has no adapter; give it one: adapter = \"package.module:Class\"",
+        "pools[2].retry: retry: max_attempts must be at least 1, not 0",
+        "pools[2].worker_tll: unknown setting; did you mean 'worker_ttl'?",
+        "pools[3].name: must be text that is not empty, not ''",
+        "pools[3].retry: retry: max_attempts must be at least 1, not 0",
+    ]
+
+
+def test_all_that_is_wrong_with_one_table_is_named() -> None:
+    pool = {
+        **ADAPTER,
+        "retry": {"max_attempts": 0, "atempts": 2, "retry_on": ["OSError", "Ouch", "OSEror"]},
+        "breaker": {"failures": 0, "probes": 0, "failure_on": []},
+        "stop_grace": {"flg": 1, "terminate": -1},
+        "preload": ["a b", "json", "c d"],
+        "adapter_env": {"A=B": "1", "C": []},
+        "adapter_args": {"not a name": 1, "nor this": 2},
+    }
+    starts = [
+        "retry: max_attempts must be at least 1, not 0",
+        "retry has no setting 'atempts'",
+        "retry: retry_on: there is no exception class 'Ouch'",
+        "retry: retry_on: there is no exception class 'OSEror'; did you mean 'OSError'?",
+        "breaker: failures must be at least 1, not 0",
+        "breaker: probes must be at least 1, not 0",
+        "breaker: failure_on needs at least one exception class",
+        "stop_grace: unknown grace time 'flg'",
+        "stop_grace: terminate must be from 0 to",
+        "preload: 'a b' is not the name of a module",
+        "preload: 'c d' is not the name of a module",
+        "adapter_env: 'A=B' cannot be the name of an environment variable",
+        "adapter_env: C must be text or a number",
+        "adapter_args: 'not a name' cannot be the name of an argument",
+        "adapter_args: 'nor this' cannot be the name of an argument",
+    ]
+    found = [line.split(": ", 2)[2] for line in problems_of(pool)]
+    for start in starts:
+        assert len([line for line in found if line.startswith(start)]) == 1, start
+    assert len(found) == len(starts)
 
 
 # One test looks at all of them: each test has an audit of its own, which costs more than this.
@@ -222,18 +291,18 @@ def test_all_that_contradicts_itself_is_named_beside_what_is_wrong(write: Write)
         """
     )
     assert [line.split(": ")[:2] for line in problems_of(path)] == [
+        ["snakepit.toml:5", "pools[0].pool_size"],
+        ["snakepit.toml:6", "pools[0].adapter_env"],
         ["snakepit.toml:7", "pools[0].max_missed"],  # it must be >= 1
         ["snakepit.toml:7", "pools[0].max_missed"],  # and is for processes
-        ["snakepit.toml:6", "pools[0].adapter_env"],
-        ["snakepit.toml:5", "pools[0].pool_size"],
         ["snakepit.toml:10", "pools[1].adapter"],
+        ["snakepit.toml:11", "pools[1].threads_per_worker"],
         ["snakepit.toml:12", "pools[1].worker_ttl"],
         ["snakepit.toml:14", "pools[1].queue_timeout"],
-        ["snakepit.toml:11", "pools[1].threads_per_worker"],
         ["snakepit.toml:18", "pools[2].pool_size"],
+        ["snakepit.toml:19", "pools[2].threads_per_worker"],
         ["snakepit.toml:20", "pools[2].heartbeat.interval"],
         ["snakepit.toml:22", "pools[2].preload"],
-        ["snakepit.toml:19", "pools[2].threads_per_worker"],
     ]
     with pytest.raises(ValueError, match=r"pool_size must be .*; threads_per_worker is for"):
         PoolSettings(adapter="service:Api", pool_size=2000, threads_per_worker=5)
@@ -286,6 +355,7 @@ def test_name_that_differs_from_the_table(write: Write) -> None:
     ("variable", "message"),
     [
         ("SNAKEPIT_POOL_SZE", "unknown setting; did you mean 'pool_size'?"),
+        ("SNAKEPIT_WORKERS", "unknown setting; did you mean 'pool_size'?"),
         ("SNAKEPIT_POOLS__AIP__POOL_SIZE", "no pool 'aip'; there are: api; did you mean 'api'?"),
         ("SNAKEPIT_POOLS__API", "pools are listed in a file"),
         ("SNAKEPIT_POOLS__API__POOL_SIZE", "pool_size must be a whole number, not 'many'"),

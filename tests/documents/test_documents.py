@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
+import snakepit
+from snakepit.lifecycle.recycling import REASONS
 from snakepit.options import BYTES, SECONDS
+from snakepit.pool.stats import WorkerStats
 from tests.support import run_script, start_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +111,17 @@ def test_units_in_the_guide_are_those_that_options_take(page: str) -> None:
     assert shown is not None
     for listed, known in ((shown[1], SECONDS), (shown[2], BYTES)):
         assert re.findall(r"`(\w+)`", listed) == list(known)
+
+
+def test_every_number_of_a_pool_is_explained() -> None:
+    text = (ROOT / "docs" / "guide" / "looking-inside.md").read_text()
+    named = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    explained = set(re.findall(r"`(\w+)`", "".join(named)))
+    with snakepit.Pool(snakepit.ThreadedShowcaseAdapter, profile="local") as pool:
+        shown = pool.get_stats().keys()
+    workers = {field.name for field in fields(WorkerStats)}
+    assert explained == shown | workers | {"starting", "spare", "idle", "busy", "leaving"}
+    assert all(f"`{reason}`" in text for reason in REASONS)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

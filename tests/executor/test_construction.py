@@ -166,6 +166,13 @@ def test_options_that_make_no_sense_are_named(
     ("call", "near"),
     [
         (lambda: snakepit.Executor(max_wrokers=2), "max_workers"),  # type: ignore[call-arg]
+        (lambda: snakepit.Executor(pool_size=2), "max_workers"),  # type: ignore[call-arg]
+        (lambda: snakepit.Executor(processes=2), "max_workers"),  # type: ignore[call-arg]
+        (lambda: snakepit.Executor(adapter_env={}), "env"),  # type: ignore[call-arg]
+        (
+            lambda: snakepit.Executor(maxtasksperchild=2),  # type: ignore[call-arg]
+            "max_tasks_per_child",
+        ),
         (lambda: snakepit.RetryPolicy(max_atempts=2), "max_attempts"),  # type: ignore[call-arg]
         (lambda: snakepit.CircuitBreaker(failure=2), "failures"),  # type: ignore[call-arg]
     ],

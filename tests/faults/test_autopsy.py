@@ -79,6 +79,75 @@ def test_only_the_end_of_stderr_is_kept(executor: snakepit.Executor) -> None:
     assert found.stderr == tuple(f"line {n}" for n in range(4980, 5000))
 
 
+def say(text: str, end: str = "\n") -> None:
+    print(text, file=sys.stderr, end=end)
+
+
+def say_later_in_a_child(when: tasks.Gate, said: tasks.Gate) -> None:
+    if os.fork() == 0:
+        when.wait()
+        say("of a child")
+        said.open()
+        os._exit(0)
+
+
+def crash_once_a_child_has_spoken(when: tasks.Gate, said: tasks.Gate) -> None:
+    say("mine")
+    when.open()
+    said.wait()
+    os._exit(1)
+
+
+def crash_saying(*lines: str) -> None:
+    for line in lines:
+        say(line)
+    os._exit(1)
+
+
+@pytest.mark.parametrize("profile", ["process", "thread"])
+def test_stderr_is_of_the_call_that_crashed(profile: Any) -> None:
+    threads = 1 if profile == "thread" else None
+    with snakepit.Executor(
+        1, profile=profile, threads_per_worker=threads, initializer=say, initargs=("setup",)
+    ) as ex:
+        for lines in [(), ("mine",), ("one", "two")]:
+            ex.submit(say, "earlier").result()
+            ex.submit(say, "begun, and ", end="").result()
+            error = expect_crash(ex.submit(crash_saying, *lines))
+            assert error.autopsy.stderr == lines
+            assert error.autopsy.stderr_of == "call"
+            assert "earlier" not in str(error) and "setup" not in str(error)
+            said = f"; its stderr ended with: {lines[-1]}" if lines else "crash_saying')"
+            assert str(error).endswith(said)
+            assert ("last lines of its stderr:" in str(error.autopsy)) == bool(lines)
+
+
+def test_stderr_of_one_of_the_calls_of_a_process_is_said_to_be_of_all() -> None:
+    with snakepit.Executor(1, profile="thread", threads_per_worker=2) as ex:
+        ex.submit(say, "earlier").result()
+        error = expect_crash(ex.submit(crash_saying))
+        assert error.autopsy.stderr == ("earlier",) and error.autopsy.stderr_of == "worker"
+        assert str(error).endswith("; its stderr (also of other calls) ended with: earlier")
+        assert "last lines of its stderr, also of other calls:" in str(error.autopsy)
+
+
+def test_stderr_of_a_child_of_an_earlier_call_hides_none_of_the_calls_own(gate: Any) -> None:
+    when, said = gate("when"), gate("said")
+    with snakepit.Executor(1) as ex:
+        ex.submit(say_later_in_a_child, when, said).result()
+        found = expect_crash(ex.submit(crash_once_a_child_has_spoken, when, said)).autopsy
+        assert found.stderr == ("mine", "of a child")
+
+
+def test_long_stderr_of_earlier_calls_is_left_out() -> None:
+    with snakepit.Executor(1) as ex:
+        ex.submit(say, "earlier " * 2000).result()
+        assert expect_crash(ex.submit(crash_saying, "mine")).autopsy.stderr == ("mine",)
+        ex.submit(say, "earlier " * 2000).result()
+        found = expect_crash(ex.submit(crash_saying, *["x" * 3000] * 3, "mine")).autopsy
+        assert found.stderr == ("x" * 3000, "x" * 3000, "mine")
+
+
 def test_peak_memory_is_the_kernels(executor: snakepit.Executor) -> None:
     def work() -> None:
         data = bytearray(b"x") * 50_000_000
@@ -315,6 +384,9 @@ def test_workers_that_die_while_they_start_break_the_pool(
 ) -> None:
     error = expect_broken(make(2, initializer=initializer, initargs=arguments))
     assert words in str(error) and "while it started" in str(error)
+    found = error.autopsy
+    assert found is not None and found.phase == "starting" and words in found.summary()
+    assert pickle.loads(pickle.dumps(error)).autopsy == found
 
 
 def test_reason_quotes_the_last_line_of_stderr(make: Make) -> None:
@@ -328,6 +400,35 @@ def test_reason_quotes_the_last_line_of_stderr(make: Make) -> None:
 def test_worker_that_hangs_while_it_starts_is_given_up(make: Make) -> None:
     error = expect_broken(make(1, initializer=time.sleep, initargs=(300,), start_timeout=0.2))
     assert "not ready within start_timeout=0.2 s" in str(error)
+    assert error.autopsy is not None and error.autopsy.ended_by_pool == "start_timeout"
+
+
+class Faulty(snakepit.Adapter):
+    def setup(self) -> None:
+        fail_in_c()
+
+    @snakepit.tool
+    def never(self) -> None: ...
+
+
+def test_crash_of_an_adapters_setup_shows_its_stack() -> None:
+    with (
+        snakepit.Pool(Faulty, pool_size=1) as pool,
+        pytest.raises(errors.PoolNotReadyError) as caught,
+    ):
+        pool.execute("never")
+    assert caught.value.details["adapter"].endswith(":Faulty")
+    found = caught.value.autopsy
+    assert found is not None and found.signal == "SIGSEGV" and found.phase == "starting"
+    assert found.stack is not None
+    assert found.stack.index("fail_in_c") < found.stack.index("setup")
+    assert found.stderr == ("the last thing said",)
+    assert "last lines of its stderr:" in str(found)
+
+
+def test_initializer_that_raises_leaves_no_autopsy(make: Make) -> None:
+    error = expect_broken(make(1, initializer=int, initargs=("none",)))
+    assert error.autopsy is None and "ValueError" in str(error)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])

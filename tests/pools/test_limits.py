@@ -107,6 +107,43 @@ def test_a_call_that_waits_too_long_never_runs(
     assert not any(line.startswith(("call", "urgent")) for line in log.lines())
 
 
+def test_streams_that_nobody_reads_are_named_as_what_keeps_workers(
+    new_pool: NewPool, profile: str
+) -> None:
+    # Long enough for the streams, which are to run, however slow the machine is.
+    pool = new_pool(profile, queue_timeout=1.5)
+    pool.await_ready(LONG)
+    lanes = pool.stats().lanes
+    left = [pool.stream("endless") for _ in range(lanes)]
+    for stream in left:
+        for _ in stream:
+            break
+    engine: Any = pool._engine
+    wait_until(lambda: engine.unread_streams() == lanes)
+    which = f"{lanes} calls that run are streams that nobody reads at the moment"
+    with pytest.raises(QueueTimeoutError, match=which) as late:
+        pool.execute("echo", {"value": 1})
+    assert late.value.details["unread_streams"] == lanes
+    with pytest.raises(TaskTimeoutError, match=r"busy \(.*" + which) as short:
+        pool.execute("echo", {"value": 1}, timeout=0.1)
+    assert short.value.details["unread_streams"] == lanes
+    for stream in left:
+        stream.close()
+    assert engine.unread_streams() == 0
+    assert pool.execute("echo", {"value": 2}, timeout=LONG) == 2
+
+
+def test_no_streams_are_named_where_other_calls_keep_the_workers(
+    new_pool: NewPool, profile: str, gates: Gates
+) -> None:
+    pool = new_pool(profile)
+    _, release = occupy(pool, gates)
+    with pytest.raises(TaskTimeoutError) as late:
+        pool.execute("echo", {"value": 1}, timeout=0.1)
+    assert "streams" not in str(late.value) and "unread_streams" not in late.value.details
+    release.open()
+
+
 def test_a_shorter_deadline_that_comes_later_is_met_first(
     new_pool: NewPool, profile: str, gates: Gates
 ) -> None:
