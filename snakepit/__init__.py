@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from snakepit.worker.context import current_session as current_session
     from snakepit.worker.session import SessionContext as SessionContext
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 # Loaded when first used: `import snakepit` itself costs next to nothing, and a worker loads only
 # what it needs.
