@@ -48,7 +48,9 @@ cdef class HoldingLock:
         return self.acquire()
 
     def __exit__(self, *_error):
-        self.lock.release()
+        # Not held: Ctrl-C has struck in a condition's `wait`, between letting go of the lock and its own `try`.
+        if self.lock._is_owned():
+            self.lock.release()
         release()
 
     # What a condition asks of its lock.

@@ -170,14 +170,17 @@ class ProcessDeadlines(Deadlines):
         where = f" on worker {worker}" if lane >= 0 else ""
         if lane >= 0:
             details["worker"] = worker
-        self._pool.supervisor.ladder.stop_task(future)
         doing = {"decoding": ", still decoding its arguments", "encoding": ", encoding its result"}
         error = TaskTimeoutError(
             f"{subject} did not end within its timeout of {timeout:g} s: "
             f"it waited {waited - ran:.3g} s and ran {ran:.3g} s{where}{doing.get(phase, '')}",
             details={**details, "waited": waited - ran, "ran": ran, "phase": phase},
         )
-        scheduler.fail(future, error)
+        try:
+            # First: what the task answers to the ladder is that it was stopped on request.
+            scheduler.fail(future, error)
+        finally:
+            self._pool.supervisor.ladder.stop_task(future)
 
     def _why_queued(self, future: Future[Any]) -> str:
         preparation = self._pool.supervisor.preparation

@@ -43,6 +43,26 @@ def test_running_task_is_ended_at_its_timeout(executor: snakepit.Executor, gate:
 
 
 @pytest.mark.processes
+def test_late_call_has_failed_before_its_worker_hears_of_it(
+    executor: snakepit.Executor, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it might answer, in time to count, that it was stopped on request."""
+    executor.wait_ready(60)
+    ladder: Any = executor._pool.supervisor.ladder  # type: ignore[union-attr]
+    stop, failed = ladder.stop_task, []
+
+    def note(task: Any) -> None:
+        failed.append(task.done())
+        stop(task)
+
+    monkeypatch.setattr(ladder, "stop_task", note)
+    future = executor.options(timeout=0.5).submit(tasks.sleep_long, gate("started"))
+    assert isinstance(future.exception(60), errors.TaskTimeoutError)
+    expect_capacity(executor, gate)
+    assert failed == [True]
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "task", [tasks.spin, tasks.spin_ignoring_sigterm, tasks.swallow_everything]
 )
