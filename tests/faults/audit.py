@@ -126,8 +126,8 @@ class Holdings:
 def growth_of(middle: Holdings, end: Holdings) -> Iterator[tuple[str, int, int]]:
     """Give name, bytes in the middle and bytes at the end of each memory that may not grow."""
     yield "the owner", middle.memory, end.memory
-    for name, size in middle.templates.items():
-        yield f"the template of {name!r}", size, end.templates[name]
+    for name, size in end.templates.items():
+        yield f"the template of {name!r}", middle.templates[name], size
 
 
 def leaks(before: Holdings, after: Holdings, left: list[int]) -> Iterator[str]:
