@@ -32,10 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["SessionUses"]
 
 LOOKS = 4  # in a time to live
-# For how long a use counts at most, for who remembers it. In thousands of sessions none is in a
-# cache, and then a use costs more than a call.
-RENEWAL = 1.0  # seconds, or
-RENEWALS = 360  # that part of a time to live if it is longer: of an hour, 10 s
+RENEWAL = 1.0  # seconds for which a use counts at most, for who remembers it
 MADE_SOON = 0.05  # seconds after which to look again for a session that somebody may make
 LONGEST_PAUSE, SHORTEST_PAUSE = 900.0, 0.005  # seconds between two looks
 
