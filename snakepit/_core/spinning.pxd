@@ -19,7 +19,7 @@ cdef extern from *:
 cdef enum:
     MOST_DOZES = 10                     # in a row; then a side without work sleeps until it is woken
     LEAST_SPIN_NS = 4_000
-    LOOK_NS = 20_000_000                # the longest of a wait's first sleep, see `first_sleep`
+    LOOK_NS = 20_000_000                # the longest sleep before signals are looked for, see `first_sleep`
     SHORT_NS = 20_000                   # tasks that run no longer are not worth a switch: of lanes, of the interpreter
 
 

@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import wait
 
 import pytest
 
 import snakepit
+from tests.sessions.support import in_threads
 from tests.support import LONG, new_executor, wait_until
 
 
@@ -20,23 +21,6 @@ from tests.support import LONG, new_executor, wait_until
 def executor() -> Iterator[snakepit.Executor]:
     with new_executor("local", 2) as executor:
         yield executor
-
-
-def run_in_threads(function: Callable[[], object], count: int) -> None:
-    wrong: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function()
-        except BaseException as error:
-            wrong.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.0003, 0.003], ids=["searching", "dozing", "sleeping"])
@@ -55,14 +39,14 @@ def test_no_call_waits_for_one_that_takes_long(executor: snakepit.Executor, paus
 
 
 def test_bursts_of_several_callers_all_end(executor: snakepit.Executor) -> None:
-    def call() -> None:
+    def call(_: int) -> None:
         chance = random.Random(threading.get_ident())
         for _ in range(150):
             futures = [executor.submit(pow, 2, 3) for _ in range(chance.randrange(1, 20))]
             assert {future.result(LONG) for future in futures} == {8}
             time.sleep(chance.choice((0, 0, 0.0001, 0.003)))
 
-    run_in_threads(call, 4)
+    in_threads(4, call)
 
 
 def test_calls_are_run_however_soon_the_pool_is_closed() -> None:
@@ -103,13 +87,13 @@ def test_references_are_kept_whoever_drops_them(executor: snakepit.Executor) -> 
     def swap(got: object, *, named: object) -> object:
         return value if got is key and named is given else None
 
-    def call() -> None:
+    def call(_: int) -> None:
         futures = [executor.submit(swap, key, named=given) for _ in range(500)]
         assert {id(future.result(LONG)) for future in futures} == {id(value)}
 
     held = (swap, key, value, given)
     before = [sys.getrefcount(each) for each in held]
-    run_in_threads(call, 3)
+    in_threads(3, call)
     # A worker's thread may be about to leave its last call.
     wait_until(lambda: [sys.getrefcount(each) for each in held] == before, "references to go")
 
