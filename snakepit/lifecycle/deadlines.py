@@ -136,19 +136,8 @@ class ProcessDeadlines(Deadlines):
         details = {**subject.details, "timeout": timeout}
         waited = time.monotonic() - started
         if scheduler.cancel_queued(future):
-            unread = self._pool.unread_streams()
-            error = TaskTimeoutError(
-                f"{subject} did not start within its timeout of {timeout:g} s: "
-                f"{self._why_queued(future)}{unread_hint(unread)}",
-                details={
-                    **details,
-                    "waited": waited,
-                    "ran": 0.0,
-                    "phase": "queued",
-                    **unread_details(unread),
-                },
-            )
-            scheduler.fail(future, error)
+            why, unread = self._why_queued(future), self._pool.unread_streams()
+            scheduler.fail(future, unstarted_error(subject, timeout, waited, why, unread=unread))
             return
         phase = phase_of(scheduler, future)
         if not phase and self._pool.asks.has_lent(future):
@@ -265,7 +254,24 @@ class SweptDeadlines(ProcessDeadlines):
             self._watch(future, deadline, future.timeout_ns)
 
 
-def unread_hint(count: int) -> str:
+def unstarted_error(
+    subject: Subject, timeout: float, waited: float, why: str, remedy: str = "", *, unread: int
+) -> TaskTimeoutError:
+    """Return the error of a call that was still queued when its time was up; times in seconds.
+
+    `unread`: as in `queue_timeout_error`.
+    """
+    return TaskTimeoutError(
+        f"{subject} did not start within its timeout of {timeout:g} s: "
+        f"{why}{_unread_hint(unread)}{remedy}",
+        details={
+            **subject.details, "timeout": timeout, "waited": waited, "ran": 0.0, "phase": "queued",
+            **_unread_details(unread),
+        },
+    )  # fmt: skip
+
+
+def _unread_hint(count: int) -> str:
     """Return the end of a clause about busy workers, some of which wait for a stream's reader."""
     if not count:
         return ""
@@ -278,7 +284,7 @@ def unread_hint(count: int) -> str:
     )
 
 
-def unread_details(count: int) -> dict[str, int]:
+def _unread_details(count: int) -> dict[str, int]:
     """Return what the details of such an error have of it."""
     return {"unread_streams": count} if count else {}
 
@@ -294,7 +300,7 @@ def queue_timeout_error(
     if starting is None:
         text = (
             f"no worker of pool {subject.details['pool']!r} was free for {call} within "
-            f"queue_timeout={limit:g} s, so it never ran{unread_hint(unread)}; give the pool more "
+            f"queue_timeout={limit:g} s, so it never ran{_unread_hint(unread)}; give the pool more "
             "workers, or its calls more patience"
         )
     else:
@@ -306,7 +312,7 @@ def queue_timeout_error(
         text,
         details={
             **subject.details, "timeout": limit, "waited": limit, "ran": 0.0, "phase": "queued",
-            **unread_details(unread),
+            **_unread_details(unread),
         },
     )  # fmt: skip
 

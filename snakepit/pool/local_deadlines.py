@@ -13,8 +13,7 @@ from snakepit.lifecycle.deadlines import (
     Timekeeper,
     queue_timeout_error,
     subject_of,
-    unread_details,
-    unread_hint,
+    unstarted_error,
 )
 
 if TYPE_CHECKING:
@@ -109,20 +108,10 @@ class LocalDeadlines:
         spent = time.monotonic() - started
         if queue.cancel_queued(future):
             self.ledger.never_ran()
+            why = "all threads of the pool were busy"
+            remedy = "; give the pool more of them, or the call more time"
             unread = self._pool.unread_streams()
-            error = TaskTimeoutError(
-                f"{subject} did not start within its timeout of {timeout:g} s: "
-                f"all threads of the pool were busy{unread_hint(unread)}; give the pool more of "
-                "them, or the call more time",
-                details={
-                    **subject.details,
-                    "timeout": timeout,
-                    "waited": spent,
-                    "ran": 0.0,
-                    "phase": "queued",
-                    **unread_details(unread),
-                },
-            )
+            error = unstarted_error(subject, timeout, spent, why, remedy, unread=unread)
             queue.fail(future, error)
             return
         ran = min(queue.seconds_since_start(future), spent)
